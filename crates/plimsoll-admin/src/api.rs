@@ -1,0 +1,73 @@
+//! The routes of *admin*: holdings and tasks.
+
+use crate::{
+    problem::{self, Problem},
+    shared::Shared,
+    view::{HoldingsView, SweepView, SweptView, TasksView},
+};
+use axum::{
+    Json, Router,
+    extract::{Path, State, rejection::PathRejection},
+    http::StatusCode,
+    routing::{get, post},
+};
+use std::sync::Arc;
+use tokio::time::Instant;
+
+pub(crate) fn router(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/api/v1/holdings", get(holdings))
+        .route("/api/v1/holdings/sweep", post(sweep_all))
+        .route("/api/v1/holdings/{name}/sweep", post(sweep))
+        .route("/api/v1/tasks", get(tasks))
+        .method_not_allowed_fallback(problem::method_not_allowed)
+        .fallback(problem::not_found)
+        .with_state(shared)
+}
+
+async fn holdings(State(shared): State<Arc<Shared>>) -> Result<Json<HoldingsView>, Problem> {
+    let registry = shared.registry.clone();
+    let holdings = shared.asker.ask(move || registry.snapshot()).await;
+    let holdings = holdings.ok_or_else(|| Problem::busy("a holding does not answer"))?;
+    Ok(Json(HoldingsView::new(&holdings, Instant::now())))
+}
+
+async fn sweep(
+    State(shared): State<Arc<Shared>>,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<Json<SweepView>, Problem> {
+    let Path(name) =
+        name.map_err(|rejection| Problem::new(StatusCode::BAD_REQUEST, rejection.body_text()))?;
+    let registry = shared.registry.clone();
+    let (name, report) = shared
+        .sweep(async move {
+            let report = registry.sweep(&name).await;
+            (name, report)
+        })
+        .await?;
+    let report =
+        report.map_err(|unknown| Problem::new(StatusCode::NOT_FOUND, unknown.to_string()))?;
+    Ok(Json(SweepView::new(name, report)))
+}
+
+async fn sweep_all(State(shared): State<Arc<Shared>>) -> Result<Json<SweptView>, Problem> {
+    let registry = shared.registry.clone();
+    let swept = shared
+        .sweep(async move { registry.sweep_all().await })
+        .await?;
+    let swept = swept
+        .into_iter()
+        .map(|(name, report)| SweepView::new(name.as_str(), report));
+    Ok(Json(SweptView {
+        swept: swept.collect(),
+    }))
+}
+
+async fn tasks(State(shared): State<Arc<Shared>>) -> Json<TasksView> {
+    let runtime_alive = shared.main.metrics().num_alive_tasks();
+    Json(TasksView::new(
+        &shared.lifecycle,
+        runtime_alive,
+        Instant::now(),
+    ))
+}

@@ -1,0 +1,88 @@
+//! Health, metrics and a holdings API, on a thread of their own.
+//!
+//! Two listeners, *probe* and *admin*, run on a thread with a runtime of its own. They answer
+//! while every worker of the service is blocked, while memory is short, while a holding hangs,
+//! and until the very end of a stop.
+//!
+//! | listener | route | answers |
+//! |---|---|---|
+//! | probe | `GET /livez` | 200 as long as the thread lives |
+//! | probe | `GET /readyz` | 200 in [`Phase::Running`](plimsoll_core::Phase::Running), else 503 and the phase |
+//! | probe | `GET /metrics` | Prometheus text; one scrape at a time |
+//! | admin | `GET /api/v1/holdings` | what every holding holds, and its sweeps |
+//! | admin | `POST /api/v1/holdings/{name}/sweep` | sweeps one holding now |
+//! | admin | `POST /api/v1/holdings/sweep` | sweeps them all |
+//! | admin | `GET /api/v1/tasks` | the phase, and the named tasks alive |
+//!
+//! By default one listener on `127.0.0.1:8081` serves both.
+//!
+//! # Example
+//!
+//! ```
+//! use plimsoll_admin::{Control, ControlConfig, install_recorder};
+//! use plimsoll_core::{Lifecycle, Registry};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let registry = Registry::new();
+//! let lifecycle = Lifecycle::new();
+//! let config = ControlConfig::new().admin_addr(([127, 0, 0, 1], 0).into());
+//! let metrics = install_recorder()?;
+//! let control = Control::start(config, registry.clone(), lifecycle.clone(), Some(metrics))?;
+//! println!("admin on http://{}", control.admin_addr().expect("not turned off"));
+//!
+//! lifecycle.set_ready();
+//! // ... serve, then stop the service, and this last.
+//! control.stop().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Security
+//!
+//! | rule | probe | admin |
+//! |---|---|---|
+//! | bound to | anything | loopback, or anything with a token |
+//! | token, where one is set | not asked for | `Authorization: Bearer …` on every request |
+//! | `Host`, where no token is set | not checked | a loopback address, `localhost`, or an [allowed](ControlConfig::allow_host) one, against DNS rebinding |
+//! | `Origin`, where sent | not checked | the listener's own, or an [allowed](ControlConfig::allow_origin) one, against forged requests |
+//! | `Sec-Fetch-Site: cross-site` | not checked | refused for `POST` |
+//!
+//! One address may serve both on loopback only. No answer carries a CORS header. The listeners
+//! speak plain HTTP: where the token must not be read on the way, put TLS in front.
+//!
+//! # Limits
+//!
+//! Each listener takes 64 connections; more wait to be accepted. The head of a request has to
+//! arrive within 5 seconds, counted from when the connection is idle, and fit 16 KiB. A body
+//! announced as longer than 1 KiB is refused, and none is read. A connection ends after a minute,
+//! or after two where an answer is under way.
+//!
+//! A holding that does not answer within 2 seconds costs one thread, however often it is asked
+//! for; the listing says 503 meanwhile, and metrics show the figures from before.
+
+mod api;
+mod ask;
+mod authority;
+mod config;
+mod control;
+mod error;
+mod guard;
+mod probe;
+mod problem;
+mod recorder;
+mod serve;
+mod shared;
+mod telemetry;
+#[cfg(test)]
+mod tests;
+mod upkeep;
+mod view;
+
+pub use self::{
+    config::ControlConfig,
+    control::Control,
+    error::{BindError, ControlError, InvalidControl},
+    recorder::{RecorderInstalled, install_recorder},
+};
+pub use metrics_exporter_prometheus::PrometheusHandle;

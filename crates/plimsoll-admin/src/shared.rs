@@ -1,0 +1,83 @@
+use crate::{ask::Asker, problem::Problem};
+use axum::http::StatusCode;
+use metrics_exporter_prometheus::PrometheusHandle;
+use plimsoll_core::{Lifecycle, Registry};
+use std::{sync::Arc, time::Duration};
+use tokio::{runtime::Handle, sync::Semaphore, time::timeout};
+
+/// How long a sweep that was asked for may take before the answer says so.
+pub(crate) const SWEEP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The most sweeps under way that were asked for here.
+pub(crate) const MAX_SWEEPS: usize = 4;
+
+/// What the routes know.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) registry: Registry,
+    pub(crate) lifecycle: Lifecycle,
+    pub(crate) metrics: Option<PrometheusHandle>,
+    /// The runtime of the service, not the one that the routes run on.
+    pub(crate) main: Handle,
+    pub(crate) asker: Asker,
+    pub(crate) scrapes: Arc<Semaphore>,
+    sweeps: Arc<Semaphore>,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        registry: Registry,
+        lifecycle: Lifecycle,
+        metrics: Option<PrometheusHandle>,
+        main: Handle,
+    ) -> Self {
+        Self {
+            registry,
+            lifecycle,
+            metrics,
+            main,
+            asker: Asker::new(),
+            scrapes: Arc::new(Semaphore::new(1)),
+            sweeps: Arc::new(Semaphore::new(MAX_SWEEPS)),
+        }
+    }
+
+    /// Empties what the recorder has collected, and reports overdue sweeps: the sweeper cannot
+    /// report itself while the workers are blocked.
+    pub(crate) fn keep_up(&self) {
+        if let Some(metrics) = &self.metrics {
+            metrics.run_upkeep();
+        }
+        // Each is counted and logged there.
+        let _ = self.registry.check_overdue();
+    }
+
+    /// Runs a sweep on the runtime of the service, whose holdings it may block.
+    ///
+    /// It goes on when nobody waits for it any more, and counts as under way until it has ended.
+    pub(crate) async fn sweep<T: Send + 'static>(
+        &self,
+        sweep: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let permit = self.sweeps.clone().try_acquire_owned().map_err(|_| {
+            Problem::busy(format!(
+                "{MAX_SWEEPS} sweeps are under way, and no more may be"
+            ))
+        })?;
+        let task = self.main.spawn(async move {
+            let _permit = permit;
+            sweep.await
+        });
+        match timeout(SWEEP_TIMEOUT, task).await {
+            Ok(Ok(report)) => Ok(report),
+            Ok(Err(_)) => Err(Problem::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the sweep was dropped: the runtime of the service has ended",
+            )),
+            Err(_) => Err(Problem::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                format!("the sweep takes longer than {SWEEP_TIMEOUT:?}, and goes on"),
+            )),
+        }
+    }
+}

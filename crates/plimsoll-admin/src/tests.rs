@@ -1,0 +1,140 @@
+//! The routes under a paused clock, without a listener.
+
+use crate::{
+    api, probe,
+    shared::{MAX_SWEEPS, SWEEP_TIMEOUT, Shared},
+};
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    http::{Method, Request, StatusCode, header},
+    response::Response,
+};
+use plimsoll_core::{
+    Lifecycle, Phase, Registry, StopReason, lifecycle::StopReport, test_util::FakeHolding,
+};
+use std::{sync::Arc, time::Duration};
+use tokio::{runtime::Handle, sync::oneshot, task::JoinHandle, time::Instant};
+use tower::ServiceExt;
+
+fn shared(registry: &Registry, lifecycle: &Lifecycle, main: Handle) -> Arc<Shared> {
+    Arc::new(Shared::new(registry.clone(), lifecycle.clone(), None, main))
+}
+
+async fn ask(router: &Router, method: Method, path: &str) -> Response {
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .body(Body::empty())
+        .unwrap();
+    router.clone().oneshot(request).await.unwrap()
+}
+
+async fn text(response: Response) -> String {
+    let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn readyz_follows_every_phase() {
+    let registry = Registry::new();
+    let lifecycle = Lifecycle::new();
+    let router = probe::router(shared(&registry, &lifecycle, Handle::current()));
+    let expect = async |phase: Phase, answer: &str| {
+        let mut watch = lifecycle.watch_phase();
+        watch.wait_for(|now| *now >= phase).await.unwrap();
+        let response = ask(&router, Method::GET, "/readyz").await;
+        let ready = response.status() == StatusCode::OK;
+        assert_eq!(ready, phase == Phase::Running, "{phase}");
+        assert_eq!(text(response).await, answer);
+        // Alive in each of them.
+        let response = ask(&router, Method::GET, "/livez").await;
+        assert_eq!(response.status(), StatusCode::OK);
+    };
+
+    let listener = lifecycle.listener("http").unwrap();
+    let slow = registry
+        .register(FakeHolding::new("slow", Duration::from_secs(60)))
+        .unwrap();
+    slow.close_takes(Duration::from_secs(1));
+    let (end, ended) = oneshot::channel::<()>();
+    let _task = lifecycle.spawn("stubborn", ended).unwrap();
+
+    expect(Phase::Starting, "starting").await;
+    lifecycle.set_ready();
+    expect(Phase::Running, "ready").await;
+    let stop: JoinHandle<Arc<StopReport>> = tokio::spawn({
+        let (lifecycle, registry) = (lifecycle.clone(), registry.clone());
+        async move { lifecycle.stop(&registry, StopReason::Terminate).await }
+    });
+    expect(Phase::Leaving, "leaving").await;
+    expect(Phase::Draining, "draining").await;
+    drop(listener);
+    expect(Phase::Closing, "closing").await;
+    expect(Phase::Cancelling, "cancelling").await;
+    end.send(()).unwrap();
+    stop.await.unwrap();
+    expect(Phase::Stopped, "stopped").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sweep_that_does_not_end_is_answered_and_goes_on() {
+    let shared = shared(&Registry::new(), &Lifecycle::new(), Handle::current());
+    let (end, ended) = oneshot::channel::<()>();
+    let (went_on_tx, went_on) = oneshot::channel();
+    let start = Instant::now();
+    let refusal = shared
+        .sweep(async move {
+            let _ = ended.await;
+            let _ = went_on_tx.send(());
+        })
+        .await
+        .unwrap_err();
+    let refusal = axum::response::IntoResponse::into_response(refusal);
+    assert_eq!(refusal.status(), StatusCode::GATEWAY_TIMEOUT);
+    assert_eq!(start + SWEEP_TIMEOUT, Instant::now());
+    end.send(()).unwrap();
+    went_on.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_sweep_too_many_is_refused_until_another_ends() {
+    let registry = Registry::new();
+    let shared = shared(&registry, &Lifecycle::new(), Handle::current());
+    let router = api::router(shared.clone());
+    let (end, ended) = tokio::sync::watch::channel(());
+    for _ in 0..MAX_SWEEPS {
+        let mut ended = ended.clone();
+        // Nobody waits for them any more, and still they count.
+        let sweep = async move { while ended.changed().await.is_ok() {} };
+        assert!(shared.sweep(sweep).await.is_err());
+    }
+    let response = ask(&router, Method::POST, "/api/v1/holdings/sweep").await;
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(response.headers()[header::RETRY_AFTER], "1");
+    assert!(text(response).await.contains("4 sweeps are under way"));
+
+    drop(end);
+    while Handle::current().metrics().num_alive_tasks() > 0 {
+        tokio::task::yield_now().await;
+    }
+    let response = ask(&router, Method::POST, "/api/v1/holdings/sweep").await;
+    assert_eq!(response.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_sweep_after_the_end_of_the_service_is_answered() {
+    let main = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .build()
+        .unwrap();
+    let shared = shared(&Registry::new(), &Lifecycle::new(), main.handle().clone());
+    main.shutdown_background();
+    let response = ask(&api::router(shared), Method::POST, "/api/v1/holdings/sweep").await;
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(
+        text(response)
+            .await
+            .contains("the runtime of the service has ended")
+    );
+}

@@ -1,0 +1,82 @@
+//! What the edge costs a request, in process: against the bare service, and against a layer of
+//! the same shape that does nothing.
+
+use clap::Parser;
+use http::{Request, Response};
+use http_body::Body;
+use metrics_exporter_prometheus::PrometheusHandle;
+use plimsoll_admin::install_recorder;
+use plimsoll_bench::{
+    Error, Options, Suite,
+    edge::{Hello, HelloBody, NoOpLayer, drive, naive_metrics, router},
+};
+use plimsoll_http::EdgeLayer;
+use std::convert::Infallible;
+use tower::{Layer, Service};
+
+/// The recorder keeps each sample until upkeep, which comes after each sample of a case.
+const MOST_OPS: u64 = 500_000;
+
+#[derive(Parser)]
+#[command(about)]
+struct Args {
+    #[command(flatten)]
+    options: Options,
+}
+
+struct Cases {
+    suite: Suite,
+    recorder: PrometheusHandle,
+}
+
+fn main() -> Result<(), Error> {
+    let options = Args::parse().options;
+    // The edge takes its handles from the recorder when an endpoint is first asked for, so what
+    // has been asked before there is a recorder stays without.
+    let unrecorded = EdgeLayer::new().layer(Hello);
+    let unrecorded_router = router().layer(EdgeLayer::new());
+    drive(&unrecorded, 1);
+    drive(&unrecorded_router, 1);
+
+    let mut cases = Cases {
+        suite: Suite::new("Edge, in process", options),
+        recorder: install_recorder()?,
+    };
+    cases.add("tower", "bare", Hello);
+    cases.add("tower", "no-op layer", NoOpLayer.layer(Hello));
+    cases.add("tower", "edge, no recorder", unrecorded);
+    cases.add("tower", "edge, recorder", EdgeLayer::new().layer(Hello));
+    cases.add("axum", "bare", router());
+    cases.add("axum", "no-op layer", router().layer(NoOpLayer));
+    cases.add("axum", "edge, no recorder", unrecorded_router);
+    cases.add("axum", "edge, recorder", router().layer(EdgeLayer::new()));
+    let naive = axum::middleware::from_fn(naive_metrics);
+    cases.add("axum", "naive metrics", router().layer(naive));
+    cases.suite.run()
+}
+
+impl Cases {
+    fn add<S, B>(&mut self, kind: &str, variant: &str, service: S)
+    where
+        S: Service<Request<HelloBody>, Response = Response<B>, Error = Infallible>,
+        S: Clone + Sync + 'static,
+        B: Body,
+    {
+        let name = format!("{kind}: {variant}");
+        let upkeep = || {
+            let recorder = self.recorder.clone();
+            move || recorder.run_upkeep()
+        };
+        let single = service.clone();
+        self.suite
+            .single(&name, move |requests| drive(&single, requests))
+            .versus(&format!("{kind}: no-op layer 1T"))
+            .most_ops(MOST_OPS)
+            .after(upkeep());
+        self.suite
+            .double(&name, move |_, requests| drive(&service, requests))
+            .versus(&format!("{kind}: no-op layer 2T"))
+            .most_ops(MOST_OPS)
+            .after(upkeep());
+    }
+}

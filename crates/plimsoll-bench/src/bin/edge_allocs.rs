@@ -1,0 +1,77 @@
+//! Allocations per request: the edge must add none.
+
+use http::{Request, Response};
+use http_body::Body;
+use plimsoll_admin::install_recorder;
+use plimsoll_bench::{
+    Error, Table,
+    edge::{Hello, HelloBody, NoOpLayer, drive, naive_metrics, router},
+};
+use plimsoll_core::test_util::CountingAllocator;
+use plimsoll_http::EdgeLayer;
+use std::convert::Infallible;
+use tower::{Layer, Service};
+
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator::system();
+
+const REQUESTS: u64 = 100_000;
+
+fn main() -> Result<(), Error> {
+    let unrecorded = EdgeLayer::new().layer(Hello);
+    let unrecorded_router = router().layer(EdgeLayer::new());
+    drive(&unrecorded, 1);
+    drive(&unrecorded_router, 1);
+    let recorder = install_recorder()?;
+
+    let mut table = Table::new(&["case", "allocations/request", "more than no-op"]);
+    let mut report = |name: &str, allocations: f64, no_op: f64| {
+        let more = allocations - no_op;
+        table.row([
+            name.to_owned(),
+            format!("{allocations:.4}"),
+            format!("{more:+.4}"),
+        ]);
+    };
+
+    let no_op = allocations(&NoOpLayer.layer(Hello));
+    report("tower: bare", allocations(&Hello), no_op);
+    report("tower: no-op layer", no_op, no_op);
+    report("tower: edge, no recorder", allocations(&unrecorded), no_op);
+    let edge = EdgeLayer::new().layer(Hello);
+    report("tower: edge, recorder", allocations(&edge), no_op);
+    recorder.run_upkeep();
+
+    let no_op = allocations(&router().layer(NoOpLayer));
+    report("axum: bare", allocations(&router()), no_op);
+    report("axum: no-op layer", no_op, no_op);
+    let unrecorded = allocations(&unrecorded_router);
+    report("axum: edge, no recorder", unrecorded, no_op);
+    let edge = router().layer(EdgeLayer::new());
+    report("axum: edge, recorder", allocations(&edge), no_op);
+    recorder.run_upkeep();
+    let naive = router().layer(axum::middleware::from_fn(naive_metrics));
+    report("axum: naive metrics", allocations(&naive), no_op);
+
+    let sample = metrics::histogram!("one_sample_seconds");
+    let before = ALLOCATOR.allocations();
+    (0..REQUESTS).for_each(|_| sample.record(0.001));
+    let recorded = ALLOCATOR.allocations() - before;
+    let recorded = recorded as f64 / REQUESTS as f64;
+    report("the recorder alone, one histogram sample", recorded, 0.0);
+
+    println!("### Allocations, {REQUESTS} requests\n\n{table}");
+    Ok(())
+}
+
+/// Allocations per request, once all that is made once has been made.
+fn allocations<S, B>(service: &S) -> f64
+where
+    S: Service<Request<HelloBody>, Response = Response<B>, Error = Infallible> + Clone,
+    B: Body,
+{
+    drive(service, 1_000);
+    let before = ALLOCATOR.allocations();
+    drive(service, REQUESTS);
+    (ALLOCATOR.allocations() - before) as f64 / REQUESTS as f64
+}

@@ -1,0 +1,787 @@
+//! Named tasks, and a stop that ends within its deadline.
+//!
+//! # A stop
+//!
+//! | phase | what happens | ends |
+//! |---|---|---|
+//! | [`Leaving`](Phase::Leaving) | not ready any more, still serving, so that load balancers look elsewhere | after `drain_delay`; at once when nothing serves |
+//! | [`Draining`](Phase::Draining) | listeners stop accepting and finish their requests | when all are done, or at 60 % of the time left |
+//! | [`Closing`](Phase::Closing) | holdings flush, answer whoever waits, and free the rest | when all are closed, or at 75 % of the time left |
+//! | [`Cancelling`](Phase::Cancelling) | tasks are told to end, and new ones refused | when all have ended, or at the deadline |
+//! | [`Stopped`](Phase::Stopped) | tasks that are left are aborted and named | |
+//!
+//! Each phase that ends early leaves its time to the next ones. A second request to stop
+//! ([`Lifecycle::abort`]) goes to the end at once, whatever the phase.
+//!
+//! What serves takes part by holding a [`DrainGuard`]; see [`Lifecycle::listener`].
+//!
+//! # Tasks
+//!
+//! A task spawned by [`Lifecycle::spawn`] has a name and takes one of a bounded number of places.
+//! It is expected to end when [`Lifecycle::cancelled`] does. A task that is done leaves nothing
+//! behind.
+
+mod report;
+mod signal;
+mod tasks;
+
+pub use self::{
+    report::{Drained, StopReport},
+    signal::StopSignals,
+    tasks::{TaskCounts, TaskGroup},
+};
+use self::tasks::Tasks;
+use crate::{Name, Registry, sync::Mutex};
+use std::{
+    fmt, io,
+    panic::Location,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+use tokio::{
+    sync::{Notify, watch},
+    task::{AbortHandle, JoinHandle},
+    time::{Instant, timeout_at},
+};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
+
+/// How long aborted tasks and cut connections may take to be dropped. Only a task that blocks its
+/// thread takes longer, and that one cannot be helped.
+const DROP_GRACE: Duration = Duration::from_millis(500);
+
+/// The tasks of a service and the phases of its stop. Cloning gives another handle to the same.
+///
+/// See the [module docs](self).
+#[derive(Clone, Debug)]
+pub struct Lifecycle {
+    inner: Arc<Inner>,
+}
+
+/// The settings of a [`Lifecycle`].
+#[derive(Clone, Copy, Debug)]
+#[must_use = "settings do nothing until a lifecycle is made with them"]
+pub struct LifecycleConfig {
+    drain_delay: Duration,
+    stop_timeout: Duration,
+    max_tasks: usize,
+}
+
+/// Where a service stands between its start and its end. Phases follow each other in this order.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[non_exhaustive]
+pub enum Phase {
+    /// Not ready yet.
+    Starting,
+    /// Ready.
+    Running,
+    /// Not ready any more, but still serving.
+    Leaving,
+    /// Finishing requests, accepting no connections.
+    Draining,
+    /// Holdings are being closed.
+    Closing,
+    /// Tasks are being cancelled.
+    Cancelling,
+    /// At the end.
+    Stopped,
+}
+
+/// What asked for a stop.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[non_exhaustive]
+pub enum StopReason {
+    /// SIGTERM.
+    Terminate,
+    /// SIGINT, or Ctrl-C. Somebody waits at a terminal, so there is no drain delay.
+    Interrupt,
+    /// The program itself, by [`Lifecycle::request_stop`].
+    Requested,
+}
+
+/// A task was refused, and its future dropped without being polled.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum SpawnError {
+    /// The service is stopping.
+    ShuttingDown(Name),
+    /// This many tasks are alive, and no more may be.
+    TooManyTasks(Name, usize),
+}
+
+/// The settings of a lifecycle contradict each other.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct InvalidLifecycle {
+    drain_delay: Duration,
+    stop_timeout: Duration,
+}
+
+/// Keeps the drain phase open while something serves.
+///
+/// Dropping it says that whatever it stood for is done.
+#[derive(Debug)]
+#[must_use = "dropping the guard says that the listener is done"]
+pub struct DrainGuard {
+    inner: Arc<Inner>,
+    drained: Drained,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: LifecycleConfig,
+    phase: watch::Sender<Phase>,
+    /// The phase once more, for those who ask for each request: reading it takes no lock.
+    phase_now: AtomicU8,
+    tasks: Tasks<AbortHandle>,
+    no_tasks: Notify,
+    listeners: Mutex<Listeners>,
+    no_listeners: Notify,
+    requested: CancellationToken,
+    draining: CancellationToken,
+    cut: CancellationToken,
+    cancelled: CancellationToken,
+    aborted: CancellationToken,
+    stopping: Mutex<Option<Stopping>>,
+    /// Held by the stop under way, so that a second one waits for it and gets its report.
+    stop: tokio::sync::Mutex<Option<Arc<StopReport>>>,
+}
+
+/// When a stop began, and when it has to be over.
+#[derive(Clone, Copy, Debug)]
+struct Stopping {
+    started: Instant,
+    deadline: Instant,
+}
+
+#[derive(Debug, Default)]
+struct Listeners {
+    open: usize,
+    drained: Vec<Drained>,
+}
+
+/// Takes a task out of the table when its future is dropped: done, aborted, panicked, unpolled.
+struct TaskGuard {
+    inner: Arc<Inner>,
+    id: u64,
+    name: Name,
+}
+
+// === impl Lifecycle ===
+
+impl Lifecycle {
+    /// Makes a lifecycle with the default settings, in the phase [`Starting`](Phase::Starting).
+    #[must_use]
+    pub fn new() -> Self {
+        Self::of(LifecycleConfig::default())
+    }
+
+    /// Makes a lifecycle.
+    ///
+    /// # Errors
+    ///
+    /// When the drain delay is not shorter than the stop timeout.
+    pub fn with_config(config: LifecycleConfig) -> Result<Self, InvalidLifecycle> {
+        let LifecycleConfig {
+            drain_delay,
+            stop_timeout,
+            ..
+        } = config;
+        if drain_delay >= stop_timeout {
+            return Err(InvalidLifecycle {
+                drain_delay,
+                stop_timeout,
+            });
+        }
+        Ok(Self::of(config))
+    }
+
+    fn of(config: LifecycleConfig) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                config,
+                phase: watch::Sender::new(Phase::Starting),
+                phase_now: AtomicU8::new(Phase::Starting as u8),
+                tasks: Tasks::new(config.max_tasks),
+                no_tasks: Notify::new(),
+                listeners: Mutex::default(),
+                no_listeners: Notify::new(),
+                requested: CancellationToken::new(),
+                draining: CancellationToken::new(),
+                cut: CancellationToken::new(),
+                cancelled: CancellationToken::new(),
+                aborted: CancellationToken::new(),
+                stopping: Mutex::default(),
+                stop: tokio::sync::Mutex::new(None),
+            }),
+        }
+    }
+
+    /// Where the service stands.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        Phase::ALL[usize::from(self.inner.phase_now.load(Relaxed))]
+    }
+
+    /// Watches where the service stands.
+    #[must_use]
+    pub fn watch_phase(&self) -> watch::Receiver<Phase> {
+        self.inner.phase.subscribe()
+    }
+
+    /// Whether new work should be sent here.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.phase() == Phase::Running
+    }
+
+    /// Says that the service is ready. Does nothing once it is stopping.
+    pub fn set_ready(&self) {
+        self.inner.advance(Phase::Running);
+    }
+
+    /// Spawns a named task on the current runtime.
+    ///
+    /// The task should end when [`cancelled`](Self::cancelled) does; it is aborted at the
+    /// deadline otherwise. Dropping the handle detaches it. If it panics, that is logged and
+    /// counted, and the others do not notice.
+    ///
+    /// # Errors
+    ///
+    /// Refuses the task, dropping its future unpolled, when tasks are being cancelled or when
+    /// there are as many as may be.
+    ///
+    /// # Panics
+    ///
+    /// When called outside a Tokio runtime.
+    #[track_caller]
+    pub fn spawn<F>(
+        &self,
+        name: impl Into<Name>,
+        future: F,
+    ) -> Result<JoinHandle<F::Output>, SpawnError>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        let name = name.into();
+        let id = self
+            .inner
+            .tasks
+            .reserve(name, Location::caller(), Instant::now())?;
+        let guard = TaskGuard {
+            inner: self.inner.clone(),
+            id,
+            name,
+        };
+        let task = tokio::spawn(async move {
+            let _guard = guard;
+            future.await
+        });
+        if let Some(abort) = self.inner.tasks.attach(id, task.abort_handle()) {
+            abort.abort();
+        }
+        Ok(task)
+    }
+
+    /// The tasks alive, grouped by name, most of them first.
+    #[must_use]
+    pub fn tasks(&self) -> Vec<TaskGroup> {
+        self.inner.tasks.groups()
+    }
+
+    /// How many tasks are alive.
+    #[must_use]
+    pub fn task_count(&self) -> usize {
+        self.inner.tasks.len()
+    }
+
+    /// How many tasks there were.
+    #[must_use]
+    pub fn task_counts(&self) -> TaskCounts {
+        self.inner.tasks.counts()
+    }
+
+    /// The most tasks that may be alive at a time.
+    #[must_use]
+    pub fn max_tasks(&self) -> usize {
+        self.inner.config.max_tasks
+    }
+
+    /// Waits until tasks should end.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped and called again.
+    pub fn cancelled(&self) -> WaitForCancellationFuture<'_> {
+        self.inner.cancelled.cancelled()
+    }
+
+    /// A token that is cancelled when tasks should end, to be moved into one. Cancelling it
+    /// cancels nothing else.
+    #[must_use]
+    pub fn cancellation_token(&self) -> CancellationToken {
+        self.inner.cancelled.child_token()
+    }
+
+    /// Waits until requests should end: long answers, an event stream say, had better end now
+    /// than be cut off later.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped and called again.
+    pub fn draining(&self) -> WaitForCancellationFuture<'_> {
+        self.inner.draining.cancelled()
+    }
+
+    /// Takes part in the drain phase under `name`: a stop waits until the guard is dropped.
+    ///
+    /// Returns `None` when listeners are already draining: do not start to serve any more.
+    pub fn listener(&self, name: impl Into<Name>) -> Option<DrainGuard> {
+        let name = name.into();
+        let mut listeners = self.inner.listeners.lock();
+        // Under the lock, so that the stop either sees this listener or is seen by it.
+        if self.inner.draining.is_cancelled() {
+            return None;
+        }
+        listeners.open += 1;
+        drop(listeners);
+        Some(DrainGuard {
+            inner: self.inner.clone(),
+            drained: Drained {
+                name,
+                finished: 0,
+                cut: 0,
+            },
+        })
+    }
+
+    /// Asks for a stop from inside the program, as a signal does from outside.
+    pub fn request_stop(&self) {
+        self.inner.requested.cancel();
+    }
+
+    /// Waits until [`request_stop`](Self::request_stop) is called.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped and called again.
+    pub fn stop_requested(&self) -> WaitForCancellationFuture<'_> {
+        self.inner.requested.cancelled()
+    }
+
+    /// Ends a stop under way at once: connections are cut, holdings are not flushed any further,
+    /// tasks are aborted. A stop that begins later ends the same way.
+    pub fn abort(&self) {
+        self.inner.aborted.cancel();
+    }
+
+    /// Waits for a signal or a [request](Self::request_stop) to stop.
+    ///
+    /// For services that drain by themselves; others call
+    /// [`stop_on_signal`](Self::stop_on_signal), which does the whole.
+    ///
+    /// # Errors
+    ///
+    /// When signal handlers cannot be installed.
+    pub async fn shutdown_signal(&self) -> io::Result<StopReason> {
+        Ok(self.next_signal(&mut StopSignals::new()?).await)
+    }
+
+    async fn next_signal(&self, signals: &mut StopSignals) -> StopReason {
+        let reason = tokio::select! {
+            reason = signals.recv() => reason,
+            () = self.stop_requested() => StopReason::Requested,
+        };
+        tracing::info!(%reason, "stopping");
+        reason
+    }
+
+    /// Waits for a signal or a [request](Self::request_stop), and stops. A second signal aborts.
+    ///
+    /// # Errors
+    ///
+    /// When signal handlers cannot be installed.
+    pub async fn stop_on_signal(&self, registry: &Registry) -> io::Result<Arc<StopReport>> {
+        let mut signals = StopSignals::new()?;
+        let reason = self.next_signal(&mut signals).await;
+        let abort_on_signal = async {
+            let second = signals.recv().await;
+            tracing::warn!(reason = %second, "second signal, aborting");
+            self.abort();
+            std::future::pending().await
+        };
+        Ok(tokio::select! {
+            report = self.stop(registry, reason) => report,
+            () = abort_on_signal => unreachable!("pending for ever"),
+        })
+    }
+
+    /// Walks through the first phases of a stop, up to the end of [`Draining`](Phase::Draining).
+    ///
+    /// [`stop`](Self::stop) does this too, and goes on from here when it was done already. The
+    /// stop timeout counts from the first of the two.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`stop`](Self::stop).
+    pub async fn drain(&self, reason: StopReason) {
+        let _under_way = self.inner.stop.lock().await;
+        if !self.inner.cut.is_cancelled() {
+            self.inner.drain(reason).await;
+        }
+    }
+
+    /// Walks through the phases of a stop, and reports.
+    ///
+    /// Called a second time, it waits for the first and returns the same report.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves the stop in the phase it was in. Calling it again goes on from
+    /// there, with the deadline of the first call.
+    pub async fn stop(&self, registry: &Registry, reason: StopReason) -> Arc<StopReport> {
+        let mut done = self.inner.stop.lock().await;
+        if let Some(report) = &*done {
+            return report.clone();
+        }
+        let report = Arc::new(self.inner.stop(registry, reason).await);
+        let (elapsed, clean) = (report.elapsed, report.is_clean());
+        tracing::info!(%reason, ?elapsed, clean, "stopped");
+        *done = Some(report.clone());
+        report
+    }
+}
+
+impl Default for Lifecycle {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+// === impl LifecycleConfig ===
+
+impl LifecycleConfig {
+    /// Sets how long the service goes on serving after it said that it is not ready, so that
+    /// load balancers have noticed before it stops accepting.
+    ///
+    /// Defaults to 5 seconds. Counts towards the stop timeout. There is no delay on
+    /// [`StopReason::Interrupt`], nor when nothing serves.
+    pub fn drain_delay(mut self, delay: Duration) -> Self {
+        self.drain_delay = delay;
+        self
+    }
+
+    /// Sets how long a stop may take from the request to the end, drain delay included.
+    ///
+    /// Defaults to 25 seconds: orchestrators commonly kill after 30.
+    pub fn stop_timeout(mut self, timeout: Duration) -> Self {
+        self.stop_timeout = timeout;
+        self
+    }
+
+    /// Sets how many tasks may be alive at a time.
+    ///
+    /// Defaults to 10 000. Each takes about 100 bytes here besides what the runtime needs.
+    pub fn max_tasks(mut self, tasks: usize) -> Self {
+        self.max_tasks = tasks;
+        self
+    }
+}
+
+impl Default for LifecycleConfig {
+    fn default() -> Self {
+        Self {
+            drain_delay: Duration::from_secs(5),
+            stop_timeout: Duration::from_secs(25),
+            max_tasks: 10_000,
+        }
+    }
+}
+
+// === impl Phase, StopReason ===
+
+impl Phase {
+    const ALL: [Self; 7] = [
+        Self::Starting,
+        Self::Running,
+        Self::Leaving,
+        Self::Draining,
+        Self::Closing,
+        Self::Cancelling,
+        Self::Stopped,
+    ];
+
+    /// The phase as a metric label, in `snake_case`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Leaving => "leaving",
+            Self::Draining => "draining",
+            Self::Closing => "closing",
+            Self::Cancelling => "cancelling",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl fmt::Display for StopReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Terminate => "on SIGTERM",
+            Self::Interrupt => "on SIGINT",
+            Self::Requested => "on request",
+        })
+    }
+}
+
+// === impl SpawnError, InvalidLifecycle ===
+
+impl fmt::Display for SpawnError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ShuttingDown(name) => {
+                write!(f, "task {name:?} refused: the service is stopping")
+            }
+            Self::TooManyTasks(name, max) => write!(
+                f,
+                "task {name:?} refused: {max} tasks are alive, raise `max_tasks` if that is right"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for SpawnError {}
+
+impl fmt::Display for InvalidLifecycle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            drain_delay,
+            stop_timeout,
+        } = self;
+        write!(
+            f,
+            "drain_delay is {drain_delay:?}, which leaves nothing of stop_timeout, \
+             {stop_timeout:?}: make the delay shorter or the timeout longer"
+        )
+    }
+}
+
+impl std::error::Error for InvalidLifecycle {}
+
+// === impl DrainGuard ===
+
+impl DrainGuard {
+    /// Waits until the listener should stop accepting and finish what it has.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped and called again.
+    pub fn draining(&self) -> WaitForCancellationFuture<'_> {
+        self.inner.draining.cancelled()
+    }
+
+    /// Waits until the listener should drop what is left.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped and called again.
+    pub fn cut(&self) -> WaitForCancellationFuture<'_> {
+        self.inner.cut.cancelled()
+    }
+
+    /// A token that is cancelled when the listener should drop what is left, to be moved into
+    /// its tasks. Cancelling it cancels nothing else.
+    #[must_use]
+    pub fn cut_token(&self) -> CancellationToken {
+        self.inner.cut.child_token()
+    }
+
+    /// Says that the listener is done, with how many requests ended since it began to drain and
+    /// how many were cut off.
+    pub fn finish(mut self, finished: u64, cut: u64) {
+        self.drained.finished = finished;
+        self.drained.cut = cut;
+    }
+}
+
+impl Drop for DrainGuard {
+    fn drop(&mut self) {
+        let mut listeners = self.inner.listeners.lock();
+        listeners.open -= 1;
+        // A listener that ends while the service runs has nothing to tell the report.
+        if self.inner.draining.is_cancelled() {
+            listeners.drained.push(self.drained);
+        }
+        let last = listeners.open == 0;
+        drop(listeners);
+        if last {
+            self.inner.no_listeners.notify_waiters();
+        }
+    }
+}
+
+// === impl TaskGuard ===
+
+impl Drop for TaskGuard {
+    fn drop(&mut self) {
+        let panicked = std::thread::panicking();
+        if panicked {
+            tracing::error!(task = %self.name, "task panicked");
+        }
+        if self.inner.tasks.finish(self.id, panicked) {
+            self.inner.no_tasks.notify_waiters();
+        }
+    }
+}
+
+// === impl Inner ===
+
+impl Inner {
+    /// Goes to `phase` unless the service is past it.
+    fn advance(&self, phase: Phase) {
+        self.phase.send_if_modified(|now| {
+            let advances = *now < phase;
+            if advances {
+                *now = phase;
+                self.phase_now.store(phase as u8, Relaxed);
+                tracing::debug!(%phase, "phase");
+            }
+            advances
+        });
+    }
+
+    async fn drain(&self, reason: StopReason) {
+        let Stopping { started, deadline } = self.begin_stop();
+
+        // ## (Starting | Running) => Leaving
+        self.advance(Phase::Leaving);
+        let serves = self.listeners.lock().open > 0;
+        if serves && reason != StopReason::Interrupt {
+            self.until(started + self.config.drain_delay, std::future::pending())
+                .await;
+        }
+
+        // ## Leaving => Draining
+        self.advance(Phase::Draining);
+        {
+            // Under the lock: see `Lifecycle::listener`.
+            let _listeners = self.listeners.lock();
+            self.draining.cancel();
+        }
+        self.until(share_of_time_left(deadline, 0.6), self.no_listeners())
+            .await;
+        self.cut.cancel();
+        // Not `until`: connections have to be dropped after an abort, too.
+        let _ = timeout_at(Instant::now() + DROP_GRACE, self.no_listeners()).await;
+    }
+
+    async fn stop(&self, registry: &Registry, reason: StopReason) -> StopReport {
+        let Stopping { started, deadline } = self.begin_stop();
+        if !self.cut.is_cancelled() {
+            self.drain(reason).await;
+        }
+        let drained = std::mem::take(&mut self.listeners.lock().drained);
+
+        // ## Draining => Closing
+        self.advance(Phase::Closing);
+        let close_by = share_of_time_left(deadline, 0.75);
+        let holdings = registry.close_unless(&self.aborted, close_by).await;
+
+        // ## Closing => Cancelling
+        self.advance(Phase::Cancelling);
+        let alive = self.tasks.close();
+        self.cancelled.cancel();
+        let grace = DROP_GRACE.min(deadline.saturating_duration_since(Instant::now()) / 2);
+        let abort_at = deadline.checked_sub(grace).unwrap_or(deadline);
+        self.until(abort_at, self.no_tasks()).await;
+
+        // ## Cancelling => Stopped
+        let stragglers = self.abort_tasks().await;
+        self.advance(Phase::Stopped);
+        let aborted_tasks: usize = stragglers.values().sum();
+        StopReport {
+            reason,
+            elapsed: Instant::now().saturating_duration_since(started),
+            timeout: self.config.stop_timeout,
+            aborted: self.aborted.is_cancelled(),
+            drained,
+            holdings,
+            tasks_ended: alive.saturating_sub(aborted_tasks),
+            stragglers,
+        }
+    }
+
+    /// The times of the stop, which the first call of those that belong to it decides.
+    fn begin_stop(&self) -> Stopping {
+        *self.stopping.lock().get_or_insert_with(|| {
+            let started = Instant::now();
+            Stopping {
+                started,
+                deadline: started + self.config.stop_timeout,
+            }
+        })
+    }
+
+    /// Waits for `future`, but neither past `deadline` nor past an abort.
+    async fn until(&self, deadline: Instant, future: impl Future<Output = ()>) {
+        tokio::select! {
+            biased;
+            () = self.aborted.cancelled() => {}
+            () = future => {}
+            () = tokio::time::sleep_until(deadline) => {}
+        }
+    }
+
+    async fn abort_tasks(&self) -> std::collections::BTreeMap<Name, usize> {
+        let mut stragglers = std::collections::BTreeMap::new();
+        for (name, abort) in self.tasks.abort_all() {
+            *stragglers.entry(name).or_insert(0) += 1;
+            if let Some(abort) = abort {
+                abort.abort();
+            }
+        }
+        for (name, count) in &stragglers {
+            tracing::warn!(task = %name, count, "task did not end in time, aborted");
+        }
+        // An aborted task is dropped when its worker gets to it.
+        let _ = timeout_at(Instant::now() + DROP_GRACE, self.no_tasks()).await;
+        stragglers
+    }
+
+    async fn no_tasks(&self) {
+        until_true(&self.no_tasks, || self.tasks.len() == 0).await;
+    }
+
+    async fn no_listeners(&self) {
+        until_true(&self.no_listeners, || self.listeners.lock().open == 0).await;
+    }
+}
+
+/// Waits for a condition that `changed` is notified of after it became true.
+async fn until_true(changed: &Notify, mut condition: impl FnMut() -> bool) {
+    loop {
+        let notified = changed.notified();
+        tokio::pin!(notified);
+        // Registered before the condition is read, so that no change falls in between.
+        notified.as_mut().enable();
+        if condition() {
+            return;
+        }
+        notified.await;
+    }
+}
+
+/// The moment at which `share` of the time until `deadline` has passed.
+fn share_of_time_left(deadline: Instant, share: f64) -> Instant {
+    let now = Instant::now();
+    now + deadline.saturating_duration_since(now).mul_f64(share)
+}

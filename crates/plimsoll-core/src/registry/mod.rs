@@ -1,0 +1,529 @@
+//! Who holds memory, and the one sweeper that serves them all.
+//!
+//! Holdings are registered once, by a unique name. The registry keeps a weak reference, so that
+//! dropping the last handle forgets the holding; one that [must flush](Bounded::must_flush) is
+//! kept alive until [`Registry::close`].
+//!
+//! # Sweeping
+//!
+//! [`Registry::sweeper`] is one task for all holdings. A holding is swept when it is registered,
+//! and then whenever it asked for by [`Next`](crate::Next). A sweep is cut into slices of
+//! [`RegistryConfig::sweep_budget`] entries; between slices the task yields, and holdings that
+//! are due together take turns. A sweep of a million entries therefore holds no worker for
+//! longer than one slice takes.
+//!
+//! A sweep is *overdue* when it is late by more than its interval (and by more than a second).
+//! [`Registry::check_overdue`] reports each case once; the sweeper calls it, and so should a
+//! thread of its own, because a sweeper whose runtime is blocked cannot report itself.
+//!
+//! A holding that panics is counted, logged, and swept again after the idle interval. The others
+//! do not notice.
+//!
+//! # Locks
+//!
+//! The registry has one lock, held for look-ups of its own tables only. No method of a holding is
+//! ever called under it.
+
+mod metrics;
+mod sweeper;
+mod table;
+
+pub use self::table::Overdue;
+use self::{
+    sweeper::Slices,
+    table::{Listed, Table},
+};
+use crate::{
+    Bounded, CloseReport, Holding, Name, Next, Removed, Totals, Usage, sync::Mutex,
+};
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{sync::Notify, task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+/// Every holding of a service, by name. Cloning gives another handle to the same registry.
+///
+/// See the [module docs](self).
+#[derive(Clone, Debug)]
+pub struct Registry {
+    inner: Arc<Inner>,
+}
+
+/// The settings of a [`Registry`].
+#[derive(Clone, Copy, Debug)]
+#[must_use = "settings do nothing until a registry is made with them"]
+pub struct RegistryConfig {
+    idle_interval: Duration,
+    sweep_budget: usize,
+    max_holdings: usize,
+}
+
+/// A holding could not be registered.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum RegisterError {
+    /// The registry was closed.
+    Closed,
+    /// A living holding has this name.
+    Duplicate(Name),
+    /// This many holdings are registered, and no more may be.
+    Full(usize),
+    /// The name is empty, too long, or has control characters.
+    InvalidName(Name),
+}
+
+/// No living holding has this name.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct UnknownHolding(String);
+
+/// What one sweep of a holding did.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct SweepReport {
+    /// What was dropped.
+    pub removed: Removed,
+    /// In how many slices.
+    pub slices: u64,
+    /// From the first slice to the end of the last, other tasks' turns included.
+    pub elapsed: Duration,
+    /// The longest a slice held its thread.
+    pub longest_slice: Duration,
+    /// Whether the holding panicked, which ended the sweep.
+    pub panicked: bool,
+}
+
+/// The sweeps of one holding since it was registered.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct SweepStats {
+    /// How many sweeps ended.
+    pub sweeps: u64,
+    /// How many of them ended in a panic.
+    pub panics: u64,
+    /// How many times a sweep was overdue.
+    pub overdue: u64,
+    /// The last sweep, and when it ended.
+    pub last: Option<(Instant, SweepReport)>,
+}
+
+/// One holding as it is now.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct HoldingSnapshot {
+    /// The name it is registered by.
+    pub name: Name,
+    /// What it holds; `None` if it panicked when asked.
+    pub usage: Option<Usage>,
+    /// What came in and left; `None` if it panicked when asked.
+    pub totals: Option<Totals>,
+    /// Whether it is kept alive until it is closed.
+    pub must_flush: bool,
+    /// When it is to be swept next.
+    pub next_sweep: Instant,
+    /// Whether that sweep is overdue.
+    pub overdue: bool,
+    /// The sweeps it had.
+    pub stats: SweepStats,
+}
+
+/// One holding that [`Registry::close`] has closed.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct ClosedHolding {
+    /// The name it was registered by.
+    pub name: Name,
+    /// What became of its entries.
+    pub report: CloseReport,
+}
+
+#[derive(Debug)]
+struct Inner {
+    table: Mutex<Table>,
+    config: RegistryConfig,
+    /// Tells the sweeper that an earlier due time was added, or that the registry is gone.
+    wake: Arc<Notify>,
+}
+
+// === impl Registry ===
+
+impl Registry {
+    /// Makes a registry with the default settings.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_config(RegistryConfig::default())
+    }
+
+    /// Makes a registry.
+    #[must_use]
+    pub fn with_config(config: RegistryConfig) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                table: Mutex::new(Table::new(config.max_holdings)),
+                config,
+                wake: Arc::new(Notify::new()),
+            }),
+        }
+    }
+
+    /// Registers a holding under its own name, and gives the handle back.
+    ///
+    /// # Errors
+    ///
+    /// Refuses a name that a living holding has, an empty or unprintable one, one longer than
+    /// [`Name::MAX_LEN`], and anything once the registry is full or closed.
+    pub fn register<H: Holding>(&self, holding: H) -> Result<H, RegisterError> {
+        let bounded = holding.bounded();
+        let text = bounded.name();
+        let name = Name::new(text);
+        if text.is_empty() || text.len() > Name::MAX_LEN || text.chars().any(char::is_control) {
+            return Err(RegisterError::InvalidName(name));
+        }
+        if name.as_str() != text {
+            // The store of names is full, so this one could not be told from others.
+            return Err(RegisterError::Full(Name::MAX_COUNT));
+        }
+        let must_flush = bounded.must_flush();
+        let now = Instant::now();
+        self.inner
+            .table
+            .lock()
+            .insert(name, &bounded, must_flush, now)?;
+        self.inner.wake.notify_one();
+        Ok(holding)
+    }
+
+    /// Every living holding, in order of registration.
+    ///
+    /// O(n). No holding is stopped: the registry's lock is released before any is asked.
+    #[must_use]
+    pub fn snapshot(&self) -> Vec<HoldingSnapshot> {
+        let listed = self.inner.table.lock().list(Instant::now());
+        listed.into_iter().map(HoldingSnapshot::take).collect()
+    }
+
+    /// How many holdings are registered, those whose last handle is gone but which were not yet
+    /// forgotten left out.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.inner.table.lock().len()
+    }
+
+    /// Whether no living holding is registered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Sweeps one holding now, until nothing expired is left, yielding between slices.
+    ///
+    /// Its next sweep is planned anew from what it answers.
+    ///
+    /// # Errors
+    ///
+    /// When no living holding has this name.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future ends the sweep after a whole slice; what was dropped stays dropped.
+    pub async fn sweep(&self, name: &str) -> Result<SweepReport, UnknownHolding> {
+        let found = self.inner.table.lock().get(name);
+        let (id, name, holding) = found.ok_or_else(|| UnknownHolding(name.to_owned()))?;
+        let mut slices = Slices::new(name, holding);
+        while slices.next(&self.inner.config).is_continue() {
+            tokio::task::yield_now().await;
+        }
+        let (report, next) = slices.finish(&self.inner.config);
+        self.inner.record(id, report, next);
+        self.inner.wake.notify_one();
+        Ok(report)
+    }
+
+    /// Sweeps every holding now, one after the other.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`sweep`](Self::sweep).
+    pub async fn sweep_all(&self) -> Vec<(Name, SweepReport)> {
+        let listed = self.inner.table.lock().list(Instant::now());
+        let mut reports = Vec::with_capacity(listed.len());
+        for listed in listed {
+            // One that has gone meanwhile has nothing to report.
+            if let Ok(report) = self.sweep(listed.name.as_str()).await {
+                reports.push((listed.name, report));
+            }
+        }
+        reports
+    }
+
+    /// Reports the holdings whose sweep has become overdue, each once until it is swept.
+    ///
+    /// Each is also counted and logged as a warning.
+    pub fn check_overdue(&self) -> Vec<Overdue> {
+        self.inner.check_overdue(Instant::now())
+    }
+
+    /// Writes what every holding holds to the installed [`metrics`] recorder. Call it before a
+    /// scrape; the counts of sweeps are kept up by themselves.
+    #[cfg(feature = "metrics")]
+    pub fn publish_metrics(&self) {
+        for snapshot in self.snapshot() {
+            self::metrics::publish(&snapshot);
+        }
+    }
+
+    /// The sweeper: one future for all holdings, to be spawned once.
+    ///
+    /// It keeps nothing alive, and ends when the last handle to the registry is dropped.
+    pub fn sweeper(&self) -> impl Future<Output = ()> + Send + use<> {
+        sweeper::run(Arc::downgrade(&self.inner), self.inner.wake.clone())
+    }
+
+    /// Closes every holding, and refuses new ones from now on.
+    ///
+    /// All weak references are upgraded before anything is closed, so that dropping one holding
+    /// cannot lose another. First the expendable holdings are closed, side by side, and then those
+    /// that must flush, which may take in what the first ones say while closing. The first round
+    /// has half the time at the most. A holding that is not done in time is dropped and reported
+    /// as timed out; one that panics is reported with its message.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future drops the closing futures of all holdings. The registry stays closed.
+    pub async fn close(&self, deadline: Instant) -> Vec<ClosedHolding> {
+        self.close_unless(&CancellationToken::new(), deadline).await
+    }
+
+    /// [`close`](Self::close), cut short when `abort` is cancelled, as if the deadline had come.
+    pub(crate) async fn close_unless(
+        &self,
+        abort: &CancellationToken,
+        deadline: Instant,
+    ) -> Vec<ClosedHolding> {
+        let now = Instant::now();
+        let living = self.inner.table.lock().close(now);
+        self.inner.wake.notify_one();
+        let (last, first): (Vec<_>, Vec<_>) =
+            living.into_iter().partition(|listed| listed.must_flush);
+        let half = deadline.saturating_duration_since(now) / 2;
+        let mut closed = close_side_by_side(first, abort, now + half).await;
+        closed.extend(close_side_by_side(last, abort, deadline).await);
+        closed
+    }
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Closes holdings in tasks of their own, so that neither a panic nor a hang of one reaches the
+/// others. Reports stand in the order of `listed`.
+async fn close_side_by_side(
+    listed: Vec<Listed>,
+    abort: &CancellationToken,
+    deadline: Instant,
+) -> Vec<ClosedHolding> {
+    let mut tasks = JoinSet::new();
+    for (place, listed) in listed.iter().enumerate() {
+        let (holding, abort) = (listed.holding.clone(), abort.clone());
+        tasks.spawn(async move {
+            let closing = async { holding.close(deadline).await };
+            let report = tokio::select! {
+                biased;
+                () = abort.cancelled() => None,
+                report = tokio::time::timeout_at(deadline, closing) => report.ok(),
+            };
+            (place, report)
+        });
+    }
+    let mut closed: Vec<_> = listed
+        .iter()
+        .map(|listed| ClosedHolding {
+            name: listed.name,
+            // Stands for a holding whose closing panicked.
+            report: CloseReport {
+                error: Some("the holding panicked while closing".into()),
+                ..CloseReport::default()
+            },
+        })
+        .collect();
+    while let Some(ended) = tasks.join_next().await {
+        let Ok((place, report)) = ended else { continue };
+        closed[place].report = report.unwrap_or_else(|| CloseReport {
+            timed_out: true,
+            ..CloseReport::default()
+        });
+    }
+    for (closed, listed) in closed.iter_mut().zip(&listed) {
+        if listed.must_flush && !closed.report.is_clean() && closed.report.lost == 0 {
+            let left = calmly(|| listed.holding.usage()).map_or(0, |usage| usage.entries);
+            closed.report.lost = left;
+        }
+        log_closed(closed);
+    }
+    closed
+}
+
+fn log_closed(closed: &ClosedHolding) {
+    let ClosedHolding { name, report } = closed;
+    let CloseReport {
+        flushed,
+        dropped,
+        lost,
+        timed_out,
+        error,
+    } = report;
+    if report.is_clean() {
+        tracing::debug!(holding = %name, flushed, dropped, "holding closed");
+    } else {
+        let error = error.as_deref().map(tracing::field::display);
+        tracing::warn!(holding = %name, flushed, dropped, lost, timed_out, error, "holding closed with losses");
+    }
+}
+
+// === impl RegistryConfig ===
+
+impl RegistryConfig {
+    /// Sets how soon a holding that answers [`Next::Idle`], or panicked, is asked again, and how
+    /// often the registry forgets holdings whose last handle is gone.
+    ///
+    /// Defaults to 60 seconds. Below a millisecond counts as a millisecond.
+    pub fn idle_interval(mut self, interval: Duration) -> Self {
+        self.idle_interval = interval.max(sweeper::LEAST_WAIT);
+        self
+    }
+
+    /// Sets about how many entries one slice of a sweep drops before other tasks have their turn.
+    ///
+    /// Defaults to 1 000, some tens of microseconds for most holdings. 0 counts as 1.
+    pub fn sweep_budget(mut self, entries: usize) -> Self {
+        self.sweep_budget = entries.max(1);
+        self
+    }
+
+    /// Sets how many holdings may be registered at a time.
+    ///
+    /// Defaults to 4 096. Each takes about 300 bytes here.
+    pub fn max_holdings(mut self, holdings: usize) -> Self {
+        self.max_holdings = holdings;
+        self
+    }
+}
+
+impl Default for RegistryConfig {
+    fn default() -> Self {
+        Self {
+            idle_interval: Duration::from_secs(60),
+            sweep_budget: 1_000,
+            max_holdings: 4_096,
+        }
+    }
+}
+
+// === impl RegisterError, UnknownHolding ===
+
+impl fmt::Display for RegisterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed => f.write_str("the registry is closed: the service is stopping"),
+            Self::Duplicate(name) => write!(
+                f,
+                "a holding named {name:?} is registered: give each its own name"
+            ),
+            Self::Full(most) => write!(
+                f,
+                "the registry is full: {most} holdings or names are the most it takes"
+            ),
+            Self::InvalidName(name) => write!(
+                f,
+                "{name:?} cannot name a holding: use 1 to {} bytes without control characters",
+                Name::MAX_LEN
+            ),
+        }
+    }
+}
+
+impl std::error::Error for RegisterError {}
+
+impl fmt::Display for UnknownHolding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no holding is named {:?}", self.0)
+    }
+}
+
+impl std::error::Error for UnknownHolding {}
+
+// === impl SweepStats, HoldingSnapshot, Overdue ===
+
+impl SweepStats {
+    fn record(&mut self, report: SweepReport, now: Instant) {
+        self.sweeps += 1;
+        self.panics += u64::from(report.panicked);
+        self.last = Some((now, report));
+    }
+}
+
+impl HoldingSnapshot {
+    fn take(listed: Listed) -> Self {
+        Self {
+            name: listed.name,
+            usage: calmly(|| listed.holding.usage()),
+            totals: calmly(|| listed.holding.totals()),
+            must_flush: listed.must_flush,
+            next_sweep: listed.due,
+            overdue: listed.overdue,
+            stats: listed.stats,
+        }
+    }
+}
+
+impl Overdue {
+    fn report(&self) {
+        let Self {
+            name,
+            late,
+            interval,
+        } = self;
+        metrics::overdue(*name);
+        tracing::warn!(holding = %name, ?late, ?interval, "sweep overdue");
+    }
+}
+
+/// Asks a holding something, and takes a panic for no answer.
+fn calmly<T>(ask: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(ask)).ok()
+}
+
+// === impl Inner ===
+
+impl Inner {
+    /// Records a sweep out of turn, and moves the next one if the sweeper is not at it just now.
+    fn record(&self, id: table::Id, report: SweepReport, next: Next) {
+        let now = Instant::now();
+        let at = self.config.when(next, now);
+        let mut table = self.table.lock();
+        if table.is_sweeping(id) {
+            table.record(id, report, now);
+        } else {
+            table.finish(id, report, now, at);
+        }
+    }
+
+    fn check_overdue(&self, now: Instant) -> Vec<Overdue> {
+        let overdue = self.table.lock().newly_overdue(now);
+        overdue.iter().for_each(Overdue::report);
+        overdue
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // The sweeper waits on this with nothing but a weak reference.
+        self.wake.notify_one();
+    }
+}

@@ -1,0 +1,196 @@
+//! The task that sweeps, slice by slice.
+
+use super::{
+    Inner, RegistryConfig, SweepReport, metrics,
+    table::{Due, Id},
+};
+use crate::{Bounded, Name, Next, Removed, Step};
+use std::{
+    collections::VecDeque,
+    ops::ControlFlow,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Weak},
+    time::Duration,
+};
+use tokio::{sync::Notify, time::Instant};
+
+/// The shortest wait before a holding is swept again, so that one that asks for a time in the
+/// past cannot keep the sweeper spinning.
+pub(super) const LEAST_WAIT: Duration = Duration::from_millis(1);
+
+/// A sweep that says `More` this many times on end without dropping anything is ended.
+const MOST_IDLE_SLICES: u32 = 10_000;
+
+/// One sweep of one holding, under way.
+pub(super) struct Slices {
+    name: Name,
+    holding: Arc<dyn Bounded>,
+    started: Instant,
+    report: SweepReport,
+    idle_slices: u32,
+    next: Next,
+}
+
+/// Sweeps whatever is due until the registry is gone.
+pub(super) async fn run(registry: Weak<Inner>, wake: Arc<Notify>) {
+    let mut under_way: VecDeque<(Id, Slices)> = VecDeque::new();
+    let mut prune_at = Instant::now();
+    loop {
+        let wait_until = {
+            let Some(registry) = registry.upgrade() else {
+                return;
+            };
+            let now = Instant::now();
+            if prune_at <= now {
+                registry.forget_the_dead();
+                prune_at = now + registry.config.idle_interval;
+            }
+            registry.take_all_due(now, &mut under_way);
+            if let Some((id, mut slices)) = under_way.pop_front() {
+                match slices.next(&registry.config) {
+                    ControlFlow::Continue(()) => under_way.push_back((id, slices)),
+                    ControlFlow::Break(()) => registry.end(id, slices),
+                }
+            }
+            if under_way.is_empty() {
+                let due = registry.table.lock().next_due();
+                due.unwrap_or(prune_at).min(prune_at)
+            } else {
+                now
+            }
+            // The strong reference is dropped before the wait, so that the registry can go.
+        };
+        if under_way.is_empty() {
+            tokio::select! {
+                () = wake.notified() => {}
+                () = tokio::time::sleep_until(wait_until) => {}
+            }
+        } else {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+impl Slices {
+    pub(super) fn new(name: Name, holding: Arc<dyn Bounded>) -> Self {
+        Self {
+            name,
+            holding,
+            started: Instant::now(),
+            report: SweepReport::default(),
+            idle_slices: 0,
+            next: Next::Idle,
+        }
+    }
+
+    /// Does one slice, and says whether another is to follow.
+    pub(super) fn next(&mut self, config: &RegistryConfig) -> ControlFlow<()> {
+        let now = Instant::now();
+        // A holding repairs itself or not; either way it is asked again, and no state of ours
+        // was in its hands when it panicked.
+        let step = catch_unwind(AssertUnwindSafe(|| {
+            self.holding.sweep(now, config.sweep_budget)
+        }));
+        let end = Instant::now();
+        let took = end.saturating_duration_since(now);
+        self.report.slices += 1;
+        self.report.longest_slice = self.report.longest_slice.max(took);
+        self.report.elapsed = end.saturating_duration_since(self.started);
+        let Ok(Step { removed, next }) = step else {
+            self.report.panicked = true;
+            return ControlFlow::Break(());
+        };
+        self.report.removed += removed;
+        if next != Next::More {
+            self.next = next;
+            return ControlFlow::Break(());
+        }
+        self.idle_slices = if removed == Removed::NONE {
+            self.idle_slices + 1
+        } else {
+            0
+        };
+        if self.idle_slices >= MOST_IDLE_SLICES {
+            tracing::warn!(holding = %self.name, "sweep makes no headway; put off");
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Ends the sweep: logs it, counts it, and says what it did and when the next one is wanted.
+    pub(super) fn finish(self, config: &RegistryConfig) -> (SweepReport, Next) {
+        let Self {
+            name,
+            holding,
+            report,
+            next,
+            ..
+        } = self;
+        metrics::swept(name, &report);
+        let SweepReport {
+            removed,
+            slices,
+            elapsed,
+            ..
+        } = report;
+        if report.panicked {
+            let again = config.idle_interval;
+            tracing::error!(holding = %name, %removed, ?again, "holding panicked while swept");
+            return (report, next);
+        }
+        if removed == Removed::NONE {
+            tracing::debug!(holding = %name, slices, ?elapsed, "swept, nothing had expired");
+        } else {
+            let remaining = super::calmly(|| holding.usage()).map_or(0, |usage| usage.entries);
+            tracing::info!(holding = %name, %removed, slices, ?elapsed, remaining, "swept");
+        }
+        (report, next)
+    }
+}
+
+impl RegistryConfig {
+    /// When a holding that answered `next` is to be swept again.
+    pub(super) fn when(&self, next: Next, now: Instant) -> Instant {
+        match next {
+            Next::At(at) => at.max(now + LEAST_WAIT),
+            // `More` comes from a sweep that was given up.
+            Next::Idle | Next::More => now + self.idle_interval,
+        }
+    }
+}
+
+impl Inner {
+    fn take_all_due(&self, now: Instant, under_way: &mut VecDeque<(Id, Slices)>) {
+        loop {
+            // The lock is released before the next is taken: dropping a holding that died in
+            // between must not happen under it.
+            let taken = self.table.lock().take_due(now);
+            let Some(due) = taken else { break };
+            let Due {
+                id,
+                name,
+                holding,
+                overdue,
+            } = due;
+            if let Some(overdue) = overdue {
+                overdue.report();
+            }
+            under_way.push_back((id, Slices::new(name, holding)));
+        }
+    }
+
+    fn end(&self, id: Id, slices: Slices) {
+        let (report, next) = slices.finish(&self.config);
+        let now = Instant::now();
+        let at = self.config.when(next, now);
+        self.table.lock().finish(id, report, now, at);
+    }
+
+    fn forget_the_dead(&self) {
+        let names = self.table.lock().prune();
+        for name in names {
+            tracing::debug!(holding = %name, "last handle gone, forgotten");
+            metrics::forget(name);
+        }
+    }
+}

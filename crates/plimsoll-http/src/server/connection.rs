@@ -1,0 +1,270 @@
+//! One connection: what it is doing, and when it is closed.
+
+use super::{
+    Place, ServerConfig,
+    io::TrackedIo,
+    service::{ConnService, Cut, CutExecutor},
+};
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper_util::{rt::TokioIo, server::conn::auto};
+use plimsoll_core::{BoxError, Lifecycle, Phase};
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    task::Poll,
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
+use tower_service::Service;
+
+/// How long a connection that is being closed, without a request in flight, may take to send the
+/// rest of one or to say goodbye.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// No time: nothing has arrived.
+const NEVER: u64 = u64::MAX;
+
+/// What a connection is doing. Shared by its stream, its requests and its task.
+#[derive(Debug)]
+pub(super) struct Conn {
+    place: Place,
+    lifecycle: Lifecycle,
+    cut: Cut,
+    opened: Instant,
+    in_flight: AtomicUsize,
+    /// How many requests have begun.
+    begun: AtomicU64,
+    /// When the last request ended, in milliseconds since `opened`.
+    idle_since: AtomicU64,
+    /// When the first byte of the request head that is being read came, likewise.
+    head_since: AtomicU64,
+    http2: AtomicBool,
+}
+
+/// A request in flight on a connection. Dropping it is the end of the request.
+#[derive(Debug)]
+pub(super) struct InFlight(Arc<Conn>);
+
+/// Why a connection was closed by us.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Closed {
+    Idle,
+    HeadTimeout,
+    Cut,
+}
+
+/// What a connection waits for.
+enum Event<T> {
+    Ended(T),
+    Draining,
+    Cut,
+    Timer,
+}
+
+/// Serves one connection to its end.
+pub(super) async fn serve_connection<I, S, B>(
+    builder: Arc<auto::Builder<CutExecutor>>,
+    stream: I,
+    service: S,
+    conn: Conn,
+) where
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    let conn = Arc::new(conn);
+    let io = TokioIo::new(TrackedIo::new(stream, conn.clone()));
+    let service = ConnService::new(service, conn.clone());
+    let mut hyper = pin!(builder.serve_connection_with_upgrades(io, service));
+    let mut draining = pin!(conn.lifecycle.draining());
+    let mut cut = pin!(conn.cut.cancelled());
+    let mut timer = pin!(tokio::time::sleep(conn.config().head_timeout));
+    // Once set, the connection is to end, and does so at the latest when the timer fires.
+    let mut closing = false;
+    let mut drain_seen = false;
+    loop {
+        let event = std::future::poll_fn(|cx| {
+            // First, so that a request that has arrived is seen before its connection is closed.
+            if let Poll::Ready(result) = hyper.as_mut().poll(cx) {
+                return Poll::Ready(Event::Ended(result));
+            }
+            if cut.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Event::Cut);
+            }
+            if !drain_seen && draining.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Event::Draining);
+            }
+            // The first bytes of a head may have come in this poll, which bring the time nearer.
+            // A time that has become later is seen when the timer fires.
+            match conn.deadline() {
+                Some((deadline, _)) if !closing && deadline < timer.deadline() => {
+                    timer.as_mut().reset(deadline);
+                }
+                Some(_) | None => {}
+            }
+            timer.as_mut().poll(cx).map(|()| Event::Timer)
+        })
+        .await;
+        match event {
+            Event::Ended(result) => {
+                if let Err(error) = result {
+                    tracing::debug!(error = &*error as &dyn std::error::Error, "connection ended");
+                }
+                return;
+            }
+            Event::Cut => return conn.close_for(Closed::Cut),
+            Event::Draining => {
+                drain_seen = true;
+                closing = true;
+                // A connection that was accepted just now has a request on its way. Its answer
+                // will say that the connection closes.
+                if conn.begun.load(Relaxed) > 0 {
+                    hyper.as_mut().graceful_shutdown();
+                }
+                timer.as_mut().reset(Instant::now() + LINGER);
+            }
+            Event::Timer if closing => {
+                if conn.in_flight.load(Relaxed) == 0 {
+                    return;
+                }
+                // It ends with its requests, or with the cut.
+                hyper.as_mut().graceful_shutdown();
+                timer.as_mut().reset(Instant::now() + LINGER);
+            }
+            Event::Timer => match conn.deadline() {
+                None => timer
+                    .as_mut()
+                    .reset(Instant::now() + conn.config().idle_timeout),
+                Some((deadline, _)) if Instant::now() < deadline => {
+                    timer.as_mut().reset(deadline);
+                }
+                // The rest of a head will not come, so there is nothing to be graceful about.
+                Some((_, Closed::HeadTimeout)) => return conn.close_for(Closed::HeadTimeout),
+                Some((_, reason)) => {
+                    conn.close_for(reason);
+                    closing = true;
+                    hyper.as_mut().graceful_shutdown();
+                    timer.as_mut().reset(Instant::now() + LINGER);
+                }
+            },
+        }
+    }
+}
+
+impl Conn {
+    pub(super) fn new(place: Place, lifecycle: Lifecycle, cut: Cut) -> Self {
+        Self {
+            place,
+            lifecycle,
+            cut,
+            opened: Instant::now(),
+            in_flight: AtomicUsize::new(0),
+            begun: AtomicU64::new(0),
+            idle_since: AtomicU64::new(0),
+            head_since: AtomicU64::new(NEVER),
+            http2: AtomicBool::new(false),
+        }
+    }
+
+    /// Bytes have come in.
+    pub(super) fn received(&self, bytes: &[u8]) {
+        if bytes.is_empty() || self.in_flight.load(Relaxed) > 0 {
+            return;
+        }
+        if self.head_since.load(Relaxed) == NEVER {
+            // Only the preface of HTTP/2 begins with a method of this name (RFC 9113 §3.4). On
+            // such a connection bytes between requests are pings and the like, not heads.
+            if self.begun.load(Relaxed) == 0 && bytes.starts_with(b"PRI") {
+                self.http2.store(true, Relaxed);
+            }
+            self.head_since.store(self.now(), Relaxed);
+        }
+    }
+
+    /// When the connection is to be closed as it is now, and why. `None` while requests are in
+    /// flight.
+    fn deadline(&self) -> Option<(Instant, Closed)> {
+        if self.in_flight.load(Relaxed) > 0 {
+            return None;
+        }
+        let config = self.config();
+        let at = |millis: u64| self.opened + Duration::from_millis(millis);
+        let idle = || at(self.idle_since.load(Relaxed)) + config.idle_timeout;
+        if self.http2.load(Relaxed) {
+            return Some((idle(), Closed::Idle));
+        }
+        let head_since = match self.head_since.load(Relaxed) {
+            // The first head is due from the start.
+            _ if self.begun.load(Relaxed) == 0 => 0,
+            NEVER => return Some((idle(), Closed::Idle)),
+            since => since,
+        };
+        Some((at(head_since) + config.head_timeout, Closed::HeadTimeout))
+    }
+
+    fn config(&self) -> &ServerConfig {
+        &self.place.0.config
+    }
+
+    /// Counts that the connection is closed by us.
+    fn close_for(&self, closed: Closed) {
+        tracing::debug!(reason = closed.as_str(), "closing connection");
+        self.place.0.meters.closed_by_us(closed);
+    }
+
+    fn now(&self) -> u64 {
+        let since = Instant::now().saturating_duration_since(self.opened);
+        u64::try_from(since.as_millis()).unwrap_or(NEVER)
+    }
+}
+
+impl InFlight {
+    pub(super) fn begin(conn: &Arc<Conn>) -> Self {
+        conn.in_flight.fetch_add(1, Relaxed);
+        conn.begun.fetch_add(1, Relaxed);
+        conn.head_since.store(NEVER, Relaxed);
+        conn.place.0.in_flight.fetch_add(1, Relaxed);
+        Self(conn.clone())
+    }
+
+    /// Whether the service wants its clients to go elsewhere.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.0.lifecycle.phase() >= Phase::Leaving
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let conn = &*self.0;
+        // Written first, so that whoever sees no request in flight sees since when.
+        conn.idle_since.store(conn.now(), Relaxed);
+        conn.in_flight.fetch_sub(1, Relaxed);
+        let server = &*conn.place.0;
+        server.in_flight.fetch_sub(1, Relaxed);
+        server.finished.fetch_add(1, Relaxed);
+    }
+}
+
+impl Closed {
+    pub(super) const ALL: [Self; 3] = [Self::Idle, Self::HeadTimeout, Self::Cut];
+
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::HeadTimeout => "head_timeout",
+            Self::Cut => "cut",
+        }
+    }
+}

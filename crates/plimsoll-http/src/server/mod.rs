@@ -1,0 +1,410 @@
+//! An accept loop on hyper that bounds what a connection may take before a handler runs, and
+//! drains within the deadline of a [`Lifecycle`].
+//!
+//! # Bounds
+//!
+//! | bound | default | when it is met |
+//! |---|---|---|
+//! | connections | 8 192 | the new one is closed at once, and counted as refused |
+//! | bytes of a request head | 64 KiB | 431 (HTTP/1), the stream is reset (HTTP/2) |
+//! | time to read a request head | 10 s, from its first byte, or from the accept for the first | the connection is closed |
+//! | time without a request | 75 s | the connection is closed, HTTP/2 with GOAWAY |
+//! | concurrent HTTP/2 streams | 128 a connection | the client has to wait |
+//!
+//! A load balancer that is refused a connection tries another server, which it would not do for
+//! a 503.
+//!
+//! # Draining
+//!
+//! From the moment the service is [leaving](plimsoll_core::Phase::Leaving), HTTP/1 responses
+//! carry `Connection: close`. A client then knows not to send its next request on that connection,
+//! whereas an idle connection that is closed later may cross with a request on its way.
+//!
+//! When it is [draining](plimsoll_core::Phase::Draining), the server takes in what the kernel has
+//! already accepted for it, closes the listener, closes idle connections and sends GOAWAY on
+//! HTTP/2 ones. A connection without a request in flight has a second to send the rest of one.
+//! What is left when the drain phase ends is cut off.
+//!
+//! An upgraded connection belongs to whoever took it over. It keeps its place until it is dropped,
+//! but the server neither waits for it nor cuts it: end it when
+//! [`Lifecycle::draining`] does.
+//!
+//! | metric (feature `metrics`) | kind | labels |
+//! |---|---|---|
+//! | `plimsoll_connections_open` | gauge | `listener` |
+//! | `plimsoll_connections_accepted_total` | counter | `listener` |
+//! | `plimsoll_connections_refused_total` | counter | `listener` |
+//! | `plimsoll_connections_closed_total`, by us | counter | `listener`, `reason`: `idle`, `head_timeout`, `cut` |
+//! | `plimsoll_accept_errors_total` | counter | `listener` |
+
+mod connection;
+mod io;
+mod meters;
+mod service;
+
+use self::{
+    connection::{Conn, serve_connection},
+    meters::Meters,
+};
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper_util::{rt::TokioTimer, server::conn::auto};
+use plimsoll_core::{BoxError, Lifecycle, Name, lifecycle::DrainGuard};
+use std::{
+    fmt, io::Error, pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    task::Poll,
+    time::Duration,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
+use tower_service::Service;
+
+/// A server for one listener. Cloning gives another handle to the same one.
+///
+/// See the [module docs](self).
+#[derive(Clone, Debug)]
+pub struct Server {
+    shared: Arc<Shared>,
+}
+
+/// The settings of a [`Server`].
+#[derive(Clone, Copy, Debug)]
+#[must_use = "settings do nothing until a server is made with them"]
+pub struct ServerConfig {
+    max_connections: usize,
+    max_head_bytes: usize,
+    head_timeout: Duration,
+    idle_timeout: Duration,
+    max_streams: u32,
+}
+
+/// A setting of a [`Server`] is out of its range.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct InvalidServer {
+    field: &'static str,
+    value: Value,
+    expected: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Value {
+    Count(usize),
+    Time(Duration),
+}
+
+/// What the connections of a server share.
+#[derive(Debug)]
+struct Shared {
+    name: Name,
+    config: ServerConfig,
+    open: AtomicUsize,
+    refused: AtomicU64,
+    in_flight: AtomicUsize,
+    finished: AtomicU64,
+    meters: Meters,
+}
+
+/// One of the places for connections. Dropping it gives the place back.
+#[derive(Debug)]
+struct Place(Arc<Shared>);
+
+// === impl Server ===
+
+impl Server {
+    /// Makes a server, named for reports and metrics.
+    ///
+    /// # Errors
+    ///
+    /// When a setting is out of its range; the error names it.
+    pub fn new(name: impl Into<Name>, config: ServerConfig) -> Result<Self, InvalidServer> {
+        config.check()?;
+        let name = name.into();
+        Ok(Self {
+            shared: Arc::new(Shared {
+                name,
+                config,
+                open: AtomicUsize::new(0),
+                refused: AtomicU64::new(0),
+                in_flight: AtomicUsize::new(0),
+                finished: AtomicU64::new(0),
+                meters: Meters::new(name),
+            }),
+        })
+    }
+
+    /// How many connections are open, upgraded ones included.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.shared.open.load(Relaxed)
+    }
+
+    /// How many connections were refused because there were too many.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.shared.refused.load(Relaxed)
+    }
+
+    /// How many requests are in flight, from their head to the end of their response.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.shared.in_flight.load(Relaxed)
+    }
+
+    /// Serves until `lifecycle` has drained.
+    ///
+    /// The service is cloned for each request. An error of its closes the connection (HTTP/1) or
+    /// resets the stream (HTTP/2): put a [`RejectedToResponse`](crate::RejectedToResponse) around
+    /// a service that has any.
+    ///
+    /// Returns at once when `lifecycle` is draining already.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the listener and cuts every connection off.
+    pub async fn serve<S, B>(&self, listener: TcpListener, service: S, lifecycle: &Lifecycle)
+    where
+        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+        S::Future: Send,
+        S::Error: Into<BoxError>,
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        let Some(guard) = lifecycle.listener(self.shared.name) else {
+            return;
+        };
+        let builder = Arc::new(self.shared.config.builder(guard.cut_token()));
+        let mut connections = JoinSet::new();
+        let open = |connections: &mut JoinSet<()>, stream: TcpStream| {
+            let Some(place) = Place::take(&self.shared) else {
+                return;
+            };
+            // Responses are written whole, so waiting for more to send only adds latency.
+            let _ = stream.set_nodelay(true);
+            let conn = Conn::new(place, lifecycle.clone(), guard.cut_token());
+            connections.spawn(serve_connection(
+                builder.clone(),
+                stream,
+                service.clone(),
+                conn,
+            ));
+        };
+        loop {
+            tokio::select! {
+                biased;
+                () = guard.draining() => break,
+                Some(_) = connections.join_next() => {}
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => open(&mut connections, stream),
+                    Err(error) => self.shared.accept_failed(&error).await,
+                },
+            }
+        }
+        // A connection that the kernel has accepted would be reset with the listener.
+        while let Some(stream) = accept_now(&listener).await {
+            open(&mut connections, stream);
+        }
+        drop(listener);
+        self.drain(guard, connections).await;
+    }
+
+    async fn drain(&self, guard: DrainGuard, mut connections: JoinSet<()>) {
+        let before = self.shared.finished.load(Relaxed);
+        let finished = || self.shared.finished.load(Relaxed).saturating_sub(before);
+        let all_closed = async { while connections.join_next().await.is_some() {} };
+        tokio::select! {
+            biased;
+            () = all_closed => return guard.finish(finished(), 0),
+            () = guard.cut() => {}
+        }
+        let (finished, cut) = (finished(), self.shared.in_flight.load(Relaxed) as u64);
+        // Connections close themselves on the cut; one whose handler blocks cannot.
+        let all_closed = async { while connections.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(CUT_GRACE, all_closed).await;
+        guard.finish(finished, cut);
+    }
+}
+
+/// Takes a connection that is waiting to be accepted, if there is one.
+async fn accept_now(listener: &TcpListener) -> Option<TcpStream> {
+    let mut accept = pin!(listener.accept());
+    std::future::poll_fn(|cx| {
+        Poll::Ready(match accept.as_mut().poll(cx) {
+            Poll::Ready(Ok((stream, _))) => Some(stream),
+            Poll::Ready(Err(_)) | Poll::Pending => None,
+        })
+    })
+    .await
+}
+
+// === impl ServerConfig ===
+
+impl ServerConfig {
+    /// Sets how many connections may be open at a time.
+    ///
+    /// Defaults to 8 192. An idle connection takes about 10 KiB. Keep it below the process's limit
+    /// of open files.
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.max_connections = connections;
+        self
+    }
+
+    /// Sets how many bytes a request head may have, at least 8 192.
+    ///
+    /// Defaults to 65 536. It is also the largest read buffer of an HTTP/1 connection.
+    pub fn max_head_bytes(mut self, bytes: usize) -> Self {
+        self.max_head_bytes = bytes;
+        self
+    }
+
+    /// Sets how long a client may take to send a request head.
+    ///
+    /// Defaults to 10 seconds. It counts from the accept for the first request, and from its
+    /// first byte for later ones.
+    pub fn head_timeout(mut self, timeout: Duration) -> Self {
+        self.head_timeout = timeout;
+        self
+    }
+
+    /// Sets how long a connection may stay open without a request in flight.
+    ///
+    /// Defaults to 75 seconds. Behind a load balancer, make it longer than the balancer's own.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.idle_timeout = timeout;
+        self
+    }
+
+    /// Sets how many streams an HTTP/2 connection may have open at a time.
+    ///
+    /// Defaults to 128.
+    pub fn max_streams(mut self, streams: u32) -> Self {
+        self.max_streams = streams;
+        self
+    }
+
+    fn check(&self) -> Result<(), InvalidServer> {
+        let refuse = |field, value, expected| {
+            Err(InvalidServer {
+                field,
+                value,
+                expected,
+            })
+        };
+        if self.max_connections == 0 {
+            return refuse("max_connections", Value::Count(0), "at least 1");
+        }
+        // hyper panics below this.
+        if self.max_head_bytes < 8_192 {
+            let value = Value::Count(self.max_head_bytes);
+            return refuse("max_head_bytes", value, "at least 8192");
+        }
+        if self.max_head_bytes > 1 << 30 {
+            let value = Value::Count(self.max_head_bytes);
+            return refuse("max_head_bytes", value, "at most 1 GiB");
+        }
+        if self.max_streams == 0 {
+            return refuse("max_streams", Value::Count(0), "at least 1");
+        }
+        let times = [
+            ("head_timeout", self.head_timeout),
+            ("idle_timeout", self.idle_timeout),
+        ];
+        for (field, time) in times {
+            if time.is_zero() || time > MOST_WAIT {
+                let value = Value::Time(time);
+                return refuse(field, value, "more than 0 and at most 365 days");
+            }
+        }
+        Ok(())
+    }
+
+    fn builder(&self, cut: service::Cut) -> auto::Builder<service::CutExecutor> {
+        let mut builder = auto::Builder::new(service::CutExecutor(cut));
+        builder
+            .http1()
+            // Ours tells a slow head from an idle connection.
+            .header_read_timeout(None)
+            .max_buf_size(self.max_head_bytes);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(self.max_streams)
+            .max_header_list_size(u32::try_from(self.max_head_bytes).unwrap_or(u32::MAX))
+            // A peer that is gone without a word is noticed within the idle timeout.
+            .keep_alive_interval(Some(self.idle_timeout / 2))
+            .keep_alive_timeout(self.idle_timeout / 2);
+        builder
+    }
+}
+
+/// How long connections that are cut off may take to be dropped.
+const CUT_GRACE: Duration = Duration::from_millis(250);
+
+/// Longer waits make no sense, and some clocks cannot add them.
+const MOST_WAIT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            max_connections: 8_192,
+            max_head_bytes: 65_536,
+            head_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
+            max_streams: 128,
+        }
+    }
+}
+
+// === impl InvalidServer ===
+
+impl fmt::Display for InvalidServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is ", self.field)?;
+        match self.value {
+            Value::Count(count) => write!(f, "{count}")?,
+            Value::Time(time) => write!(f, "{time:?}")?,
+        }
+        write!(f, ": it must be {}", self.expected)
+    }
+}
+
+impl std::error::Error for InvalidServer {}
+
+// === impl Shared, Place ===
+
+impl Shared {
+    /// Waits before the next accept, since the usual cause, too many open files, lasts a while.
+    async fn accept_failed(&self, error: &Error) {
+        self.meters.accept_failed();
+        tracing::warn!(listener = %self.name, %error, "accept failed");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+impl Place {
+    fn take(shared: &Arc<Shared>) -> Option<Self> {
+        let most = shared.config.max_connections;
+        let more = |open: usize| (open < most).then_some(open + 1);
+        if shared.open.fetch_update(Relaxed, Relaxed, more).is_err() {
+            shared.refused.fetch_add(1, Relaxed);
+            shared.meters.refused();
+            return None;
+        }
+        shared.meters.opened();
+        Some(Self(shared.clone()))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Relaxed);
+        self.0.meters.closed();
+    }
+}

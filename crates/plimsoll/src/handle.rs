@@ -1,0 +1,238 @@
+use crate::{Config, StartError, error::Cause};
+use plimsoll_core::{
+    Holding, Lifecycle, Name, Registry,
+    lifecycle::SpawnError,
+    registry::RegisterError,
+};
+use std::sync::Arc;
+use tokio::{runtime::Handle, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+#[cfg(feature = "http")]
+use {
+    http::{Request, Response},
+    hyper::body::Incoming,
+    plimsoll_core::{BoxError, StopReport},
+    plimsoll_http::{EdgeLayer, Server},
+    tokio::net::TcpListener,
+    tower_service::Service,
+};
+#[cfg(feature = "admin")]
+use {
+    plimsoll_admin::{Control, ControlConfig},
+    std::net::SocketAddr,
+};
+
+/// A service kept afloat. Cloning gives another handle to the same one.
+///
+/// See the [crate docs](crate).
+#[derive(Clone, Debug)]
+pub struct Plimsoll {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    registry: Registry,
+    lifecycle: Lifecycle,
+    #[cfg(feature = "http")]
+    edge: EdgeLayer,
+    #[cfg(feature = "http")]
+    server: Server,
+    /// Its listeners answer until this is dropped, which is after the stop.
+    #[cfg(feature = "admin")]
+    control: Option<Control>,
+}
+
+impl Plimsoll {
+    /// Starts what all parts share: the sweeper, and the probe and admin listeners.
+    ///
+    /// The service is not ready until [`serve`](Self::serve) is called, or
+    /// [`Lifecycle::set_ready`] by services that serve by themselves.
+    ///
+    /// # Errors
+    ///
+    /// When a setting is out of its range, settings contradict each other, an address cannot be
+    /// listened on, or there is no Tokio runtime.
+    pub fn start(config: Config) -> Result<Self, StartError> {
+        let runtime = Handle::try_current().map_err(|_| Cause::NoRuntime)?;
+        let lifecycle = Lifecycle::with_config(config.lifecycle).map_err(Cause::Lifecycle)?;
+        let registry = Registry::with_config(config.registry);
+        // The recorder comes first: a metric handle made before it records nothing.
+        #[cfg(feature = "admin")]
+        let control = match config.control {
+            Some(control) => Some(start_control(control, &registry, &lifecycle)?),
+            None => None,
+        };
+        #[cfg(feature = "http")]
+        let server = Server::new(HTTP, config.server).map_err(Cause::Server)?;
+        // Not a task of the lifecycle: it sweeps until the registry is gone, holds nothing, and
+        // has nothing to end.
+        runtime.spawn(registry.sweeper());
+        Ok(Self {
+            inner: Arc::new(Inner {
+                registry,
+                lifecycle,
+                #[cfg(feature = "http")]
+                edge: EdgeLayer::new(),
+                #[cfg(feature = "http")]
+                server,
+                #[cfg(feature = "admin")]
+                control,
+            }),
+        })
+    }
+
+    /// Registers a holding under its own name, and gives the handle back.
+    ///
+    /// From now on it is swept, measured, shown, and closed at a stop; until its last handle is
+    /// dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`Registry::register`].
+    pub fn register<H: Holding>(&self, holding: H) -> Result<H, RegisterError> {
+        self.inner.registry.register(holding)
+    }
+
+    /// Spawns a named task, which should end when [`cancellation_token`](Self::cancellation_token)
+    /// is cancelled.
+    ///
+    /// # Errors
+    ///
+    /// As [`Lifecycle::spawn`].
+    ///
+    /// # Panics
+    ///
+    /// When called outside a Tokio runtime.
+    #[track_caller]
+    pub fn spawn<F>(
+        &self,
+        name: impl Into<Name>,
+        future: F,
+    ) -> Result<JoinHandle<F::Output>, SpawnError>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        self.inner.lifecycle.spawn(name, future)
+    }
+
+    /// A token that is cancelled when tasks should end, after the last request was answered.
+    #[must_use]
+    pub fn cancellation_token(&self) -> CancellationToken {
+        self.inner.lifecycle.cancellation_token()
+    }
+
+    /// Everything that holds memory.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.inner.registry
+    }
+
+    /// The tasks and the phases of a stop. For another server than [`serve`](Self::serve), hold a
+    /// [listener's guard](Lifecycle::listener) while it runs, and call
+    /// [`Lifecycle::stop_on_signal`] beside it.
+    #[must_use]
+    pub fn lifecycle(&self) -> &Lifecycle {
+        &self.inner.lifecycle
+    }
+
+    /// The one layer to put around a service, outermost. Every call gives the same layer.
+    #[cfg(feature = "http")]
+    #[must_use]
+    pub fn layer(&self) -> EdgeLayer {
+        self.inner.edge.clone()
+    }
+
+    /// The server that [`serve`](Self::serve) runs, for its counts.
+    #[cfg(feature = "http")]
+    #[must_use]
+    pub fn server(&self) -> &Server {
+        &self.inner.server
+    }
+
+    /// Asks for a stop from inside the program, as SIGTERM does from outside.
+    pub fn request_stop(&self) {
+        self.inner.lifecycle.request_stop();
+    }
+
+    /// Serves until SIGTERM, SIGINT or [`request_stop`](Self::request_stop), then stops: drains,
+    /// closes holdings, ends tasks. A second signal aborts.
+    ///
+    /// Returns within the stop timeout. A handler that blocks its thread outlives that, and would
+    /// keep the runtime from being dropped: end the process with [`std::process::exit`] and
+    /// [`StopReport::exit_code`] if there may be any.
+    ///
+    /// # Errors
+    ///
+    /// When signal handlers cannot be installed. Nothing has been served then.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future cuts every connection off, and leaves the stop where it was.
+    #[cfg(feature = "http")]
+    pub async fn serve<S, B>(
+        &self,
+        listener: TcpListener,
+        service: S,
+    ) -> Result<Arc<StopReport>, BoxError>
+    where
+        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+        S::Future: Send,
+        S::Error: Into<BoxError>,
+        B: http_body::Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        let Inner {
+            registry,
+            lifecycle,
+            server,
+            ..
+        } = &*self.inner;
+        let mut serving = std::pin::pin!(server.serve(listener, service, lifecycle));
+        let mut stopping = std::pin::pin!(lifecycle.stop_on_signal(registry));
+        lifecycle.set_ready();
+        // The server ends while the stop goes on, never the other way round.
+        let report = tokio::select! {
+            biased;
+            report = &mut stopping => report,
+            () = &mut serving => stopping.await,
+        };
+        Ok(report?)
+    }
+}
+
+#[cfg(feature = "admin")]
+impl Plimsoll {
+    /// Where the admin listener is; the port is the real one where 0 was asked for.
+    #[must_use]
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.inner.control.as_ref()?.admin_addr()
+    }
+
+    /// Where the probe listener is; the port is the real one where 0 was asked for.
+    #[must_use]
+    pub fn probe_addr(&self) -> Option<SocketAddr> {
+        self.inner.control.as_ref()?.probe_addr()
+    }
+}
+
+/// The name of the service's own listener in reports and metrics.
+#[cfg(feature = "http")]
+const HTTP: Name = Name::from_static("http");
+
+#[cfg(feature = "admin")]
+fn start_control(
+    config: ControlConfig,
+    registry: &Registry,
+    lifecycle: &Lifecycle,
+) -> Result<Control, Cause> {
+    let metrics = match plimsoll_admin::install_recorder() {
+        Ok(metrics) => Some(metrics),
+        Err(error) => {
+            tracing::warn!(%error, "metrics are not served");
+            None
+        }
+    };
+    Control::start(config, registry.clone(), lifecycle.clone(), metrics).map_err(Cause::Control)
+}

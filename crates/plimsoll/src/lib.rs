@@ -1,0 +1,53 @@
+//! Plimsoll keeps an async service inside its memory limit, and ends it without losing work.
+//!
+//! This is the one crate a service adds. [`Plimsoll::start`] sets up what every part shares: the
+//! [`Registry`] of all that holds memory with its sweeper, the [`Lifecycle`] with its named
+//! tasks, and the probe and admin listeners. [`Plimsoll::layer`] is the one layer to put around a
+//! service, and [`Plimsoll::serve`] runs it until it is told to stop.
+//!
+//! ```no_run
+//! use plimsoll::{Config, Plimsoll};
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), plimsoll::BoxError> {
+//!     let plimsoll = Plimsoll::start(Config::new())?;
+//!     let app = axum::Router::new()
+//!         .route("/", axum::routing::get(|| async { "hello" }))
+//!         .layer(plimsoll.layer());
+//!     let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
+//!     let report = plimsoll.serve(listener, app).await?; // until SIGTERM
+//!     println!("{report}");
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Features
+//!
+//! | feature | what it adds | default |
+//! |---|---|---|
+//! | `admin` | probe and admin listeners, and the metrics they serve | yes |
+//! | `axum` | labels requests by the route that axum has matched | yes |
+//! | `http` | the edge layer and the server | yes |
+//! | `metrics` | `plimsoll_*` metrics through the `metrics` facade; `admin` implies it | yes |
+
+mod config;
+mod error;
+mod handle;
+
+pub use self::{config::Config, error::StartError, handle::Plimsoll};
+#[cfg(feature = "admin")]
+pub use plimsoll_admin::ControlConfig;
+pub use plimsoll_core::{
+    Bounded, BoxError, BoxFuture, Clock, CloseReport, Holding, Lifecycle, LifecycleConfig, Name,
+    Next, Phase, Pressure, Registry, RegistryConfig, RejectReason, Rejected, RemovalReason,
+    Removed, Step, StopReason, StopReport, Totals, Usage, lifecycle, registry,
+};
+#[cfg(feature = "http")]
+pub use plimsoll_http::{
+    Edge, EdgeLayer, EndpointLabel, RejectedToResponse, Server, ServerConfig, edge, reject, server,
+};
+
+/// The examples of the README, compiled.
+#[cfg(all(doctest, feature = "admin", feature = "http"))]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

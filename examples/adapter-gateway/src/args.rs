@@ -1,0 +1,142 @@
+//! The command line.
+
+use clap::Parser;
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+const WORKSPACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/adapter-gateway");
+
+const LONGEST: Duration = Duration::from_secs(60 * 60);
+const LONGEST_DELAY: Duration = Duration::from_secs(20);
+
+/// Answers questions about a folder of markdown through several adapters at once.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub struct Args {
+    /// Where to serve questions; port 0 takes a free one.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
+
+    /// Where to serve the administration pages; port 0 takes a free one.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8081")]
+    pub admin: SocketAddr,
+
+    /// Folder whose README.md and docs/**/*.md are searched.
+    #[arg(long, value_name = "DIR", default_value = WORKSPACE)]
+    pub docs: PathBuf,
+
+    /// Folder for the search database, created if absent.
+    #[arg(long, value_name = "DIR", default_value = DATA)]
+    pub data: PathBuf,
+
+    /// How long to go on serving after a SIGTERM, so that load balancers look elsewhere first.
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_delay)]
+    pub drain_delay: Duration,
+
+    /// Ask questions of itself for this long, then stop (30s, 500ms, 2m, or plain seconds).
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub load: Option<Duration>,
+}
+
+/// Parses `500ms`, `30s`, `2m`, `1h`, or plain seconds, more than 0 and up to one hour.
+///
+/// # Errors
+///
+/// Says what was expected, for anything else.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let duration = parse(text)?;
+    if duration.is_zero() || LONGEST < duration {
+        return Err("out of range; use more than 0 and at most 1h".into());
+    }
+    Ok(duration)
+}
+
+/// Parses a duration that may be 0, and has to leave some of the time a stop may take.
+fn parse_delay(text: &str) -> Result<Duration, String> {
+    let delay = parse(text)?;
+    if LONGEST_DELAY < delay {
+        return Err("out of range; use at most 20s".into());
+    }
+    Ok(delay)
+}
+
+fn parse(text: &str) -> Result<Duration, String> {
+    let (digits, unit) = match text.find(|c: char| !c.is_ascii_digit()) {
+        Some(at) => text.split_at(at),
+        None => (text, "s"),
+    };
+    let millis_per_unit = match unit {
+        "ms" => Some(1),
+        "s" => Some(1_000),
+        "m" => Some(60_000),
+        "h" => Some(3_600_000),
+        _ => None,
+    };
+    Ok(digits
+        .parse::<u64>()
+        .ok()
+        .zip(millis_per_unit)
+        .map(|(count, millis)| Duration::from_millis(count.saturating_mul(millis)))
+        .ok_or("not a duration; write for example 30s, 500ms, 2m, or 30 for seconds")?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn durations_are_read_with_and_without_a_unit() {
+        for (text, millis) in [
+            ("500ms", 500),
+            ("30s", 30_000),
+            ("30", 30_000),
+            ("2m", 120_000),
+            ("1h", 3_600_000),
+            ("3600", 3_600_000),
+        ] {
+            let expected = Duration::from_millis(millis);
+            assert_eq!(parse_duration(text), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_duration_is_refused_with_an_example() {
+        for text in [
+            "",
+            "s",
+            "-1",
+            "+5s",
+            "1.5s",
+            "5 s",
+            "5S",
+            "5d",
+            "5s ",
+            "٣s",
+            "99999999999999999999s",
+        ] {
+            let error = parse_duration(text).unwrap_err();
+            assert!(error.contains("30s"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn durations_out_of_range_are_refused_with_the_range() {
+        for text in ["0", "0ms", "3601", "61m", "18446744073709551615h"] {
+            let error = parse_duration(text).unwrap_err();
+            assert!(error.contains("at most 1h"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_delay_may_be_zero_and_has_its_own_end() {
+        assert_eq!(parse_delay("0"), Ok(Duration::ZERO));
+        assert_eq!(parse_delay("20s"), Ok(LONGEST_DELAY));
+        assert!(parse_delay("21s").unwrap_err().contains("at most 20s"));
+    }
+
+    #[test]
+    fn command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+}

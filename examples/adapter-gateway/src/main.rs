@@ -1,0 +1,145 @@
+//! Run with
+//!
+//! ```sh
+//! cargo run --release -p adapter-gateway
+//! ```
+
+use adapter_gateway::{
+    BoxError,
+    adapters::{Adapter, Adapters},
+    api::{self, Gateway},
+    args::Args,
+    chroma::Chroma,
+    corpus::Corpus,
+    flaky::Flaky,
+    load,
+    sql::Sql,
+    vector::{self, Index},
+};
+use clap::Parser as _;
+use plimsoll::{Config, ControlConfig, LifecycleConfig, Phase, Plimsoll};
+use std::{
+    fmt,
+    io::{self, Write as _},
+    net::{Ipv4Addr, SocketAddr},
+    process,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{join, net::TcpListener, task};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+#[tokio::main]
+async fn main() {
+    let args = Args::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .init();
+    let code = run(args).await.unwrap_or_else(|error| {
+        eprintln!("adapter-gateway: {error}");
+        1
+    });
+    // Not by returning: the runtime would wait for a handler that blocks its thread.
+    process::exit(code.into());
+}
+
+async fn run(args: Args) -> Result<u8, BoxError> {
+    let (listen, admin, load) = (args.listen, args.admin, args.load);
+    // Nobody else sends requests while the service loads itself.
+    let drain_delay = load.map_or(args.drain_delay, |_| Duration::ZERO);
+    let config = Config::new()
+        .lifecycle(LifecycleConfig::default().drain_delay(drain_delay))
+        .control(ControlConfig::new().admin_addr(admin));
+    let plimsoll = Plimsoll::start(config).map_err(|error| format!("--admin {admin}: {error}"))?;
+    let listener = TcpListener::bind(listen)
+        .await
+        .map_err(|error| refused("--listen", listen, error, "choose another port, or 0"))?;
+    let listening = listener.local_addr()?;
+    // Reading and indexing take a moment and block.
+    let (sql, index) = task::spawn_blocking(move || prepare(&args)).await??;
+
+    let vector_listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let chroma = Chroma::new(vector_listener.local_addr()?)?;
+    let flaky = Arc::new(Flaky::default());
+    let known: [Arc<dyn Adapter>; 3] = [Arc::new(sql), Arc::new(chroma), flaky.clone()];
+    let adapters = Adapters::new(known);
+    let app = api::router(Gateway { adapters, flaky });
+
+    // The last requests still need the vector service. Tasks end after the listener has drained.
+    let vector = vector::serve(vector_listener, index, plimsoll.cancellation_token());
+    plimsoll.spawn("vector-service", vector)?;
+    let load = match load {
+        Some(duration) => {
+            let asker = load::Asker::new(listening)?;
+            Some(plimsoll.spawn("load", drive(duration, asker, plimsoll.clone()))?)
+        }
+        None => None,
+    };
+    announce(listening, plimsoll.admin_addr())?;
+    let report = plimsoll.serve(listener, app.layer(plimsoll.layer())).await?;
+    if let Some(load) = load {
+        writeln!(io::stdout(), "{}", load.await?)?;
+    }
+    writeln!(io::stdout(), "{report}")?;
+    Ok(report.exit_code())
+}
+
+/// Runs the load until the service is told to stop, and stops it at the end.
+async fn drive(duration: Duration, asker: load::Asker, plimsoll: Plimsoll) -> load::Summary {
+    let ask = move |question| asker.clone().ask(question);
+    let told = CancellationToken::new();
+    let mut phase = plimsoll.lifecycle().watch_phase();
+    let leaving = phase.wait_for(|phase| Phase::Leaving <= *phase);
+    let (summary, _) = join!(
+        async {
+            let summary = load::run(duration, told.clone(), ask).await;
+            plimsoll.request_stop();
+            summary
+        },
+        async {
+            let _ = leaving.await;
+            told.cancel();
+        },
+    );
+    summary
+}
+
+/// Reads the corpus and makes both kinds of index of it.
+fn prepare(args: &Args) -> Result<(Sql, Arc<Index>), BoxError> {
+    let docs = args.docs.display();
+    let corpus = Corpus::read(&args.docs)
+        .map_err(|error| refused("--docs", docs, error, "name a folder that has some"))?;
+    let data = args.data.display();
+    let sql = Sql::open(&args.data, &corpus).map_err(|error| {
+        let error = format!("no database can be made there ({error})");
+        refused("--data", data, error, "name a folder that can be written")
+    })?;
+    Ok((sql, Arc::new(Index::new(corpus))))
+}
+
+fn refused(
+    flag: &str,
+    value: impl fmt::Display,
+    error: impl fmt::Display,
+    remedy: &str,
+) -> BoxError {
+    format!("{flag} {value}: {error}; {remedy}").into()
+}
+
+fn announce(listening: SocketAddr, admin: Option<SocketAddr>) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    let admin = admin.map_or_else(|| String::from("nowhere"), |addr| format!("http://{addr}"));
+    write!(
+        out,
+        r#"listening on http://{listening}
+admin on {admin}
+curl http://{listening}/ask --json '{{"question": "How does the service stop?"}}'
+curl http://{listening}/demo/faults --json '{{"mode": "flaky"}}'
+curl {admin}/api/v1/holdings
+"#
+    )?;
+    out.flush()
+}
