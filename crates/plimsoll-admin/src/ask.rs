@@ -92,8 +92,18 @@ mod tests {
         while asker.slot.available_permits() == 0 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(asker.ask(|| 1).await, Some(1));
-        assert_eq!(asker.ask(|| 2).await, Some(2));
+        // Forgotten: who comes during the next one waits for its turn.
+        let (release, wait) = mpsc::channel::<()>();
+        let first = asker.ask(move || wait.recv().is_err());
+        let second = async {
+            tokio::task::yield_now().await;
+            assert_eq!(asker.slot.available_permits(), 0);
+            let second = asker.ask(|| 2);
+            let release = async { drop(release) };
+            tokio::join!(biased; second, release).0
+        };
+        let answers = tokio::join!(biased; first, second);
+        assert_eq!(answers, (Some(true), Some(2)));
     }
 
     #[tokio::test]

@@ -25,8 +25,8 @@ pub(crate) struct Origin {
 }
 
 impl Authority {
-    /// Reads `host` or `host:port`. User information, an empty port, an IPv6 zone, and a dot at
-    /// the end are taken for malformed: no browser needs them here, and attacks do.
+    /// Reads `host` or `host:port`. User information, an empty port and an IPv6 zone are taken
+    /// for malformed: no browser needs them here, and attacks do.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let (host, port) = match text.strip_prefix('[') {
             Some(rest) => {
@@ -50,7 +50,7 @@ impl Authority {
 impl Host {
     fn parse_name(name: &str) -> Option<Self> {
         let is_plain = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.');
-        if name.is_empty() || name.ends_with('.') || !name.bytes().all(is_plain) {
+        if name.is_empty() || !name.bytes().all(is_plain) {
             return None;
         }
         Some(match name.parse::<Ipv4Addr>() {

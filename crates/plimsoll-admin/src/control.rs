@@ -1,14 +1,12 @@
 use crate::{
-    api,
-    config::{ControlConfig, Plan},
-    error::{BindError, ControlError},
-    guard::{self, Guard},
-    probe, problem,
+    config::ControlConfig,
+    error::ControlError,
     serve::{Shutdown, ended, serve_listener},
     shared::Shared,
+    site::Site,
     telemetry, upkeep,
 };
-use axum::{Router, middleware};
+use axum::Router;
 use metrics_exporter_prometheus::PrometheusHandle;
 use plimsoll_core::{Lifecycle, Registry};
 use std::{
@@ -52,14 +50,6 @@ pub struct Control {
     thread: thread::JoinHandle<()>,
 }
 
-/// One address and what it serves.
-#[derive(Debug)]
-struct Site {
-    listener: TcpListener,
-    probe: bool,
-    admin: bool,
-}
-
 impl Control {
     /// Binds the listeners and starts their thread. With no listener, the thread still keeps up
     /// the recorder and reports overdue sweeps.
@@ -81,7 +71,7 @@ impl Control {
     ) -> Result<Self, ControlError> {
         let main = Handle::try_current().map_err(|_| ControlError::NoRuntime)?;
         let plan = config.plan()?;
-        let sites = bind(&plan)?;
+        let sites = Site::bind(&plan)?;
         let addr = |wanted: fn(&Site) -> bool| {
             let site = sites.iter().find(|site| wanted(site));
             site.and_then(|site| site.listener.local_addr().ok())
@@ -91,7 +81,7 @@ impl Control {
         let shared = Arc::new(Shared::new(registry, lifecycle, metrics, main));
         let guard = Arc::new(plan.guard);
         let sites = sites.into_iter().map(|site| {
-            let router = router(&site, &shared, &guard);
+            let router = site.router(&shared, &guard);
             (site.listener, router)
         });
         let sites = sites.collect();
@@ -162,59 +152,6 @@ impl Control {
         // An error means that the runtime is ending, and nobody is left to wait.
         let _ = spawn_blocking(join).await;
     }
-}
-
-fn bind(plan: &Plan) -> Result<Vec<Site>, BindError> {
-    let mut sites = Vec::new();
-    if let Some(addr) = plan.admin {
-        let probe = plan.probe == plan.admin;
-        let listener = if probe { "probe and admin" } else { "admin" };
-        sites.push(Site {
-            listener: listen(listener, "admin_addr", addr)?,
-            probe,
-            admin: true,
-        });
-    }
-    if let Some(addr) = plan.probe
-        && plan.probe != plan.admin
-    {
-        sites.push(Site {
-            listener: listen("probe", "probe_addr", addr)?,
-            probe: true,
-            admin: false,
-        });
-    }
-    Ok(sites)
-}
-
-fn listen(
-    listener: &'static str,
-    field: &'static str,
-    addr: SocketAddr,
-) -> Result<TcpListener, BindError> {
-    let bound = TcpListener::bind(addr).and_then(|bound| {
-        bound.set_nonblocking(true)?;
-        Ok(bound)
-    });
-    bound.map_err(|source| BindError {
-        listener,
-        field,
-        addr,
-        source,
-    })
-}
-
-fn router(site: &Site, shared: &Arc<Shared>, guard: &Arc<Guard>) -> Router {
-    let mut router = if site.admin {
-        let guard = middleware::from_fn_with_state(guard.clone(), guard::guard);
-        api::router(shared.clone()).layer(guard)
-    } else {
-        Router::new().fallback(problem::not_found)
-    };
-    if site.probe {
-        router = router.merge(probe::router(shared.clone()));
-    }
-    router.layer(middleware::map_response(problem::with_headers))
 }
 
 /// The thread, from its start to its end.

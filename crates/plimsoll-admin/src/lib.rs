@@ -73,6 +73,7 @@ mod problem;
 mod recorder;
 mod serve;
 mod shared;
+mod site;
 mod telemetry;
 #[cfg(test)]
 mod tests;

@@ -98,22 +98,28 @@ mod tests {
     };
     use tokio::{sync::oneshot, time::Instant};
 
-    async fn serve() -> (SocketAddr, watch::Sender<()>) {
+    async fn bind() -> (SocketAddr, TcpListener) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap();
+        (listener.local_addr().unwrap(), listener)
+    }
+
+    fn serve(listener: TcpListener) -> watch::Sender<()> {
         let (shutdown, ended) = watch::channel(());
         let router = Router::new().route("/", axum::routing::get(async || "ok"));
         tokio::spawn(serve_listener(listener, router, ended));
-        (addr, shutdown)
+        shutdown
     }
 
     /// Sends `head` and nothing else, and reads until the server hangs up.
-    async fn hang_on(addr: SocketAddr, head: &'static str) -> (Duration, String) {
+    async fn hang_on(head: &str) -> (Duration, String) {
+        let (addr, listener) = bind().await;
+        // Sent before the connection is accepted: the clock does not wait for the network.
+        let mut client = Client::connect(addr).unwrap();
+        client.write_all(head.as_bytes()).unwrap();
         let start = Instant::now();
+        let _shutdown = serve(listener);
         let (answer_tx, answer) = oneshot::channel();
         thread::spawn(move || {
-            let mut client = Client::connect(addr).unwrap();
-            client.write_all(head.as_bytes()).unwrap();
             let mut text = String::new();
             client.read_to_string(&mut text).unwrap();
             answer_tx.send(text).unwrap();
@@ -124,13 +130,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_head_that_does_not_come_and_an_idle_connection_are_cut() {
-        let (addr, _shutdown) = serve().await;
         for (head, answers) in [
             ("GET / HTTP/1.1\r\nHost: loc", false),
             ("", false),
             ("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", true),
         ] {
-            let (took, text) = hang_on(addr, head).await;
+            let (took, text) = hang_on(head).await;
             assert!(
                 took >= HEAD_TIMEOUT && took < 2 * HEAD_TIMEOUT,
                 "{head:?}: {took:?}"
@@ -160,7 +165,8 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn one_connection_too_many_waits_until_another_ends() {
-        let (addr, _shutdown) = serve().await;
+        let (addr, listener) = bind().await;
+        let _shutdown = serve(listener);
         let connect = |_| Client::connect(addr).unwrap();
         let mut clients: Vec<_> = (0..MAX_CONNECTIONS).map(connect).collect();
         for client in &mut clients {

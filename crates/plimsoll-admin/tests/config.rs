@@ -1,4 +1,5 @@
 //! What is wrong with the settings, in words.
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 
 mod support;
 

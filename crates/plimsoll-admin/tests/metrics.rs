@@ -1,4 +1,5 @@
 //! Scrapes, with the recorder of the process.
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 
 mod support;
 

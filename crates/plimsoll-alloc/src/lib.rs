@@ -1,7 +1,7 @@
 //! Allocators that know what the process holds.
 //!
 //! [`CountingAllocator`] counts live bytes and calls for a whole process. It is meant for tests
-//! and benchmarks: its counters are shared by all threads, which costs two atomic additions a
+//! and benchmarks: its counters are shared by all threads, which costs three atomic additions a
 //! call.
 //!
 //! ```

@@ -1,5 +1,6 @@
 //! Medians and the like.
 
+use hdrhistogram::Histogram;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -38,6 +39,14 @@ pub fn max(values: impl IntoIterator<Item = f64>) -> f64 {
 #[must_use]
 pub fn min(values: impl IntoIterator<Item = f64>) -> f64 {
     values.into_iter().fold(f64::INFINITY, f64::min)
+}
+
+/// An empty histogram of three digits. It has room for a minute in nanoseconds from the start: one
+/// that grows would not do so when it is recorded to with saturation.
+#[expect(clippy::missing_panics_doc, reason = "the bounds are constants")]
+#[must_use]
+pub fn histogram() -> Histogram<u64> {
+    Histogram::new_with_max(60_000_000_000, 3).expect("a minute and three digits are in range")
 }
 
 /// A duration in microseconds.

@@ -74,11 +74,7 @@ impl Suite {
 
     /// Adds a case of two threads, each pinned to a CPU. `work` is told which of the two it is,
     /// and how many operations to do.
-    pub fn double(
-        &mut self,
-        name: &str,
-        work: impl Fn(usize, u64) + Sync + 'static,
-    ) -> &mut Case {
+    pub fn double(&mut self, name: &str, work: impl Fn(usize, u64) + Sync + 'static) -> &mut Case {
         self.case(format!("{name} 2T"), Work::Double(Box::new(work)))
     }
 

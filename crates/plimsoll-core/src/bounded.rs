@@ -44,8 +44,8 @@ pub trait Bounded: Send + Sync + 'static {
 
     /// Ends it: flushes, answers whoever waits, and frees the rest before `deadline`.
     ///
-    /// A future that is not done at `deadline` is dropped, and what the holding then still has is
-    /// reported as lost. Closing a closed holding does nothing.
+    /// A future that is not done at `deadline` is dropped, and what a holding that must flush then
+    /// still has is reported as lost. Closing a closed holding does nothing.
     fn close(self: Arc<Self>, deadline: Instant) -> BoxFuture<'static, CloseReport>;
 }
 

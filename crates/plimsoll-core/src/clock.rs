@@ -1,4 +1,8 @@
+use std::time::Duration;
 use tokio::time::Instant;
+
+/// Stands for ever: as far ahead as Tokio's own timers look.
+const FAR: Duration = Duration::from_secs(30 * 365 * 86_400);
 
 /// Tells time in nanoseconds, at the least cost the machine allows.
 ///
@@ -62,6 +66,11 @@ impl Default for Clock {
     }
 }
 
+/// `now + wait`, which for a wait like [`Duration::MAX`] is a moment that never comes.
+pub(crate) fn after(now: Instant, wait: Duration) -> Instant {
+    now + wait.min(FAR)
+}
+
 #[cold]
 fn paused_ticks(origin: Instant) -> u64 {
     let since = Instant::now().saturating_duration_since(origin);
@@ -92,7 +101,6 @@ fn tokio_is_paused() -> bool {
 )]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn agrees_with_the_operating_system_to_a_thousandth() {
@@ -108,7 +116,10 @@ mod tests {
         let least = inner.elapsed().as_nanos() as f64;
         let ticks = clock.ticks().saturating_sub(start) as f64;
         let most = outer.elapsed().as_nanos() as f64;
-        assert!(least * 0.999 <= ticks, "{ticks} ticks in at least {least} ns");
+        assert!(
+            least * 0.999 <= ticks,
+            "{ticks} ticks in at least {least} ns"
+        );
         assert!(ticks <= most * 1.001, "{ticks} ticks in at most {most} ns");
     }
 

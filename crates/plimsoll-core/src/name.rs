@@ -159,6 +159,10 @@ mod tests {
         }
         assert_eq!(interner.intern("one too many"), Name::OVERFLOW);
         assert_eq!(interner.overflowed, 1);
-        assert_eq!(interner.intern("0").as_str(), "0", "known names still resolve");
+        assert_eq!(
+            interner.intern("0").as_str(),
+            "0",
+            "known names still resolve"
+        );
     }
 }

@@ -90,7 +90,8 @@ impl Rejected {
     #[must_use]
     pub fn retry_after_seconds(&self) -> Option<u64> {
         let wait = self.retry_after?;
-        Some((wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1))
+        let round_up = u64::from(wait.subsec_nanos() > 0);
+        Some(wait.as_secs().saturating_add(round_up).max(1))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     Bounded, BoxFuture, CloseReport, Holding, RemovalReason, Removed, Step, Totals, Usage,
-    sync::Mutex,
+    clock::after, sync::Mutex,
 };
 pub use plimsoll_alloc::CountingAllocator;
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -64,7 +64,7 @@ impl FakeHolding {
 
     /// Inserts `count` entries that expire together.
     pub fn insert(&self, count: u64) {
-        let expires = Instant::now() + self.inner.time_to_live;
+        let expires = after(Instant::now(), self.inner.time_to_live);
         let mut state = self.inner.state.lock();
         state.runs.push_back((expires, count));
         state.held += count;
@@ -132,7 +132,10 @@ impl Bounded for Fake {
         }
         let removed = Removed::expired(budget as u64 - left);
         match state.runs.front() {
-            None => Step { removed, ..Step::idle() },
+            None => Step {
+                removed,
+                ..Step::idle()
+            },
             Some(_) if due(&state) => Step::more(removed),
             Some((expires, _)) => Step::at(removed, *expires),
         }
@@ -152,7 +155,10 @@ impl Bounded for Fake {
         if wanted > budget as u64 {
             Step::more(removed)
         } else {
-            Step { removed, ..Step::idle() }
+            Step {
+                removed,
+                ..Step::idle()
+            }
         }
     }
 
@@ -220,7 +226,9 @@ pub fn assert_balanced(holding: &impl Holding) {
 /// Outside a Tokio runtime.
 #[must_use]
 pub fn alive_tasks() -> usize {
-    tokio::runtime::Handle::current().metrics().num_alive_tasks()
+    tokio::runtime::Handle::current()
+        .metrics()
+        .num_alive_tasks()
 }
 
 /// Asserts that the tasks of the current runtime return to `start` once those that are done had
@@ -236,7 +244,10 @@ pub async fn assert_tasks_return_to(start: usize) {
         }
         tokio::task::yield_now().await;
     }
-    panic!("{} tasks are alive, {start} were at the start", alive_tasks());
+    panic!(
+        "{} tasks are alive, {start} were at the start",
+        alive_tasks()
+    );
 }
 
 /// Asserts that `work` leaves no more than `slack` bytes behind, once it has run `warm_up` times.

@@ -39,9 +39,9 @@ pub mod reject;
 #[cfg(feature = "server")]
 pub mod server;
 
+#[cfg(feature = "server")]
+pub use self::server::{Server, ServerConfig};
 pub use self::{
     edge::{Edge, EdgeLayer, EndpointLabel},
     reject::RejectedToResponse,
 };
-#[cfg(feature = "server")]
-pub use self::server::{Server, ServerConfig};

@@ -184,7 +184,11 @@ where
         let this = self.project();
         match this.inner.as_pin_mut() {
             Some(inner) => inner.poll_frame(cx),
-            None => Poll::Ready(this.document.take().map(|data| Ok(Frame::data(data.into())))),
+            None => Poll::Ready(
+                this.document
+                    .take()
+                    .map(|data| Ok(Frame::data(data.into()))),
+            ),
         }
     }
 
@@ -214,8 +218,7 @@ fn problem(error: &BoxError) -> Response<Bytes> {
         return respond(StatusCode::INTERNAL_SERVER_ERROR, &document);
     };
     let reason = rejected.reason();
-    let status =
-        StatusCode::from_u16(reason.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+    let status = StatusCode::from_u16(reason.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
     let document = serde_json::json!({
         "type": "about:blank",
         "title": status.canonical_reason(),

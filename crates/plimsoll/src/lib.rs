@@ -47,7 +47,19 @@ pub use plimsoll_http::{
     Edge, EdgeLayer, EndpointLabel, RejectedToResponse, Server, ServerConfig, edge, reject, server,
 };
 
-/// The examples of the README, compiled.
-#[cfg(all(doctest, feature = "admin", feature = "http"))]
-#[doc = include_str!("../../../README.md")]
-struct Readme;
+/// The examples of the README and the guide, compiled.
+#[cfg(all(doctest, feature = "admin", feature = "axum", feature = "http"))]
+mod documents {
+    #[doc = include_str!("../../../README.md")]
+    struct Readme;
+    #[doc = include_str!("../../../docs/guide/admin.md")]
+    struct Admin;
+    #[doc = include_str!("../../../docs/guide/axum.md")]
+    struct Axum;
+    #[doc = include_str!("../../../docs/guide/hyper.md")]
+    struct Hyper;
+    #[doc = include_str!("../../../docs/guide/shutdown.md")]
+    struct Shutdown;
+    #[doc = include_str!("../../../docs/architecture.md")]
+    struct Architecture;
+}

@@ -16,7 +16,8 @@ pub const MAX_PASSAGE_CHARS: usize = 800;
 // All passages stay in memory, so their number and size have limits.
 const MAX_FILES: usize = 2_000;
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
-const MAX_PASSAGES: usize = 20_000;
+/// The most passages a corpus has.
+pub const MAX_PASSAGES: usize = 20_000;
 
 /// A piece of text and where it stands.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -50,10 +50,6 @@ async fn run(args: Args) -> Result<u8, BoxError> {
     let (listen, admin, load) = (args.listen, args.admin, args.load);
     // Nobody else sends requests while the service loads itself.
     let drain_delay = load.map_or(args.drain_delay, |_| Duration::ZERO);
-    let config = Config::new()
-        .lifecycle(LifecycleConfig::default().drain_delay(drain_delay))
-        .control(ControlConfig::new().admin_addr(admin));
-    let plimsoll = Plimsoll::start(config).map_err(|error| format!("--admin {admin}: {error}"))?;
     let listener = TcpListener::bind(listen)
         .await
         .map_err(|error| refused("--listen", listen, error, "choose another port, or 0"))?;
@@ -61,6 +57,11 @@ async fn run(args: Args) -> Result<u8, BoxError> {
     // Reading and indexing take a moment and block.
     let (sql, index) = task::spawn_blocking(move || prepare(&args)).await??;
 
+    let config = Config::new()
+        .lifecycle(LifecycleConfig::default().drain_delay(drain_delay))
+        .control(ControlConfig::new().admin_addr(admin));
+    let plimsoll = Plimsoll::start(config).map_err(|error| format!("--admin {admin}: {error}"))?;
+    let index = plimsoll.register(index)?;
     let vector_listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let chroma = Chroma::new(vector_listener.local_addr()?)?;
     let flaky = Arc::new(Flaky::default());

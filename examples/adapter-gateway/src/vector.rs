@@ -2,13 +2,14 @@
 //! the way Chroma is.
 
 use crate::{
-    corpus::Corpus,
+    corpus::{Corpus, MAX_PASSAGES},
     text::{stable_hash, words},
 };
 use axum::{Json, Router, extract::State, routing::post};
+use plimsoll::{Bounded, BoxFuture, CloseReport, Removed, Step, Totals, Usage};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, sync::Arc};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 /// Words that share a bucket count as the same word, so there are many more
@@ -28,6 +29,8 @@ pub struct Index {
     vectors: Vec<Vector>,
     /// In how many passages each bucket occurs.
     frequencies: BTreeMap<u64, u32>,
+    /// Heap bytes of the texts and vectors.
+    bytes: usize,
 }
 
 /// The body of `POST /api/v1/query`.
@@ -70,9 +73,22 @@ impl Index {
             corpus,
             vectors: Vec::new(),
             frequencies,
+            bytes: 0,
         };
         index.vectors = counts.iter().map(|counts| index.weigh(counts)).collect();
+        index.bytes = index.measure();
         index
+    }
+
+    fn measure(&self) -> usize {
+        let texts = self.corpus.passages().iter();
+        let texts: usize = texts.map(|p| p.text.capacity() + p.source.capacity()).sum();
+        let vectors: usize = self.vectors.iter().map(Vec::capacity).sum();
+        texts
+            + size_of_val(self.corpus.passages())
+            + size_of_val(&*self.vectors)
+            + vectors * size_of::<(u64, f32)>()
+            + self.frequencies.len() * size_of::<(u64, u32)>()
     }
 
     /// Finds the passages nearest to the text; those without a common word are
@@ -114,6 +130,32 @@ impl Index {
             *x /= length;
         }
         vector
+    }
+}
+
+/// What the index holds is fixed: nothing expires, nothing is expendable. Being
+/// registered, it still shows up with its size next to everything else.
+impl Bounded for Index {
+    fn name(&self) -> &'static str {
+        "vector-index"
+    }
+
+    fn usage(&self) -> Usage {
+        Usage::new(self.vectors.len() as u64, self.bytes as u64)
+            .with_max_entries(MAX_PASSAGES as u64)
+    }
+
+    fn totals(&self) -> Totals {
+        Totals::new(self.vectors.len() as u64, Removed::NONE)
+    }
+
+    fn sweep(&self, _now: Instant, _budget: usize) -> Step {
+        Step::idle()
+    }
+
+    fn close(self: Arc<Self>, _deadline: Instant) -> BoxFuture<'static, CloseReport> {
+        // The vector service still has it, and frees it when it ends.
+        Box::pin(async { CloseReport::default() })
     }
 }
 
@@ -191,6 +233,15 @@ mod tests {
         let result = query(&index, "the drain", 5);
         assert_eq!(result.documents[0], "drain queue");
         assert!(result.distances.is_sorted());
+    }
+
+    #[test]
+    fn the_holding_tells_passages_and_bytes() {
+        let index = index(&["the cache", "the limit"]);
+        let usage = index.usage();
+        assert_eq!(usage.entries, 2);
+        assert!(usage.bytes > 2 * "the cache".len() as u64);
+        assert!(index.totals().balance(usage.entries));
     }
 
     #[test]

@@ -79,19 +79,25 @@ fn what_keeps_it_from_starting_is_said_in_one_line() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap();
     let listen = "--listen=127.0.0.1:0";
+    let admin = "--admin=127.0.0.1:0";
     for (args, flag, remedy) in [
         (
-            [&*format!("--listen={taken}"), &docs, &data],
+            [listen, &*format!("--admin={taken}"), &docs, &data],
+            format!("--admin {taken}: "),
+            "the port is in use",
+        ),
+        (
+            [&*format!("--listen={taken}"), admin, &docs, &data],
             format!("--listen {taken}: "),
             "choose another port, or 0",
         ),
         (
-            [listen, &format!("--docs={root}/docs"), &data],
+            [listen, admin, &format!("--docs={root}/docs"), &data],
             format!("--docs {root}/docs: "),
             "README.md or docs/**/*.md",
         ),
         (
-            [listen, &docs, &format!("--data={root}/README.md/data")],
+            [listen, admin, &docs, &format!("--data={root}/README.md/data")],
             format!("--data {root}/README.md/data: "),
             "name a folder that can be written",
         ),

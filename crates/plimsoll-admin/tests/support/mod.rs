@@ -12,21 +12,21 @@ use std::{
 use tokio::time::Instant;
 
 #[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     head: String,
-    pub body: String,
+    pub(crate) body: String,
 }
 
 impl Answer {
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().skip(1).find_map(|line| {
             let (key, value) = line.split_once(':')?;
             key.eq_ignore_ascii_case(name).then(|| value.trim())
         })
     }
 
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         assert_eq!(
             self.header("content-type"),
             Some("application/json"),
@@ -36,7 +36,7 @@ impl Answer {
     }
 
     /// Asserts a problem document, and returns its detail.
-    pub fn problem(&self, status: u16, title: &str) -> String {
+    pub(crate) fn problem(&self, status: u16, title: &str) -> String {
         assert_eq!(self.status, status, "{self:?}");
         assert_eq!(
             self.header("content-type"),
@@ -51,13 +51,13 @@ impl Answer {
 }
 
 /// Sends `text` as it is, and reads until the listener hangs up.
-pub fn send(addr: SocketAddr, text: &str) -> Answer {
+pub(crate) fn send(addr: SocketAddr, text: &str) -> Answer {
     let mut stream = TcpStream::connect(addr).unwrap();
     stream.write_all(text.as_bytes()).unwrap();
     read(stream)
 }
 
-pub fn read(mut stream: TcpStream) -> Answer {
+pub(crate) fn read(mut stream: TcpStream) -> Answer {
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").expect("a whole head");
@@ -68,24 +68,24 @@ pub fn read(mut stream: TcpStream) -> Answer {
     }
 }
 
-pub fn ask(addr: SocketAddr, method: &str, path: &str, headers: &str) -> Answer {
+pub(crate) fn ask(addr: SocketAddr, method: &str, path: &str, headers: &str) -> Answer {
     let head = format!("{method} {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n");
     send(addr, &format!("{head}{headers}\r\n"))
 }
 
-pub fn get(addr: SocketAddr, path: &str) -> Answer {
+pub(crate) fn get(addr: SocketAddr, path: &str) -> Answer {
     ask(addr, "GET", path, "")
 }
 
-pub fn post(addr: SocketAddr, path: &str) -> Answer {
+pub(crate) fn post(addr: SocketAddr, path: &str) -> Answer {
     ask(addr, "POST", path, "")
 }
 
-pub fn any_port() -> SocketAddr {
+pub(crate) fn any_port() -> SocketAddr {
     ([127, 0, 0, 1], 0).into()
 }
 
-pub fn start(
+pub(crate) fn start(
     registry: &Registry,
     lifecycle: &Lifecycle,
     metrics: Option<PrometheusHandle>,
@@ -96,22 +96,22 @@ pub fn start(
     (control, addr)
 }
 
-/// A holding that waits for `lock` when it is asked what it holds, or panics.
+/// A holding that waits for `lock` when it is asked what it holds or swept, or panics.
 #[derive(Debug)]
-pub struct Odd {
+pub(crate) struct Odd {
     name: &'static str,
-    pub lock: Mutex<()>,
+    pub(crate) lock: Mutex<()>,
     asked: mpsc::Sender<()>,
     panics: bool,
 }
 
 impl Odd {
     /// A holding that can be made to hang, and who tells when it is asked.
-    pub fn hanging(name: &'static str) -> (Arc<Self>, mpsc::Receiver<()>) {
+    pub(crate) fn hanging(name: &'static str) -> (Arc<Self>, mpsc::Receiver<()>) {
         Self::new(name, false)
     }
 
-    pub fn panicking(name: &'static str) -> Arc<Self> {
+    pub(crate) fn panicking(name: &'static str) -> Arc<Self> {
         Self::new(name, true).0
     }
 
@@ -125,6 +125,12 @@ impl Odd {
         };
         (Arc::new(holding), receiver)
     }
+
+    fn answer(&self) {
+        assert!(!self.panics, "told to");
+        let _ = self.asked.send(());
+        drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner));
+    }
 }
 
 impl Bounded for Odd {
@@ -133,9 +139,7 @@ impl Bounded for Odd {
     }
 
     fn usage(&self) -> Usage {
-        assert!(!self.panics, "told to");
-        let _ = self.asked.send(());
-        drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner));
+        self.answer();
         Usage::new(1, 100).with_max_entries(4)
     }
 
@@ -144,7 +148,7 @@ impl Bounded for Odd {
     }
 
     fn sweep(&self, _now: Instant, _budget: usize) -> Step {
-        assert!(!self.panics, "told to");
+        self.answer();
         Step::idle()
     }
 

@@ -33,7 +33,9 @@ fn add<T>(suite: &mut Suite, name: &str, read: impl Fn() -> T + Clone + Sync + '
             black_box(read());
         }
     };
-    suite.single(name, many.clone()).versus("std Instant::now 1T");
+    suite
+        .single(name, many.clone())
+        .versus("std Instant::now 1T");
     suite
         .double(name, move |_, reads| many(reads))
         .versus("std Instant::now 2T");

@@ -34,7 +34,7 @@ fn main() -> Result<(), Error> {
     // The edge takes its handles from the recorder when an endpoint is first asked for, so what
     // has been asked before there is a recorder stays without.
     let unrecorded = EdgeLayer::new().layer(Hello);
-    let unrecorded_router = router().layer(EdgeLayer::new());
+    let unrecorded_router = router().layer(EdgeLayer::new()).with_state(());
     drive(&unrecorded, 1);
     drive(&unrecorded_router, 1);
 
@@ -46,12 +46,24 @@ fn main() -> Result<(), Error> {
     cases.add("tower", "no-op layer", NoOpLayer.layer(Hello));
     cases.add("tower", "edge, no recorder", unrecorded);
     cases.add("tower", "edge, recorder", EdgeLayer::new().layer(Hello));
-    cases.add("axum", "bare", router());
-    cases.add("axum", "no-op layer", router().layer(NoOpLayer));
+    cases.add("axum", "bare", router().with_state(()));
+    cases.add(
+        "axum",
+        "no-op layer",
+        router().layer(NoOpLayer).with_state(()),
+    );
     cases.add("axum", "edge, no recorder", unrecorded_router);
-    cases.add("axum", "edge, recorder", router().layer(EdgeLayer::new()));
-    let naive = axum::middleware::from_fn(naive_metrics);
-    cases.add("axum", "naive metrics", router().layer(naive));
+    let edge = router().layer(EdgeLayer::new());
+    cases.add("axum", "edge, recorder", edge.with_state(()));
+    let naive = router().layer(axum::middleware::from_fn(naive_metrics));
+    cases.add("axum", "naive metrics", naive.with_state(()));
+    cases.add(
+        "axum without with_state",
+        "no-op layer",
+        router().layer(NoOpLayer),
+    );
+    let edge = router().layer(EdgeLayer::new());
+    cases.add("axum without with_state", "edge, recorder", edge);
     cases.suite.run()
 }
 

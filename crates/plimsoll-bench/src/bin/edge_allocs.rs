@@ -19,7 +19,7 @@ const REQUESTS: u64 = 100_000;
 
 fn main() -> Result<(), Error> {
     let unrecorded = EdgeLayer::new().layer(Hello);
-    let unrecorded_router = router().layer(EdgeLayer::new());
+    let unrecorded_router = router().layer(EdgeLayer::new()).with_state(());
     drive(&unrecorded, 1);
     drive(&unrecorded_router, 1);
     let recorder = install_recorder()?;
@@ -42,16 +42,25 @@ fn main() -> Result<(), Error> {
     report("tower: edge, recorder", allocations(&edge), no_op);
     recorder.run_upkeep();
 
-    let no_op = allocations(&router().layer(NoOpLayer));
-    report("axum: bare", allocations(&router()), no_op);
+    let no_op = allocations(&router().layer(NoOpLayer).with_state(()));
+    report("axum: bare", allocations(&router().with_state(())), no_op);
     report("axum: no-op layer", no_op, no_op);
     let unrecorded = allocations(&unrecorded_router);
     report("axum: edge, no recorder", unrecorded, no_op);
-    let edge = router().layer(EdgeLayer::new());
+    let edge = router().layer(EdgeLayer::new()).with_state(());
     report("axum: edge, recorder", allocations(&edge), no_op);
     recorder.run_upkeep();
-    let naive = router().layer(axum::middleware::from_fn(naive_metrics));
+    let naive = axum::middleware::from_fn(naive_metrics);
+    let naive = router().layer(naive).with_state(());
     report("axum: naive metrics", allocations(&naive), no_op);
+    recorder.run_upkeep();
+
+    let no_op = allocations(&router().layer(NoOpLayer));
+    report("axum without with_state: no-op layer", no_op, no_op);
+    let edge = router().layer(EdgeLayer::new());
+    let edge = allocations(&edge);
+    report("axum without with_state: edge, recorder", edge, no_op);
+    recorder.run_upkeep();
 
     let sample = metrics::histogram!("one_sample_seconds");
     let before = ALLOCATOR.allocations();

@@ -25,20 +25,25 @@ mod report;
 mod signal;
 mod tasks;
 
+use self::tasks::Tasks;
 pub use self::{
     report::{Drained, StopReport},
     signal::StopSignals,
     tasks::{TaskCounts, TaskGroup},
 };
-use self::tasks::Tasks;
-use crate::{Name, Registry, sync::Mutex};
+use crate::{Name, Registry, clock::after, sync::Mutex};
+use pin_project_lite::pin_project;
 use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    convert::Infallible,
     fmt, io,
     panic::Location,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU8, Ordering::Relaxed},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 use tokio::{
@@ -157,8 +162,18 @@ struct Stopping {
 
 #[derive(Debug, Default)]
 struct Listeners {
-    open: usize,
+    /// How many are open of each name.
+    open: BTreeMap<Name, usize>,
     drained: Vec<Drained>,
+}
+
+pin_project! {
+    /// A task's future. The guard is dropped after it, polled or not.
+    struct Tracked<F> {
+        #[pin]
+        future: F,
+        guard: TaskGuard,
+    }
 }
 
 /// Takes a task out of the table when its future is dropped: done, aborted, panicked, unpolled.
@@ -166,6 +181,9 @@ struct TaskGuard {
     inner: Arc<Inner>,
     id: u64,
     name: Name,
+    /// Whether the future is being polled, and so is what panics if the guard is dropped then. A
+    /// task may also be dropped by a thread that panics for another reason.
+    in_poll: bool,
 }
 
 // === impl Lifecycle ===
@@ -273,11 +291,9 @@ impl Lifecycle {
             inner: self.inner.clone(),
             id,
             name,
+            in_poll: false,
         };
-        let task = tokio::spawn(async move {
-            let _guard = guard;
-            future.await
-        });
+        let task = tokio::spawn(Tracked { future, guard });
         if let Some(abort) = self.inner.tasks.attach(id, task.abort_handle()) {
             abort.abort();
         }
@@ -344,7 +360,7 @@ impl Lifecycle {
         if self.inner.draining.is_cancelled() {
             return None;
         }
-        listeners.open += 1;
+        *listeners.open.entry(name).or_default() += 1;
         drop(listeners);
         Some(DrainGuard {
             inner: self.inner.clone(),
@@ -371,7 +387,7 @@ impl Lifecycle {
     }
 
     /// Ends a stop under way at once: connections are cut, holdings are not flushed any further,
-    /// tasks are aborted. A stop that begins later ends the same way.
+    /// tasks are aborted. What is cut or aborted has half a second to be dropped. A stop that begins later ends the same way.
     pub fn abort(&self) {
         self.inner.aborted.cancel();
     }
@@ -409,11 +425,11 @@ impl Lifecycle {
             let second = signals.recv().await;
             tracing::warn!(reason = %second, "second signal, aborting");
             self.abort();
-            std::future::pending().await
+            std::future::pending::<Infallible>().await
         };
         Ok(tokio::select! {
             report = self.stop(registry, reason) => report,
-            () = abort_on_signal => unreachable!("pending for ever"),
+            never = abort_on_signal => match never {},
         })
     }
 
@@ -434,12 +450,14 @@ impl Lifecycle {
 
     /// Walks through the phases of a stop, and reports.
     ///
-    /// Called a second time, it waits for the first and returns the same report.
+    /// Called a second time, it waits for the first and returns the same report. A task spawned
+    /// by [`spawn`](Self::spawn) must not call it, for it would wait for itself.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future leaves the stop in the phase it was in. Calling it again goes on from
-    /// there, with the deadline of the first call.
+    /// there, with the deadline of the first call; holdings that were being closed are dropped and
+    /// not reported.
     pub async fn stop(&self, registry: &Registry, reason: StopReason) -> Arc<StopReport> {
         let mut done = self.inner.stop.lock().await;
         if let Some(report) = &*done {
@@ -474,7 +492,8 @@ impl LifecycleConfig {
 
     /// Sets how long a stop may take from the request to the end, drain delay included.
     ///
-    /// Defaults to 25 seconds: orchestrators commonly kill after 30.
+    /// Defaults to 25 seconds: orchestrators commonly kill after 30. A task that blocks its
+    /// thread, and so cannot be dropped when it is aborted, may add half a second.
     pub fn stop_timeout(mut self, timeout: Duration) -> Self {
         self.stop_timeout = timeout;
         self
@@ -616,12 +635,12 @@ impl DrainGuard {
 impl Drop for DrainGuard {
     fn drop(&mut self) {
         let mut listeners = self.inner.listeners.lock();
-        listeners.open -= 1;
+        listeners.close(self.drained.name);
         // A listener that ends while the service runs has nothing to tell the report.
         if self.inner.draining.is_cancelled() {
             listeners.drained.push(self.drained);
         }
-        let last = listeners.open == 0;
+        let last = listeners.open.is_empty();
         drop(listeners);
         if last {
             self.inner.no_listeners.notify_waiters();
@@ -629,15 +648,44 @@ impl Drop for DrainGuard {
     }
 }
 
-// === impl TaskGuard ===
+// === impl Listeners ===
+
+impl Listeners {
+    fn close(&mut self, name: Name) {
+        if let Entry::Occupied(mut open) = self.open.entry(name) {
+            *open.get_mut() -= 1;
+            if *open.get() == 0 {
+                open.remove();
+            }
+        }
+    }
+
+    /// What each listener that is done did, and how many of each name are not.
+    fn tell(&mut self) -> (Vec<Drained>, BTreeMap<Name, usize>) {
+        (std::mem::take(&mut self.drained), self.open.clone())
+    }
+}
+
+// === impl Tracked, TaskGuard ===
+
+impl<F: Future> Future for Tracked<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        this.guard.in_poll = true;
+        let poll = this.future.poll(cx);
+        this.guard.in_poll = false;
+        poll
+    }
+}
 
 impl Drop for TaskGuard {
     fn drop(&mut self) {
-        let panicked = std::thread::panicking();
-        if panicked {
+        if self.in_poll {
             tracing::error!(task = %self.name, "task panicked");
         }
-        if self.inner.tasks.finish(self.id, panicked) {
+        if self.inner.tasks.finish(self.id, self.in_poll) {
             self.inner.no_tasks.notify_waiters();
         }
     }
@@ -648,15 +696,17 @@ impl Drop for TaskGuard {
 impl Inner {
     /// Goes to `phase` unless the service is past it.
     fn advance(&self, phase: Phase) {
-        self.phase.send_if_modified(|now| {
+        let advanced = self.phase.send_if_modified(|now| {
             let advances = *now < phase;
             if advances {
                 *now = phase;
                 self.phase_now.store(phase as u8, Relaxed);
-                tracing::debug!(%phase, "phase");
             }
             advances
         });
+        if advanced {
+            tracing::debug!(%phase, "phase");
+        }
     }
 
     async fn drain(&self, reason: StopReason) {
@@ -664,10 +714,10 @@ impl Inner {
 
         // ## (Starting | Running) => Leaving
         self.advance(Phase::Leaving);
-        let serves = self.listeners.lock().open > 0;
-        if serves && reason != StopReason::Interrupt {
-            self.until(started + self.config.drain_delay, std::future::pending())
-                .await;
+        // A stop that goes on after its future was dropped may be past this.
+        if reason != StopReason::Interrupt && !self.draining.is_cancelled() {
+            let leave_by = after(started, self.config.drain_delay);
+            self.until(leave_by, self.no_listeners()).await;
         }
 
         // ## Leaving => Draining
@@ -681,7 +731,8 @@ impl Inner {
             .await;
         self.cut.cancel();
         // Not `until`: connections have to be dropped after an abort, too.
-        let _ = timeout_at(Instant::now() + DROP_GRACE, self.no_listeners()).await;
+        let cut_by = Instant::now() + drop_grace(deadline);
+        let _ = timeout_at(cut_by, self.no_listeners()).await;
     }
 
     async fn stop(&self, registry: &Registry, reason: StopReason) -> StopReport {
@@ -689,7 +740,6 @@ impl Inner {
         if !self.cut.is_cancelled() {
             self.drain(reason).await;
         }
-        let drained = std::mem::take(&mut self.listeners.lock().drained);
 
         // ## Draining => Closing
         self.advance(Phase::Closing);
@@ -700,20 +750,23 @@ impl Inner {
         self.advance(Phase::Cancelling);
         let alive = self.tasks.close();
         self.cancelled.cancel();
-        let grace = DROP_GRACE.min(deadline.saturating_duration_since(Instant::now()) / 2);
-        let abort_at = deadline.checked_sub(grace).unwrap_or(deadline);
+        let abort_at = deadline
+            .checked_sub(drop_grace(deadline))
+            .unwrap_or(deadline);
         self.until(abort_at, self.no_tasks()).await;
 
         // ## Cancelling => Stopped
         let stragglers = self.abort_tasks().await;
         self.advance(Phase::Stopped);
         let aborted_tasks: usize = stragglers.values().sum();
+        let (drained, still_open) = self.listeners.lock().tell();
         StopReport {
             reason,
             elapsed: Instant::now().saturating_duration_since(started),
             timeout: self.config.stop_timeout,
             aborted: self.aborted.is_cancelled(),
             drained,
+            still_open,
             holdings,
             tasks_ended: alive.saturating_sub(aborted_tasks),
             stragglers,
@@ -726,7 +779,7 @@ impl Inner {
             let started = Instant::now();
             Stopping {
                 started,
-                deadline: started + self.config.stop_timeout,
+                deadline: after(started, self.config.stop_timeout),
             }
         })
     }
@@ -741,8 +794,8 @@ impl Inner {
         }
     }
 
-    async fn abort_tasks(&self) -> std::collections::BTreeMap<Name, usize> {
-        let mut stragglers = std::collections::BTreeMap::new();
+    async fn abort_tasks(&self) -> BTreeMap<Name, usize> {
+        let mut stragglers = BTreeMap::new();
         for (name, abort) in self.tasks.abort_all() {
             *stragglers.entry(name).or_insert(0) += 1;
             if let Some(abort) = abort {
@@ -762,7 +815,7 @@ impl Inner {
     }
 
     async fn no_listeners(&self) {
-        until_true(&self.no_listeners, || self.listeners.lock().open == 0).await;
+        until_true(&self.no_listeners, || self.listeners.lock().open.is_empty()).await;
     }
 }
 
@@ -778,6 +831,11 @@ async fn until_true(changed: &Notify, mut condition: impl FnMut() -> bool) {
         }
         notified.await;
     }
+}
+
+/// How long to wait for what was cut or aborted to be dropped: half of what is left at the most.
+fn drop_grace(deadline: Instant) -> Duration {
+    DROP_GRACE.min(deadline.saturating_duration_since(Instant::now()) / 2)
 }
 
 /// The moment at which `share` of the time until `deadline` has passed.

@@ -19,6 +19,8 @@ pub struct StopReport {
     pub aborted: bool,
     /// What each listener did.
     pub drained: Vec<Drained>,
+    /// The listeners that did not end even when they were cut, by name, with how many of each.
+    pub still_open: BTreeMap<Name, usize>,
     /// What became of each holding.
     pub holdings: Vec<ClosedHolding>,
     /// How many tasks ended by themselves once they were cancelled.
@@ -45,6 +47,7 @@ impl StopReport {
     pub fn is_clean(&self) -> bool {
         !self.aborted
             && self.stragglers.is_empty()
+            && self.still_open.is_empty()
             && self.drained.iter().all(|drained| drained.cut == 0)
             && self.holdings.iter().all(|held| held.report.is_clean())
     }
@@ -79,6 +82,9 @@ impl fmt::Display for StopReport {
                 "\n  {name}: {finished} requests finished while draining, {cut} cut off"
             )?;
         }
+        for (name, count) in &self.still_open {
+            write!(f, "\n  {name}: {count} did not end, left behind")?;
+        }
         let sum = |count: fn(&ClosedHolding) -> u64| self.holdings.iter().map(count).sum::<u64>();
         write!(
             f,
@@ -98,7 +104,11 @@ impl fmt::Display for StopReport {
             }
         }
         let aborted: usize = self.stragglers.values().sum();
-        write!(f, "\n  tasks: {} ended, {aborted} aborted", self.tasks_ended)?;
+        write!(
+            f,
+            "\n  tasks: {} ended, {aborted} aborted",
+            self.tasks_ended
+        )?;
         for (name, count) in &self.stragglers {
             write!(f, "\n    {name}: {count} aborted")?;
         }

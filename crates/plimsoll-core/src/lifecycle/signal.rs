@@ -11,6 +11,8 @@ pub struct StopSignals {
     terminate: tokio::signal::unix::Signal,
     #[cfg(unix)]
     interrupt: tokio::signal::unix::Signal,
+    #[cfg(windows)]
+    interrupt: tokio::signal::windows::CtrlC,
 }
 
 impl StopSignals {
@@ -32,8 +34,10 @@ impl StopSignals {
                 interrupt: signal(SignalKind::interrupt())?,
             })
         }
-        #[cfg(not(unix))]
-        Ok(Self {})
+        #[cfg(windows)]
+        Ok(Self {
+            interrupt: tokio::signal::windows::ctrl_c()?,
+        })
     }
 
     /// Waits for the next signal.
@@ -49,10 +53,10 @@ impl StopSignals {
             // Both streams end only with the runtime.
             else => std::future::pending().await,
         }
-        #[cfg(not(unix))]
-        match tokio::signal::ctrl_c().await {
-            Ok(()) => StopReason::Interrupt,
-            Err(_) => std::future::pending().await,
+        #[cfg(windows)]
+        match self.interrupt.recv().await {
+            Some(()) => StopReason::Interrupt,
+            None => std::future::pending().await,
         }
     }
 }

@@ -11,10 +11,10 @@
 //! | `plimsoll_holding_inserted_total` | counter | `holding` |
 //! | `plimsoll_holding_removed_total` | counter | `holding`, `reason` |
 
-#[cfg(feature = "metrics")]
-pub(super) use enabled::{forget, overdue, publish, swept};
 #[cfg(not(feature = "metrics"))]
 pub(super) use disabled::{forget, overdue, swept};
+#[cfg(feature = "metrics")]
+pub(super) use enabled::{forget, overdue, publish, swept};
 
 #[cfg(feature = "metrics")]
 mod enabled {

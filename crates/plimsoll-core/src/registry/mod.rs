@@ -1,8 +1,8 @@
 //! Who holds memory, and the one sweeper that serves them all.
 //!
 //! Holdings are registered once, by a unique name. The registry keeps a weak reference, so that
-//! dropping the last handle forgets the holding; one that [must flush](Bounded::must_flush) is
-//! kept alive until [`Registry::close`].
+//! dropping the last handle forgets the holding; one that
+//! [must flush](crate::Bounded::must_flush) is kept alive until [`Registry::close`].
 //!
 //! # Sweeping
 //!
@@ -13,8 +13,9 @@
 //! longer than one slice takes.
 //!
 //! A sweep is *overdue* when it is late by more than its interval (and by more than a second).
-//! [`Registry::check_overdue`] reports each case once; the sweeper calls it, and so should a
-//! thread of its own, because a sweeper whose runtime is blocked cannot report itself.
+//! Each case is reported once: by the sweeper when it comes late, or before that by
+//! [`Registry::check_overdue`]. A thread of its own should call that one, because a sweeper whose
+//! runtime is blocked cannot report itself.
 //!
 //! A holding that panics is counted, logged, and swept again after the idle interval. The others
 //! do not notice.
@@ -33,16 +34,19 @@ use self::{
     sweeper::Slices,
     table::{Listed, Table},
 };
-use crate::{
-    Bounded, CloseReport, Holding, Name, Next, Removed, Totals, Usage, sync::Mutex,
-};
+use crate::{CloseReport, Holding, Name, Next, Removed, Totals, Usage, sync::Mutex};
 use std::{
+    collections::HashMap,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::Duration,
 };
-use tokio::{sync::Notify, task::JoinSet, time::Instant};
+use tokio::{
+    sync::Notify,
+    task::{JoinError, JoinSet},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 /// Every holding of a service, by name. Cloning gives another handle to the same registry.
@@ -188,10 +192,17 @@ impl Registry {
         }
         let must_flush = bounded.must_flush();
         let now = Instant::now();
-        self.inner
-            .table
-            .lock()
-            .insert(name, &bounded, must_flush, now)?;
+        let insert = || {
+            let mut table = self.inner.table.lock();
+            table.insert(name, &bounded, must_flush, now)
+        };
+        let mut inserted = insert();
+        if let Err(RegisterError::Full(_)) = inserted {
+            // Some of those who take the places may be gone, which nobody has noticed yet.
+            self.inner.forget_the_dead();
+            inserted = insert();
+        }
+        inserted?;
         self.inner.wake.notify_one();
         Ok(holding)
     }
@@ -248,13 +259,14 @@ impl Registry {
     ///
     /// As [`sweep`](Self::sweep).
     pub async fn sweep_all(&self) -> Vec<(Name, SweepReport)> {
-        let listed = self.inner.table.lock().list(Instant::now());
-        let mut reports = Vec::with_capacity(listed.len());
-        for listed in listed {
+        let names = self.inner.table.lock().names();
+        let mut reports = Vec::with_capacity(names.len());
+        for name in names {
             // One that has gone meanwhile has nothing to report.
-            if let Ok(report) = self.sweep(listed.name.as_str()).await {
-                reports.push((listed.name, report));
+            if let Ok(report) = self.sweep(name.as_str()).await {
+                reports.push((name, report));
             }
+            tokio::task::yield_now().await;
         }
         reports
     }
@@ -262,6 +274,10 @@ impl Registry {
     /// Reports the holdings whose sweep has become overdue, each once until it is swept.
     ///
     /// Each is also counted and logged as a warning.
+    #[expect(
+        clippy::must_use_candidate,
+        reason = "what it reports is counted and logged anyway"
+    )]
     pub fn check_overdue(&self) -> Vec<Overdue> {
         self.inner.check_overdue(Instant::now())
     }
@@ -271,7 +287,7 @@ impl Registry {
     #[cfg(feature = "metrics")]
     pub fn publish_metrics(&self) {
         for snapshot in self.snapshot() {
-            self::metrics::publish(&snapshot);
+            metrics::publish(&snapshot);
         }
     }
 
@@ -329,44 +345,57 @@ async fn close_side_by_side(
     deadline: Instant,
 ) -> Vec<ClosedHolding> {
     let mut tasks = JoinSet::new();
+    let mut places = HashMap::with_capacity(listed.len());
     for (place, listed) in listed.iter().enumerate() {
         let (holding, abort) = (listed.holding.clone(), abort.clone());
-        tasks.spawn(async move {
+        let task = tasks.spawn(async move {
             let closing = async { holding.close(deadline).await };
             let report = tokio::select! {
                 biased;
                 () = abort.cancelled() => None,
                 report = tokio::time::timeout_at(deadline, closing) => report.ok(),
             };
-            (place, report)
+            report.unwrap_or_else(|| CloseReport {
+                timed_out: true,
+                ..CloseReport::default()
+            })
         });
+        places.insert(task.id(), place);
     }
     let mut closed: Vec<_> = listed
         .iter()
         .map(|listed| ClosedHolding {
             name: listed.name,
-            // Stands for a holding whose closing panicked.
-            report: CloseReport {
-                error: Some("the holding panicked while closing".into()),
-                ..CloseReport::default()
-            },
+            report: CloseReport::default(),
         })
         .collect();
-    while let Some(ended) = tasks.join_next().await {
-        let Ok((place, report)) = ended else { continue };
-        closed[place].report = report.unwrap_or_else(|| CloseReport {
-            timed_out: true,
-            ..CloseReport::default()
-        });
+    while let Some(ended) = tasks.join_next_with_id().await {
+        let (task, report) = ended.unwrap_or_else(|error| (error.id(), panicked(error)));
+        closed[places[&task]].report = report;
     }
-    for (closed, listed) in closed.iter_mut().zip(&listed) {
+    for (closed, listed) in closed.iter_mut().zip(listed) {
         if listed.must_flush && !closed.report.is_clean() && closed.report.lost == 0 {
             let left = calmly(|| listed.holding.usage()).map_or(0, |usage| usage.entries);
             closed.report.lost = left;
         }
         log_closed(closed);
+        calmly(|| drop(listed));
     }
     closed
+}
+
+/// The report of a holding whose closing panicked, with the panic's message if it is text.
+fn panicked(error: JoinError) -> CloseReport {
+    let payload = error.try_into_panic().ok();
+    let message = payload.as_ref().and_then(|payload| {
+        let text = payload.downcast_ref::<String>().map(String::as_str);
+        text.or_else(|| payload.downcast_ref::<&str>().copied())
+    });
+    let message = message.unwrap_or("no message");
+    CloseReport {
+        error: Some(format!("panicked while closing: {message}").into()),
+        ..CloseReport::default()
+    }
 }
 
 fn log_closed(closed: &ClosedHolding) {
@@ -470,7 +499,7 @@ impl SweepStats {
 
 impl HoldingSnapshot {
     fn take(listed: Listed) -> Self {
-        Self {
+        let snapshot = Self {
             name: listed.name,
             usage: calmly(|| listed.holding.usage()),
             totals: calmly(|| listed.holding.totals()),
@@ -478,7 +507,10 @@ impl HoldingSnapshot {
             next_sweep: listed.due,
             overdue: listed.overdue,
             stats: listed.stats,
-        }
+        };
+        // The last handle may have gone meanwhile.
+        calmly(|| drop(listed));
+        snapshot
     }
 }
 

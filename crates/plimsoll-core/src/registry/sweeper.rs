@@ -4,7 +4,7 @@ use super::{
     Inner, RegistryConfig, SweepReport, metrics,
     table::{Due, Id},
 };
-use crate::{Bounded, Name, Next, Removed, Step};
+use crate::{Bounded, Name, Next, Removed, Step, clock::after};
 use std::{
     collections::VecDeque,
     ops::ControlFlow,
@@ -21,10 +21,10 @@ pub(super) const LEAST_WAIT: Duration = Duration::from_millis(1);
 /// A sweep that says `More` this many times on end without dropping anything is ended.
 const MOST_IDLE_SLICES: u32 = 10_000;
 
-/// One sweep of one holding, under way.
+/// One sweep of one holding, under way. It keeps the holding alive during a slice only.
 pub(super) struct Slices {
     name: Name,
-    holding: Arc<dyn Bounded>,
+    holding: Weak<dyn Bounded>,
     started: Instant,
     report: SweepReport,
     idle_slices: u32,
@@ -43,7 +43,7 @@ pub(super) async fn run(registry: Weak<Inner>, wake: Arc<Notify>) {
             let now = Instant::now();
             if prune_at <= now {
                 registry.forget_the_dead();
-                prune_at = now + registry.config.idle_interval;
+                prune_at = after(now, registry.config.idle_interval);
             }
             registry.take_all_due(now, &mut under_way);
             if let Some((id, mut slices)) = under_way.pop_front() {
@@ -72,7 +72,7 @@ pub(super) async fn run(registry: Weak<Inner>, wake: Arc<Notify>) {
 }
 
 impl Slices {
-    pub(super) fn new(name: Name, holding: Arc<dyn Bounded>) -> Self {
+    pub(super) fn new(name: Name, holding: Weak<dyn Bounded>) -> Self {
         Self {
             name,
             holding,
@@ -87,16 +87,21 @@ impl Slices {
     pub(super) fn next(&mut self, config: &RegistryConfig) -> ControlFlow<()> {
         let now = Instant::now();
         // A holding repairs itself or not; either way it is asked again, and no state of ours
-        // was in its hands when it panicked.
+        // was in its hands when it panicked. Its last handle may go meanwhile: then it is dropped
+        // in here.
         let step = catch_unwind(AssertUnwindSafe(|| {
-            self.holding.sweep(now, config.sweep_budget)
+            let holding = self.holding.upgrade()?;
+            Some(holding.sweep(now, config.sweep_budget))
         }));
+        if let Ok(None) = step {
+            return ControlFlow::Break(());
+        }
         let end = Instant::now();
         let took = end.saturating_duration_since(now);
         self.report.slices += 1;
         self.report.longest_slice = self.report.longest_slice.max(took);
         self.report.elapsed = end.saturating_duration_since(self.started);
-        let Ok(Step { removed, next }) = step else {
+        let Ok(Some(Step { removed, next })) = step else {
             self.report.panicked = true;
             return ControlFlow::Break(());
         };
@@ -141,7 +146,8 @@ impl Slices {
         if removed == Removed::NONE {
             tracing::debug!(holding = %name, slices, ?elapsed, "swept, nothing had expired");
         } else {
-            let remaining = super::calmly(|| holding.usage()).map_or(0, |usage| usage.entries);
+            let usage = super::calmly(|| Some(holding.upgrade()?.usage())).flatten();
+            let remaining = usage.map_or(0, |usage| usage.entries);
             tracing::info!(holding = %name, %removed, slices, ?elapsed, remaining, "swept");
         }
         (report, next)
@@ -152,9 +158,12 @@ impl RegistryConfig {
     /// When a holding that answered `next` is to be swept again.
     pub(super) fn when(&self, next: Next, now: Instant) -> Instant {
         match next {
-            Next::At(at) => at.max(now + LEAST_WAIT),
+            Next::At(at) => {
+                let wait = at.saturating_duration_since(now);
+                after(now, wait.max(LEAST_WAIT))
+            }
             // `More` comes from a sweep that was given up.
-            Next::Idle | Next::More => now + self.idle_interval,
+            Next::Idle | Next::More => after(now, self.idle_interval),
         }
     }
 }
@@ -162,20 +171,23 @@ impl RegistryConfig {
 impl Inner {
     fn take_all_due(&self, now: Instant, under_way: &mut VecDeque<(Id, Slices)>) {
         loop {
-            // The lock is released before the next is taken: dropping a holding that died in
-            // between must not happen under it.
+            // The lock is released before anything is reported.
             let taken = self.table.lock().take_due(now);
-            let Some(due) = taken else { break };
-            let Due {
-                id,
-                name,
-                holding,
-                overdue,
-            } = due;
-            if let Some(overdue) = overdue {
-                overdue.report();
+            match taken {
+                Some(Ok(Due {
+                    id,
+                    name,
+                    holding,
+                    overdue,
+                })) => {
+                    if let Some(overdue) = overdue {
+                        overdue.report();
+                    }
+                    under_way.push_back((id, Slices::new(name, holding)));
+                }
+                Some(Err(name)) => forgotten(name),
+                None => break,
             }
-            under_way.push_back((id, Slices::new(name, holding)));
         }
     }
 
@@ -186,11 +198,13 @@ impl Inner {
         self.table.lock().finish(id, report, now, at);
     }
 
-    fn forget_the_dead(&self) {
+    pub(super) fn forget_the_dead(&self) {
         let names = self.table.lock().prune();
-        for name in names {
-            tracing::debug!(holding = %name, "last handle gone, forgotten");
-            metrics::forget(name);
-        }
+        names.into_iter().for_each(forgotten);
     }
+}
+
+fn forgotten(name: Name) {
+    tracing::debug!(holding = %name, "last handle gone, forgotten");
+    metrics::forget(name);
 }

@@ -54,11 +54,11 @@ enum Schedule {
     Sweeping(Instant),
 }
 
-/// A holding handed out for a sweep.
+/// A holding handed out for a sweep, which does not keep it alive.
 pub(crate) struct Due {
     pub(crate) id: Id,
     pub(crate) name: Name,
-    pub(crate) holding: Arc<dyn Bounded>,
+    pub(crate) holding: Weak<dyn Bounded>,
     pub(crate) overdue: Option<Overdue>,
 }
 
@@ -114,9 +114,6 @@ impl Table {
             self.remove(*id);
         }
         if self.entries.len() >= self.max_holdings {
-            self.prune();
-        }
-        if self.entries.len() >= self.max_holdings {
             return Err(RegisterError::Full(self.max_holdings));
         }
         let id = self.next_id;
@@ -146,27 +143,31 @@ impl Table {
     }
 
     /// Hands out the holding that is due longest, unless none is due by `now`. It stays out of
-    /// the schedule until [`finish`](Self::finish) is told of its sweep.
-    pub(crate) fn take_due(&mut self, now: Instant) -> Option<Due> {
-        loop {
-            let (due, id) = *self.due.first()?;
-            if due > now {
-                return None;
-            }
-            self.due.pop_first();
-            let entry = self.entries.get_mut(&id).expect("invariant 2: due entries exist");
-            if let Some(holding) = entry.upgrade() {
-                let overdue = entry.report_overdue(now);
-                entry.schedule = Schedule::Sweeping(due);
-                return Some(Due {
-                    id,
-                    name: entry.name,
-                    holding,
-                    overdue,
-                });
-            }
-            self.remove(id);
+    /// the schedule until [`finish`](Self::finish) is told of its sweep. One whose last handle is
+    /// gone is forgotten, and only its name returned.
+    pub(crate) fn take_due(&mut self, now: Instant) -> Option<Result<Due, Name>> {
+        let (due, id) = *self.due.first()?;
+        if due > now {
+            return None;
         }
+        let entry = self
+            .entries
+            .get_mut(&id)
+            .expect("invariant 2: due entries exist");
+        if !entry.is_alive() {
+            let name = entry.name;
+            self.remove(id);
+            return Some(Err(name));
+        }
+        self.due.pop_first();
+        let overdue = entry.report_overdue(now);
+        entry.schedule = Schedule::Sweeping(due);
+        Some(Ok(Due {
+            id,
+            name: entry.name,
+            holding: entry.downgrade(),
+            overdue,
+        }))
     }
 
     /// Records a sweep, and plans the next one for `next`.
@@ -186,15 +187,28 @@ impl Table {
     }
 
     /// Finds a holding for a sweep out of turn.
-    pub(crate) fn get(&self, name: &str) -> Option<(Id, Name, Arc<dyn Bounded>)> {
+    pub(crate) fn get(&self, name: &str) -> Option<(Id, Name, Weak<dyn Bounded>)> {
         let id = *self.names.get(name)?;
         let entry = &self.entries[&id];
-        Some((id, entry.name, entry.upgrade()?))
+        entry
+            .is_alive()
+            .then(|| (id, entry.name, entry.downgrade()))
+    }
+
+    /// The names of the living, in order of registration.
+    pub(crate) fn names(&self) -> Vec<Name> {
+        let living = self.entries.iter().filter(|(_, entry)| entry.is_alive());
+        let mut names: Vec<_> = living.map(|(id, entry)| (*id, entry.name)).collect();
+        names.sort_unstable_by_key(|(id, _)| *id);
+        names.into_iter().map(|(_, name)| name).collect()
     }
 
     /// How many holdings live.
     pub(crate) fn len(&self) -> usize {
-        self.entries.values().filter(|entry| entry.is_alive()).count()
+        self.entries
+            .values()
+            .filter(|entry| entry.is_alive())
+            .count()
     }
 
     /// Whether the sweeper has the holding in hand now.
@@ -266,6 +280,13 @@ impl Table {
 }
 
 impl Entry {
+    fn downgrade(&self) -> Weak<dyn Bounded> {
+        match &self.holding {
+            Held::Weakly(holding) => holding.clone(),
+            Held::Strongly(holding) => Arc::downgrade(holding),
+        }
+    }
+
     fn upgrade(&self) -> Option<Arc<dyn Bounded>> {
         match &self.holding {
             Held::Weakly(holding) => holding.upgrade(),

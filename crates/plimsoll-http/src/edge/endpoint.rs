@@ -1,6 +1,7 @@
 //! What is counted, by endpoint.
 
-use http::{Method, StatusCode};
+use http::{Method, Response, StatusCode, header};
+use http_body::Body;
 use plimsoll_core::{Clock, Name};
 use std::{
     collections::HashMap,
@@ -41,6 +42,8 @@ pub(super) struct Visit {
     endpoint: Arc<Endpoint>,
     started: u64,
     bytes: u64,
+    /// How many bytes the body has, if that is known.
+    length: u64,
     method: u8,
     class: Class,
     /// Whether a response body has begun and not ended yet.
@@ -77,7 +80,11 @@ impl Endpoints {
         if let Some(endpoint) = known.get(label) {
             return endpoint.clone();
         }
+        let full = known.len() >= self.max;
         drop(known);
+        if full {
+            return self.past_bound();
+        }
         let mut known = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(endpoint) = known.get(label) {
             return endpoint.clone();
@@ -90,15 +97,18 @@ impl Endpoints {
         };
         if name == Name::OVERFLOW {
             drop(known);
-            self.overflowed.fetch_add(1, Relaxed);
-            return self
-                .overflow
-                .get_or_init(|| Arc::new(Endpoint::new(Name::OVERFLOW, self.clock.clone())))
-                .clone();
+            return self.past_bound();
         }
         known
             .entry(name)
             .or_insert_with(|| Arc::new(Endpoint::new(name, self.clock.clone())))
+            .clone()
+    }
+
+    fn past_bound(&self) -> Arc<Endpoint> {
+        self.overflowed.fetch_add(1, Relaxed);
+        self.overflow
+            .get_or_init(|| Arc::new(Endpoint::new(Name::OVERFLOW, self.clock.clone())))
             .clone()
     }
 
@@ -160,29 +170,44 @@ impl Visit {
             started: endpoint.clock.ticks(),
             endpoint,
             bytes: 0,
+            length: u64::MAX,
             method: method_index(method),
-            class: Class::Cancelled,
+            class: Class::Error,
             body_open: false,
         }
     }
 
+    /// The service works on the request. If it fails or panics, this is how the request ended.
+    pub(super) fn entered(&mut self) {
+        self.class = Class::Error;
+    }
+
+    /// The service is not done yet. If the request is dropped now, this is how it ended.
+    pub(super) fn left(&mut self) {
+        self.class = Class::Cancelled;
+    }
+
     /// A response has come, and its body begins.
-    pub(super) fn responded(&mut self, status: StatusCode, body_ended: bool) {
+    pub(super) fn responded<B: Body>(&mut self, response: &Response<B>) {
+        let status = response.status();
         self.class = Class::of(status);
         // These have no body on the wire, whatever the service returned with them.
         let bodiless = self.method == HEAD
             || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        self.body_open = !body_ended && !bodiless;
-    }
-
-    /// The service has failed.
-    pub(super) fn failed(&mut self) {
-        self.class = Class::Error;
+        self.body_open = !bodiless && !response.body().is_end_stream();
+        if self.body_open {
+            self.length = length(response).unwrap_or(u64::MAX);
+            self.body_open = self.length > 0;
+        }
     }
 
     /// A frame of the body has gone out.
     pub(super) fn sent(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
+        // A connection that has sent as much as it announced does not ask for more.
+        if self.bytes >= self.length {
+            self.body_ended();
+        }
     }
 
     /// The body has come to its end.
@@ -194,9 +219,6 @@ impl Visit {
 impl Drop for Visit {
     fn drop(&mut self) {
         let endpoint = &*self.endpoint;
-        if self.class == Class::Cancelled && std::thread::panicking() {
-            self.class = Class::Error;
-        }
         endpoint.in_flight.fetch_sub(1, Relaxed);
         endpoint.meters.left(self.body_open);
         let took = endpoint.clock.ticks().saturating_sub(self.started);
@@ -214,6 +236,15 @@ impl fmt::Debug for Visit {
             .field("bytes", &self.bytes)
             .finish_non_exhaustive()
     }
+}
+
+/// How many bytes the body of `response` has, if it or its head says so.
+fn length<B: Body>(response: &Response<B>) -> Option<u64> {
+    let declared = || {
+        let value = response.headers().get(header::CONTENT_LENGTH)?;
+        value.to_str().ok()?.parse().ok()
+    };
+    response.body().size_hint().exact().or_else(declared)
 }
 
 const HEAD: u8 = 1;

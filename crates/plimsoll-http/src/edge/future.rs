@@ -6,7 +6,7 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use std::{
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 pin_project! {
@@ -22,7 +22,8 @@ pin_project! {
 }
 
 impl<F> EdgeFuture<F> {
-    pub(super) fn new(inner: F, visit: Visit) -> Self {
+    pub(super) fn new(inner: F, mut visit: Visit) -> Self {
+        visit.left();
         Self {
             inner,
             visit: Some(visit),
@@ -39,21 +40,21 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let result = ready!(this.inner.poll(cx));
+        if let Some(visit) = this.visit {
+            visit.entered();
+        }
+        let Poll::Ready(result) = this.inner.poll(cx) else {
+            if let Some(visit) = this.visit {
+                visit.left();
+            }
+            return Poll::Pending;
+        };
         let mut visit = this.visit.take();
-        Poll::Ready(match result {
-            Ok(response) => {
-                if let Some(visit) = &mut visit {
-                    visit.responded(response.status(), response.body().is_end_stream());
-                }
-                Ok(response.map(|body| EdgeBody::new(body, visit)))
+        Poll::Ready(result.map(|response| {
+            if let Some(visit) = &mut visit {
+                visit.responded(&response);
             }
-            Err(error) => {
-                if let Some(visit) = &mut visit {
-                    visit.failed();
-                }
-                Err(error)
-            }
-        })
+            response.map(|body| EdgeBody::new(body, visit))
+        }))
     }
 }

@@ -157,12 +157,15 @@ where
 impl Route {
     fn endpoint(&self, extensions: &Extensions) -> Arc<Endpoint> {
         let label = label(extensions);
-        let first = self.first.get_or_init(|| self.endpoints.get(label));
-        if first.name() == label {
-            first.clone()
-        } else {
-            self.endpoints.get(label)
+        let first = self.first.get();
+        if let Some(first) = first.filter(|first| first.name() == label) {
+            return first.clone();
         }
+        let endpoint = self.endpoints.get(label);
+        if first.is_none() && endpoint.name() == label {
+            let _ = self.first.set(endpoint.clone());
+        }
+        endpoint
     }
 }
 
@@ -175,10 +178,19 @@ impl fmt::Debug for Route {
 fn label(extensions: &Extensions) -> &str {
     #[cfg(feature = "axum")]
     if let Some(path) = extensions.get::<axum::extract::MatchedPath>() {
-        return path.as_str();
+        return as_name(path.as_str());
     }
     match extensions.get::<EndpointLabel>() {
-        Some(EndpointLabel(name)) => name.as_str(),
+        Some(EndpointLabel(name)) => as_name(name.as_str()),
         None => UNMATCHED.as_str(),
     }
+}
+
+/// As much of `label` as a [`Name`] keeps, so that a long one is found again.
+fn as_name(label: &str) -> &str {
+    let mut end = label.len().min(Name::MAX_LEN);
+    while !label.is_char_boundary(end) {
+        end -= 1;
+    }
+    &label[..end]
 }

@@ -5,7 +5,7 @@ use super::{
     io::TrackedIo,
     service::{ConnService, Cut, CutExecutor},
 };
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper_util::{rt::TokioIo, server::conn::auto};
@@ -14,7 +14,10 @@ use std::{
     pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicU64, AtomicUsize,
+            Ordering::{Acquire, Relaxed, Release},
+        },
     },
     task::Poll,
     time::Duration,
@@ -29,6 +32,9 @@ use tower_service::Service;
 /// rest of one or to say goodbye.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// What an HTTP/2 connection begins with (RFC 9113 §3.4).
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
 /// No time: nothing has arrived.
 const NEVER: u64 = u64::MAX;
 
@@ -39,14 +45,20 @@ pub(super) struct Conn {
     lifecycle: Lifecycle,
     cut: Cut,
     opened: Instant,
+    /// Ends of requests release what they wrote before; whoever reads 0 acquires it.
     in_flight: AtomicUsize,
     /// How many requests have begun.
     begun: AtomicU64,
-    /// When the last request ended, in milliseconds since `opened`.
+    /// When the last request ended, or what is left of its response last moved on, in
+    /// milliseconds since `opened`.
     idle_since: AtomicU64,
     /// When the first byte of the request head that is being read came, likewise.
     head_since: AtomicU64,
     http2: AtomicBool,
+    /// Whether bytes have come in since the connection was told to close.
+    heard: AtomicBool,
+    /// Whether bytes are left to write that the peer does not take yet.
+    blocked: AtomicBool,
 }
 
 /// A request in flight on a connection. Dropping it is the end of the request.
@@ -90,7 +102,9 @@ pub(super) async fn serve_connection<I, S, B>(
     let mut hyper = pin!(builder.serve_connection_with_upgrades(io, service));
     let mut draining = pin!(conn.lifecycle.draining());
     let mut cut = pin!(conn.cut.cancelled());
-    let mut timer = pin!(tokio::time::sleep(conn.config().head_timeout));
+    // The end of an HTTP/2 request, in a task of its own, does not always wake this one.
+    let first = conn.config().head_timeout.min(conn.config().idle_timeout);
+    let mut timer = pin!(tokio::time::sleep(first));
     // Once set, the connection is to end, and does so at the latest when the timer fires.
     let mut closing = false;
     let mut drain_seen = false;
@@ -120,7 +134,10 @@ pub(super) async fn serve_connection<I, S, B>(
         match event {
             Event::Ended(result) => {
                 if let Err(error) = result {
-                    tracing::debug!(error = &*error as &dyn std::error::Error, "connection ended");
+                    tracing::debug!(
+                        error = &*error as &dyn std::error::Error,
+                        "connection ended"
+                    );
                 }
                 return;
             }
@@ -128,18 +145,19 @@ pub(super) async fn serve_connection<I, S, B>(
             Event::Draining => {
                 drain_seen = true;
                 closing = true;
-                // A connection that was accepted just now has a request on its way. Its answer
-                // will say that the connection closes.
-                if conn.begun.load(Relaxed) > 0 {
+                conn.heard.store(false, Relaxed);
+                // A request that is on its way is taken. Its answer will say that the connection
+                // closes.
+                if !conn.awaits_head() {
                     hyper.as_mut().graceful_shutdown();
                 }
                 timer.as_mut().reset(Instant::now() + LINGER);
             }
             Event::Timer if closing => {
-                if conn.in_flight.load(Relaxed) == 0 {
+                if conn.is_done(drain_seen) {
                     return;
                 }
-                // It ends with its requests, or with the cut.
+                // It ends with its responses, or with the cut.
                 hyper.as_mut().graceful_shutdown();
                 timer.as_mut().reset(Instant::now() + LINGER);
             }
@@ -155,6 +173,7 @@ pub(super) async fn serve_connection<I, S, B>(
                 Some((_, reason)) => {
                     conn.close_for(reason);
                     closing = true;
+                    conn.heard.store(false, Relaxed);
                     hyper.as_mut().graceful_shutdown();
                     timer.as_mut().reset(Instant::now() + LINGER);
                 }
@@ -175,28 +194,58 @@ impl Conn {
             idle_since: AtomicU64::new(0),
             head_since: AtomicU64::new(NEVER),
             http2: AtomicBool::new(false),
+            heard: AtomicBool::new(false),
+            blocked: AtomicBool::new(false),
         }
     }
 
     /// Bytes have come in.
     pub(super) fn received(&self, bytes: &[u8]) {
-        if bytes.is_empty() || self.in_flight.load(Relaxed) > 0 {
+        if bytes.is_empty() {
             return;
         }
-        if self.head_since.load(Relaxed) == NEVER {
-            // Only the preface of HTTP/2 begins with a method of this name (RFC 9113 §3.4). On
-            // such a connection bytes between requests are pings and the like, not heads.
-            if self.begun.load(Relaxed) == 0 && bytes.starts_with(b"PRI") {
+        self.heard.store(true, Relaxed);
+        // While a request is in flight they may be its body. A head that begins then is due when
+        // more of it comes, or with the idle timeout.
+        if self.in_flight.load(Relaxed) == 0 && self.head_since.load(Relaxed) == NEVER {
+            // On such a connection bytes between requests are pings and the like, not heads.
+            if self.begun.load(Relaxed) == 0 && bytes.starts_with(HTTP2_PREFACE) {
                 self.http2.store(true, Relaxed);
             }
             self.head_since.store(self.now(), Relaxed);
         }
     }
 
+    /// The peer takes what is to be written, or does not.
+    pub(super) fn wrote(&self, pending: bool) {
+        if pending {
+            self.blocked.store(true, Relaxed);
+        } else if self.blocked.load(Relaxed) {
+            self.blocked.store(false, Relaxed);
+            self.idle_since.store(self.now(), Relaxed);
+        }
+    }
+
+    /// Whether the head of an HTTP/1 request is on its way, or the first one may be.
+    fn awaits_head(&self) -> bool {
+        let begun = self.begun.load(Relaxed) > 0;
+        let begins = self.head_since.load(Relaxed) != NEVER;
+        !self.http2.load(Relaxed) && (!begun || begins)
+    }
+
+    /// Whether nothing is left to wait for on a connection that was told to close.
+    fn is_done(&self, draining: bool) -> bool {
+        // The rest of a response may stand in a buffer of ours. On HTTP/2 it may wait for the
+        // peer's window, too; otherwise a peer that is still there would have closed by now.
+        let writes = draining && self.blocked.load(Relaxed);
+        let streams = self.http2.load(Relaxed) && self.heard.load(Relaxed);
+        self.in_flight.load(Acquire) == 0 && !writes && !streams
+    }
+
     /// When the connection is to be closed as it is now, and why. `None` while requests are in
     /// flight.
     fn deadline(&self) -> Option<(Instant, Closed)> {
-        if self.in_flight.load(Relaxed) > 0 {
+        if self.in_flight.load(Acquire) > 0 {
             return None;
         }
         let config = self.config();
@@ -231,11 +280,12 @@ impl Conn {
 }
 
 impl InFlight {
-    pub(super) fn begin(conn: &Arc<Conn>) -> Self {
+    pub(super) fn begin(conn: &Arc<Conn>, version: Version) -> Self {
         conn.in_flight.fetch_add(1, Relaxed);
         conn.begun.fetch_add(1, Relaxed);
         conn.head_since.store(NEVER, Relaxed);
-        conn.place.0.in_flight.fetch_add(1, Relaxed);
+        conn.http2.store(version == Version::HTTP_2, Relaxed);
+        conn.place.0.begun.fetch_add(1, Relaxed);
         Self(conn.clone())
     }
 
@@ -248,12 +298,13 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         let conn = &*self.0;
-        // Written first, so that whoever sees no request in flight sees since when.
         conn.idle_since.store(conn.now(), Relaxed);
-        conn.in_flight.fetch_sub(1, Relaxed);
+        conn.in_flight.fetch_sub(1, Release);
+        // The token takes a lock, so it is asked only when it may say yes.
+        let cut = conn.lifecycle.phase() >= Phase::Draining && conn.cut.is_cancelled();
         let server = &*conn.place.0;
-        server.in_flight.fetch_sub(1, Relaxed);
-        server.finished.fetch_add(1, Relaxed);
+        let ended = if cut { &server.cut } else { &server.finished };
+        ended.fetch_add(1, Relaxed);
     }
 }
 

@@ -6,8 +6,8 @@
 //! | bound | default | when it is met |
 //! |---|---|---|
 //! | connections | 8 192 | the new one is closed at once, and counted as refused |
-//! | bytes of a request head | 64 KiB | 431 (HTTP/1), the stream is reset (HTTP/2) |
-//! | time to read a request head | 10 s, from its first byte, or from the accept for the first | the connection is closed |
+//! | bytes of a request head | 64 KiB | 431, and the connection (HTTP/1) or stream (HTTP/2) is closed |
+//! | time to read a request head (HTTP/1) | 10 s, from its first byte, or from the accept for the first | the connection is closed |
 //! | time without a request | 75 s | the connection is closed, HTTP/2 with GOAWAY |
 //! | concurrent HTTP/2 streams | 128 a connection | the client has to wait |
 //!
@@ -45,6 +45,7 @@ mod service;
 use self::{
     connection::{Conn, serve_connection},
     meters::Meters,
+    service::{Cut, CutExecutor},
 };
 use http::{Request, Response};
 use http_body::Body;
@@ -52,12 +53,13 @@ use hyper::body::Incoming;
 use hyper_util::{rt::TokioTimer, server::conn::auto};
 use plimsoll_core::{BoxError, Lifecycle, Name, lifecycle::DrainGuard};
 use std::{
-    fmt, io::Error, pin::pin,
+    fmt,
+    io::{Error, ErrorKind},
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
-    task::Poll,
     time::Duration,
 };
 use tokio::{
@@ -106,8 +108,10 @@ struct Shared {
     config: ServerConfig,
     open: AtomicUsize,
     refused: AtomicU64,
-    in_flight: AtomicUsize,
+    /// Requests that have begun, ended, and been cut off; what is left of them is in flight.
+    begun: AtomicU64,
     finished: AtomicU64,
+    cut: AtomicU64,
     meters: Meters,
 }
 
@@ -132,8 +136,9 @@ impl Server {
                 config,
                 open: AtomicUsize::new(0),
                 refused: AtomicU64::new(0),
-                in_flight: AtomicUsize::new(0),
+                begun: AtomicU64::new(0),
                 finished: AtomicU64::new(0),
+                cut: AtomicU64::new(0),
                 meters: Meters::new(name),
             }),
         })
@@ -154,7 +159,9 @@ impl Server {
     /// How many requests are in flight, from their head to the end of their response.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.shared.in_flight.load(Relaxed)
+        // Ends first: read the other way round, a request in between would end without a start.
+        let ended = self.shared.finished.load(Relaxed) + self.shared.cut.load(Relaxed);
+        usize::try_from(self.shared.begun.load(Relaxed).saturating_sub(ended)).unwrap_or(usize::MAX)
     }
 
     /// Serves until `lifecycle` has drained.
@@ -180,7 +187,9 @@ impl Server {
         let Some(guard) = lifecycle.listener(self.shared.name) else {
             return;
         };
-        let builder = Arc::new(self.shared.config.builder(guard.cut_token()));
+        let cut = guard.cut_token();
+        let cut_before = self.shared.cut.load(Relaxed);
+        let builder = Arc::new(self.shared.config.builder(cut.clone()));
         let mut connections = JoinSet::new();
         let open = |connections: &mut JoinSet<()>, stream: TcpStream| {
             let Some(place) = Place::take(&self.shared) else {
@@ -188,7 +197,7 @@ impl Server {
             };
             // Responses are written whole, so waiting for more to send only adds latency.
             let _ = stream.set_nodelay(true);
-            let conn = Conn::new(place, lifecycle.clone(), guard.cut_token());
+            let conn = Conn::new(place, lifecycle.clone(), cut.clone());
             connections.spawn(serve_connection(
                 builder.clone(),
                 stream,
@@ -207,41 +216,52 @@ impl Server {
                 },
             }
         }
-        // A connection that the kernel has accepted would be reset with the listener.
-        while let Some(stream) = accept_now(&listener).await {
+        for stream in accepted(listener, self.shared.config.max_connections) {
             open(&mut connections, stream);
         }
-        drop(listener);
-        self.drain(guard, connections).await;
+        self.drain(guard, &cut, cut_before, connections).await;
     }
 
-    async fn drain(&self, guard: DrainGuard, mut connections: JoinSet<()>) {
-        let before = self.shared.finished.load(Relaxed);
-        let finished = || self.shared.finished.load(Relaxed).saturating_sub(before);
-        let all_closed = async { while connections.join_next().await.is_some() {} };
+    async fn drain(
+        &self,
+        guard: DrainGuard,
+        cut: &Cut,
+        cut_before: u64,
+        mut connections: JoinSet<()>,
+    ) {
+        let Shared {
+            begun, finished, ..
+        } = &*self.shared;
+        let finished_before = finished.load(Relaxed);
+        let mut all_closed = pin!(async { while connections.join_next().await.is_some() {} });
         tokio::select! {
             biased;
-            () = all_closed => return guard.finish(finished(), 0),
-            () = guard.cut() => {}
+            () = &mut all_closed => {}
+            // Connections close themselves then; one whose handler blocks cannot.
+            () = guard.cut() => {
+                let _ = tokio::time::timeout(CUT_GRACE, &mut all_closed).await;
+            }
         }
-        let (finished, cut) = (finished(), self.shared.in_flight.load(Relaxed) as u64);
-        // Connections close themselves on the cut; one whose handler blocks cannot.
-        let all_closed = async { while connections.join_next().await.is_some() {} };
-        let _ = tokio::time::timeout(CUT_GRACE, all_closed).await;
-        guard.finish(finished, cut);
+        let finished = finished.load(Relaxed);
+        // What has not finished by the cut was cut off, dropped already or not.
+        let cut_off = match cut.is_cancelled() {
+            true => begun.load(Relaxed).saturating_sub(finished + cut_before),
+            false => 0,
+        };
+        guard.finish(finished.saturating_sub(finished_before), cut_off);
     }
 }
 
-/// Takes a connection that is waiting to be accepted, if there is one.
-async fn accept_now(listener: &TcpListener) -> Option<TcpStream> {
-    let mut accept = pin!(listener.accept());
-    std::future::poll_fn(|cx| {
-        Poll::Ready(match accept.as_mut().poll(cx) {
-            Poll::Ready(Ok((stream, _))) => Some(stream),
-            Poll::Ready(Err(_)) | Poll::Pending => None,
-        })
-    })
-    .await
+/// Takes the connections that the kernel has accepted, and closes the listener, which would reset
+/// them otherwise. The runtime may not have heard of them yet, so the kernel is asked.
+fn accepted(listener: TcpListener, most: usize) -> impl Iterator<Item = TcpStream> {
+    let listener = listener.into_std().ok();
+    let accept = move || {
+        let (stream, _) = listener.as_ref()?.accept().ok()?;
+        stream.set_nonblocking(true).ok()?;
+        TcpStream::from_std(stream).ok()
+    };
+    std::iter::from_fn(accept).take(most)
 }
 
 // === impl ServerConfig ===
@@ -317,16 +337,17 @@ impl ServerConfig {
             ("idle_timeout", self.idle_timeout),
         ];
         for (field, time) in times {
-            if time.is_zero() || time > MOST_WAIT {
+            // Time on a connection is told in milliseconds.
+            if time < Duration::from_millis(1) || time > MOST_WAIT {
                 let value = Value::Time(time);
-                return refuse(field, value, "more than 0 and at most 365 days");
+                return refuse(field, value, "at least 1 ms and at most 365 days");
             }
         }
         Ok(())
     }
 
-    fn builder(&self, cut: service::Cut) -> auto::Builder<service::CutExecutor> {
-        let mut builder = auto::Builder::new(service::CutExecutor(cut));
+    fn builder(&self, cut: Cut) -> auto::Builder<CutExecutor> {
+        let mut builder = auto::Builder::new(CutExecutor(cut));
         builder
             .http1()
             // Ours tells a slow head from an idle connection.
@@ -383,6 +404,13 @@ impl Shared {
     /// Waits before the next accept, since the usual cause, too many open files, lasts a while.
     async fn accept_failed(&self, error: &Error) {
         self.meters.accept_failed();
+        // These are errors of the connection that was to be accepted, not of the listener.
+        if let ErrorKind::ConnectionAborted
+        | ErrorKind::ConnectionRefused
+        | ErrorKind::ConnectionReset = error.kind()
+        {
+            return;
+        }
         tracing::warn!(listener = %self.name, %error, "accept failed");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -408,3 +436,6 @@ impl Drop for Place {
         self.0.meters.closed();
     }
 }
+
+#[cfg(test)]
+mod tests;

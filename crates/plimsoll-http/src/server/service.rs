@@ -1,7 +1,7 @@
 //! The service as hyper calls it: each request counted from its head to the end of its response.
 
 use super::connection::{Conn, InFlight};
-use http::{HeaderValue, Request, Response, Version, header};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper_util::service::{TowerToHyperService, TowerToHyperServiceFuture};
@@ -61,10 +61,10 @@ where
     type Future = ConnFuture<S>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let http1 = request.version() < Version::HTTP_2;
+        let version = request.version();
         ConnFuture {
-            in_flight: Some(InFlight::begin(&self.conn)),
-            http1,
+            in_flight: Some(InFlight::begin(&self.conn, version)),
+            http1: version < Version::HTTP_2,
             inner: self.inner.call(request),
         }
     }
@@ -93,9 +93,11 @@ where
         let mut response = ready!(this.inner.poll(cx))?;
         let in_flight = this.in_flight.take();
         let leaving = in_flight.as_ref().is_some_and(InFlight::is_leaving);
-        if *this.http1 && leaving {
+        // An upgrade names itself in this header, and what the service has put there stays: it
+        // may tell a proxy what not to pass on.
+        if *this.http1 && leaving && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             let close = HeaderValue::from_static("close");
-            response.headers_mut().insert(header::CONNECTION, close);
+            response.headers_mut().append(header::CONNECTION, close);
         }
         Poll::Ready(Ok(response.map(|inner| ConnBody { inner, in_flight })))
     }
