@@ -1,1 +1,1 @@
-//! x
+//! Tests of whole services, in `tests/`. There is nothing to use here.

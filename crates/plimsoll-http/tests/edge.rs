@@ -1,4 +1,5 @@
 //! The edge layer: what it counts, and what it leaves as it is.
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode};

@@ -1,5 +1,6 @@
 //! What the edge and the server take of the heap. One test, for the counts are the process's.
 #![cfg(feature = "server")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 
 use http::{Request, Response};
 use plimsoll_core::{Lifecycle, Name, test_util::CountingAllocator};
@@ -9,6 +10,8 @@ use std::{
     future::{Ready, ready},
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
+    pin::pin,
+    task::{Context, Waker},
 };
 use tower::{Layer, Service, service_fn};
 
@@ -48,23 +51,18 @@ fn labels_past_the_bound_take_nothing() {
 
 fn a_request_takes_no_allocation() {
     let mut service = EdgeLayer::new().layer(service_fn(empty));
-    drop(service.call(Request::new(())));
-    let requests: Vec<_> = (0..100).map(|_| Request::new(())).collect();
-    let before = ALLOC.allocations();
-    for request in requests {
-        let mut response = service.call(request);
-        let response = tokio_test::task::spawn(&mut response).poll();
-        assert!(response.is_ready());
-    }
-    let bare = {
-        let before = ALLOC.allocations();
-        for _ in 0..100 {
-            let mut response = empty(Request::new(()));
-            assert!(tokio_test::task::spawn(&mut response).poll().is_ready());
-        }
-        ALLOC.allocations() - before
+    let mut ask = |request| {
+        let mut response = pin!(service.call(request));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(response.as_mut().poll(&mut cx).is_ready());
     };
-    assert_eq!(ALLOC.allocations() - before, 2 * bare);
+    // The first request makes its endpoint.
+    ask(Request::new(()));
+    let before = ALLOC.allocations();
+    for _ in 0..100 {
+        ask(Request::new(()));
+    }
+    assert_eq!(ALLOC.allocations(), before);
 }
 
 fn idle_connections_take_what_is_documented() {
@@ -85,17 +83,16 @@ fn idle_connections_take_what_is_documented() {
     // The preface, empty settings, and the head of `GET /`.
     let http2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\
         \0\0\x06\x01\x05\0\0\0\x01\x82\x86\x84\x41\x01x";
-    for (protocol, request, least, most) in [
-        ("none yet", &b""[..], 0, LIMIT),
-        ("HTTP/1", http1, 0, LIMIT),
-        ("HTTP/2", http2, 0, LIMIT),
-    ] {
+    for (request, kib) in [(&b""[..], 3), (http1, 28), (http2, 37)] {
         let bytes = per_connection(&runtime, &server, at, request);
-        println!("{protocol}: {bytes} bytes");
-        assert!((least..=most).contains(&bytes), "{protocol}: {bytes} bytes");
+        println!("{bytes} bytes, about {kib} KiB");
+        // Some of it is hyper's, which may change a little.
+        assert!(
+            bytes < (kib + 4) << 10,
+            "{bytes} bytes are not about {kib} KiB"
+        );
     }
 }
-const LIMIT: u64 = 1<<20;
 
 /// The heap of a connection that has been sent `request` and is idle then.
 fn per_connection(

@@ -1,4 +1,5 @@
 //! The errors of a stack, as responses.
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};

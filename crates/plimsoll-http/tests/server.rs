@@ -2,6 +2,7 @@
 //!
 //! The clock stands still unless a test moves it on, so that every time is exact.
 #![cfg(feature = "server")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 
 use axum::{
     Router,

@@ -2,9 +2,10 @@
 
 use std::{
     fs,
-    net::TcpListener,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
-    process::{Command, Output},
+    process::{Child, ChildStdout, Command, Output, Stdio},
 };
 
 /// A folder for one test, with a little markdown in it.
@@ -28,6 +29,138 @@ fn refused(args: &[&str], code: i32) -> String {
     assert_eq!(output.status.code(), Some(code));
     assert!(output.stdout.is_empty());
     String::from_utf8(output.stderr).expect("text")
+}
+
+/// The program, serving.
+struct Running {
+    process: Child,
+    output: BufReader<ChildStdout>,
+    listen: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Running {
+    fn start(test: &str, drain_delay: &str) -> Self {
+        let root = folder(test);
+        let mut process = Command::new(env!("CARGO_BIN_EXE_adapter-gateway"))
+            .args(["--listen=127.0.0.1:0", "--admin=127.0.0.1:0"])
+            .args([
+                format!("--docs={root}"),
+                format!("--data={root}/data"),
+                format!("--drain-delay={drain_delay}"),
+            ])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the program runs");
+        let mut output = BufReader::new(process.stdout.take().expect("piped"));
+        let mut address = |prefix: &str| {
+            let mut line = String::new();
+            output.read_line(&mut line).expect("a line");
+            let addr = line.trim().strip_prefix(prefix).expect("an address");
+            addr.parse().expect("an address")
+        };
+        Self {
+            listen: address("listening on http://"),
+            admin: address("admin on http://"),
+            process,
+            output,
+        }
+    }
+
+    /// Sends a request, and waits only until the service has it in hand.
+    fn begin(&self, path: &str, body: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(self.listen).expect("a connection");
+        let length = body.len();
+        write!(
+            stream,
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+             expect: 100-continue\r\ncontent-type: application/json\r\n\
+             content-length: {length}\r\n\r\n"
+        )
+        .expect("sent");
+        // The handler has asked for the body, so the request is in flight.
+        let mut go_on = [0; b"HTTP/1.1 100 Continue\r\n\r\n".len()];
+        stream.read_exact(&mut go_on).expect("told to go on");
+        stream.write_all(body.as_bytes()).expect("sent");
+        stream
+    }
+
+    fn set_fault(&self, mode: &str) {
+        let body = format!(r#"{{"mode": "{mode}"}}"#);
+        let answer = rest(self.begin("/demo/faults", &body));
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+
+    fn is_ready(&self) -> bool {
+        let mut stream = TcpStream::connect(self.admin).expect("a connection");
+        write!(stream, "GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+            .expect("sent");
+        rest(stream).starts_with("HTTP/1.1 200")
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.process.id().to_string();
+        let sent = Command::new("kill").args([signal, &pid]).status();
+        assert!(sent.expect("kill runs").success());
+    }
+
+    /// Waits for the end: the exit code, and what was said.
+    fn ended(mut self) -> (Option<i32>, String) {
+        let mut said = String::new();
+        self.output.read_to_string(&mut said).expect("text");
+        (self.process.wait().expect("it ends").code(), said)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        _ = self.process.kill();
+        _ = self.process.wait();
+    }
+}
+
+fn rest(mut stream: TcpStream) -> String {
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
+}
+
+#[test]
+fn sigterm_lets_the_request_in_flight_end_and_reports() {
+    let program = Running::start("program-sigterm", "0");
+    program.set_fault("slow");
+    let question = r#"{"question": "stop?", "adapters": ["demo-flaky", "qa-sql"]}"#;
+    let request = program.begin("/ask", question);
+    program.signal("-TERM");
+    let answer = rest(request);
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(answer.contains(r#""failures":{}"#), "{answer}");
+    let (code, said) = program.ended();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("stopped on SIGTERM"), "{said}");
+    assert!(said.contains("http: 1 requests finished while draining, 0 cut off"), "{said}");
+}
+
+#[test]
+fn sigint_waits_for_no_drain_delay() {
+    let program = Running::start("program-sigint", "20s");
+    program.signal("-INT");
+    let (code, said) = program.ended();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("stopped on SIGINT after 0."), "{said}");
+}
+
+#[test]
+fn a_second_signal_ends_the_stop_at_once() {
+    let program = Running::start("program-second", "20s");
+    program.signal("-TERM");
+    // The order of two signals at once is not known, so the first has to be at work.
+    while program.is_ready() {}
+    program.signal("-INT");
+    let (code, said) = program.ended();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("cut short by a second request"), "{said}");
 }
 
 #[test]

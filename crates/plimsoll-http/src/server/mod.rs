@@ -269,8 +269,10 @@ fn accepted(listener: TcpListener, most: usize) -> impl Iterator<Item = TcpStrea
 impl ServerConfig {
     /// Sets how many connections may be open at a time.
     ///
-    /// Defaults to 8 192. An idle connection takes about 10 KiB. Keep it below the process's limit
-    /// of open files.
+    /// Defaults to 8 192. An idle connection takes about 3 KiB of heap before its first request,
+    /// 28 KiB after one of HTTP/1 and 37 KiB after one of HTTP/2 (a counting allocator's figures
+    /// for 200 connections of each kind, on a 64-bit Linux). Keep it below the process's limit of
+    /// open files.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections;
         self
