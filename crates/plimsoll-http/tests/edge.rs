@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use plimsoll_core::{BoxError, Name};
@@ -61,7 +61,7 @@ impl Body for Frames {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.size.clone()
+        self.size
     }
 }
 
@@ -318,6 +318,7 @@ fn its_types_can_be_shared_sent_cloned_and_debugged() {
 #[cfg(feature = "metrics")]
 mod counted {
     use super::*;
+    use http::{Method, StatusCode};
     use metrics_exporter_prometheus::PrometheusBuilder;
     use std::convert::identity;
 
@@ -580,9 +581,10 @@ mod counted {
         assert!(is_cut(1, identity, says_so));
         assert!(!is_cut(2, identity, says_so));
         let empty = || {
-            let mut body = Frames::default();
-            body.knows_its_end = true;
-            Response::new(body)
+            Response::new(Frames {
+                knows_its_end: true,
+                ..Frames::default()
+            })
         };
         assert!(!is_cut(0, identity, empty));
     }

@@ -60,12 +60,15 @@ impl Running {
             let addr = line.trim().strip_prefix(prefix).expect("an address");
             addr.parse().expect("an address")
         };
-        Self {
+        let running = Self {
             listen: address("listening on http://"),
             admin: address("admin on http://"),
             process,
             output,
-        }
+        };
+        // From then on a signal stops it in good order.
+        while !running.is_ready() {}
+        running
     }
 
     /// Sends a request, and waits only until the service has it in hand.

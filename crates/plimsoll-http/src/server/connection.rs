@@ -309,6 +309,7 @@ impl Drop for InFlight {
 }
 
 impl Closed {
+    #[cfg(feature = "metrics")]
     pub(super) const ALL: [Self; 3] = [Self::Idle, Self::HeadTimeout, Self::Cut];
 
     pub(super) const fn as_str(self) -> &'static str {
