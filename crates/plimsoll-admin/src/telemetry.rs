@@ -7,7 +7,7 @@
 //! | `plimsoll_holdings_stale` | gauge, 0 or 1 |
 //! | `plimsoll_tasks_spawned_total`, `_refused_total`, `_panicked_total` | counter |
 
-use metrics::{counter, describe_counter, describe_gauge, gauge};
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge};
 use plimsoll_core::Lifecycle;
 
 const TASKS: &str = "plimsoll_tasks";
@@ -17,7 +17,7 @@ const TASKS_SPAWNED: &str = "plimsoll_tasks_spawned_total";
 const TASKS_REFUSED: &str = "plimsoll_tasks_refused_total";
 const TASKS_PANICKED: &str = "plimsoll_tasks_panicked_total";
 
-const GAUGES: [(&str, &str); 8] = [
+const GAUGES: [(&str, &str); 10] = [
     (TASKS, "Named tasks alive."),
     (READY, "1 while the service is ready, else 0."),
     (
@@ -38,9 +38,11 @@ const GAUGES: [(&str, &str); 8] = [
         "plimsoll_sweep_longest_slice_seconds",
         "The longest that a slice of the last sweep held its thread.",
     ),
+    ("plimsoll_http_in_flight", "Requests in flight."),
+    ("plimsoll_connections_open", "Connections open."),
 ];
 
-const COUNTERS: [(&str, &str); 8] = [
+const COUNTERS: [(&str, &str); 15] = [
     (TASKS_SPAWNED, "Named tasks spawned."),
     (
         TASKS_REFUSED,
@@ -58,9 +60,39 @@ const COUNTERS: [(&str, &str); 8] = [
         "Sweeps that ended in a panic.",
     ),
     ("plimsoll_sweep_overdue_total", "Sweeps that were overdue."),
+    ("plimsoll_http_requests_total", "Requests that ended."),
+    (
+        "plimsoll_http_response_bytes_total",
+        "Bytes of response bodies.",
+    ),
+    (
+        "plimsoll_http_responses_cut_total",
+        "Responses whose body failed or was dropped before its end.",
+    ),
+    (
+        "plimsoll_connections_accepted_total",
+        "Connections accepted.",
+    ),
+    (
+        "plimsoll_connections_refused_total",
+        "Connections closed at once, because there were too many.",
+    ),
+    (
+        "plimsoll_connections_closed_total",
+        "Connections closed by the server, by reason.",
+    ),
+    (
+        "plimsoll_accept_errors_total",
+        "Connections that could not be accepted.",
+    ),
 ];
 
-/// Describes every metric of holdings and tasks. Once is enough: a recorder keeps each
+const HISTOGRAMS: [(&str, &str); 1] = [(
+    "plimsoll_http_request_seconds",
+    "From the request head to the end of the response body.",
+)];
+
+/// Describes every metric of the workspace. Once is enough: a recorder keeps each
 /// description that it is given until its next upkeep.
 pub(crate) fn describe() {
     for (name, meaning) in GAUGES {
@@ -68,6 +100,9 @@ pub(crate) fn describe() {
     }
     for (name, meaning) in COUNTERS {
         describe_counter!(name, meaning);
+    }
+    for (name, meaning) in HISTOGRAMS {
+        describe_histogram!(name, meaning);
     }
 }
 

@@ -263,6 +263,13 @@ async fn what_is_not_there_is_a_problem() {
     let (control, addr) = start(&Registry::new(), &Lifecycle::new(), None);
     let detail = get(addr, "/api/v1/nothing?x=1").problem(404, "Not Found");
     assert_eq!(detail, "there is nothing at /api/v1/nothing");
+    for line in ["OPTIONS * HTTP/1.1", "CONNECT localhost:80 HTTP/1.1"] {
+        let answer = send(
+            addr,
+            &format!("{line}\r\nHost: localhost:80\r\nConnection: close\r\n\r\n"),
+        );
+        answer.problem(404, "Not Found");
+    }
     for (method, path, allow) in [
         ("POST", "/api/v1/holdings", "GET,HEAD"),
         ("DELETE", "/api/v1/tasks", "GET,HEAD"),

@@ -1,4 +1,5 @@
 //! Registering, sweeping and closing, on a paused clock.
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 
 use plimsoll_core::{
     Bounded, BoxFuture, CloseReport, Holding, Name, Registry, RegistryConfig, RemovalReason,

@@ -1,4 +1,5 @@
 //! The sweeper against a naive one: the same sweeps at the same instants, the same entries left.
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 
 use plimsoll_core::{
     Bounded, BoxFuture, CloseReport, Holding, Name, Registry, RegistryConfig, RemovalReason,

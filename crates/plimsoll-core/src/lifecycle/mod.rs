@@ -21,6 +21,8 @@
 //! It is expected to end when [`Lifecycle::cancelled`] does. A task that is done leaves nothing
 //! behind.
 
+#[cfg(all(test, plimsoll_loom))]
+mod loom;
 mod report;
 mod signal;
 mod tasks;
@@ -722,11 +724,7 @@ impl Inner {
 
         // ## Leaving => Draining
         self.advance(Phase::Draining);
-        {
-            // Under the lock: see `Lifecycle::listener`.
-            let _listeners = self.listeners.lock();
-            self.draining.cancel();
-        }
+        self.begin_draining();
         self.until(share_of_time_left(deadline, 0.6), self.no_listeners())
             .await;
         self.cut.cancel();
@@ -771,6 +769,12 @@ impl Inner {
             tasks_ended: alive.saturating_sub(aborted_tasks),
             stragglers,
         }
+    }
+
+    fn begin_draining(&self) {
+        // Under the lock: see `Lifecycle::listener`.
+        let _listeners = self.listeners.lock();
+        self.draining.cancel();
     }
 
     /// The times of the stop, which the first call of those that belong to it decides.

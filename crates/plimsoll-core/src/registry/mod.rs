@@ -7,7 +7,7 @@
 //! # Sweeping
 //!
 //! [`Registry::sweeper`] is one task for all holdings. A holding is swept when it is registered,
-//! and then whenever it asked for by [`Next`](crate::Next). A sweep is cut into slices of
+//! and then whenever it asked for by [`Next`]. A sweep is cut into slices of
 //! [`RegistryConfig::sweep_budget`] entries; between slices the task yields, and holdings that
 //! are due together take turns. A sweep of a million entries therefore holds no worker for
 //! longer than one slice takes.
@@ -25,6 +25,8 @@
 //! The registry has one lock, held for look-ups of its own tables only. No method of a holding is
 //! ever called under it.
 
+#[cfg(all(test, plimsoll_loom))]
+mod loom;
 mod metrics;
 mod sweeper;
 mod table;

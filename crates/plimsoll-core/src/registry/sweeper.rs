@@ -169,7 +169,7 @@ impl RegistryConfig {
 }
 
 impl Inner {
-    fn take_all_due(&self, now: Instant, under_way: &mut VecDeque<(Id, Slices)>) {
+    pub(super) fn take_all_due(&self, now: Instant, under_way: &mut VecDeque<(Id, Slices)>) {
         loop {
             // The lock is released before anything is reported.
             let taken = self.table.lock().take_due(now);
@@ -191,7 +191,7 @@ impl Inner {
         }
     }
 
-    fn end(&self, id: Id, slices: Slices) {
+    pub(super) fn end(&self, id: Id, slices: Slices) {
         let (report, next) = slices.finish(&self.config);
         let now = Instant::now();
         let at = self.config.when(next, now);

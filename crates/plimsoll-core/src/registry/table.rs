@@ -279,6 +279,23 @@ impl Table {
     }
 }
 
+#[cfg(all(test, plimsoll_loom))]
+impl Table {
+    pub(super) fn assert_invariants(&self) {
+        assert_eq!(self.names.len(), self.entries.len());
+        let mut waiting = 0;
+        for (id, entry) in &self.entries {
+            assert_eq!(self.names.get(&entry.name), Some(id));
+            if let Schedule::Waiting(due) = entry.schedule {
+                assert!(self.due.contains(&(due, *id)));
+                waiting += 1;
+            }
+        }
+        assert_eq!(self.due.len(), waiting);
+        assert!(!self.closed || self.entries.is_empty());
+    }
+}
+
 impl Entry {
     fn downgrade(&self) -> Weak<dyn Bounded> {
         match &self.holding {
