@@ -284,7 +284,7 @@ impl Registry {
         self.inner.check_overdue(Instant::now())
     }
 
-    /// Writes what every holding holds to the installed [`metrics`] recorder. Call it before a
+    /// Writes what every holding holds to the installed `metrics` recorder. Call it before a
     /// scrape; the counts of sweeps are kept up by themselves.
     #[cfg(feature = "metrics")]
     pub fn publish_metrics(&self) {
