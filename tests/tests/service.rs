@@ -140,12 +140,20 @@ async fn probes_follow_the_phases_to_the_end() {
     let service = Service::start().await;
     let plimsoll = service.plimsoll.clone();
     let admin = service.admin;
-    assert!(request(admin, "GET", "/readyz").await.starts_with("HTTP/1.1 200"));
+    assert!(
+        request(admin, "GET", "/readyz")
+            .await
+            .starts_with("HTTP/1.1 200")
+    );
     service.stop().await;
     let ready = request(admin, "GET", "/readyz").await;
     assert!(ready.starts_with("HTTP/1.1 503"), "{ready}");
     assert!(ready.ends_with("stopped"), "{ready}");
-    assert!(request(admin, "GET", "/livez").await.starts_with("HTTP/1.1 200"));
+    assert!(
+        request(admin, "GET", "/livez")
+            .await
+            .starts_with("HTTP/1.1 200")
+    );
     drop(plimsoll);
 }
 
@@ -186,13 +194,17 @@ async fn what_keeps_a_service_from_starting_is_named() {
         ),
     ];
     for (config, expected) in table {
-        let error = Plimsoll::start(config).expect_err("a bad setting").to_string();
+        let error = Plimsoll::start(config)
+            .expect_err("a bad setting")
+            .to_string();
         assert!(error.contains(expected), "{error}");
     }
 }
 
 #[test]
 fn starting_outside_a_runtime_says_so() {
-    let error = Plimsoll::start(config()).expect_err("no runtime").to_string();
+    let error = Plimsoll::start(config())
+        .expect_err("no runtime")
+        .to_string();
     assert!(error.contains("#[tokio::main]"), "{error}");
 }

@@ -12,22 +12,25 @@ use axum::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Empty, channel::Channel};
-use hyper::client::conn::http2;
+use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::TokioIo;
 use plimsoll_core::{
-    Lifecycle, Phase, Registry,
+    BoxFuture, Lifecycle, Phase, Registry,
     lifecycle::{LifecycleConfig, StopReason, StopReport},
 };
 use plimsoll_http::{Server, ServerConfig};
 use std::{
     convert::Infallible,
-    future::pending,
+    future::{pending, poll_fn},
     net::SocketAddr,
+    panic::Location,
+    pin::pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering::Relaxed},
         mpsc,
     },
+    task::Poll,
     time::Duration,
 };
 use tokio::{
@@ -183,7 +186,7 @@ impl Running {
 
     async fn connect(&self) -> Client {
         let open = self.server.connections();
-        let client = Client(TcpStream::connect(self.at).await.unwrap());
+        let client = Client::over(TcpStream::connect(self.at).await.unwrap());
         until(|| self.server.connections() == open + 1).await;
         client
     }
@@ -242,8 +245,8 @@ impl Running {
         after: Duration,
         (finished, cut): (u64, u64),
     ) {
-        let report = stop.await.unwrap();
-        self.serving.await.unwrap();
+        let report = soon(stop).await.unwrap();
+        soon(self.serving).await.unwrap();
         assert_eq!(report.elapsed, after);
         assert!(report.elapsed <= report.timeout);
         let [drained] = report.drained[..] else {
@@ -282,14 +285,15 @@ async fn pass(time: Duration) {
     settle().await;
 }
 
-/// Waits for something that happens without the clock.
+/// Waits for what comes without the clock moving on.
 #[track_caller]
-fn until(condition: impl Fn() -> bool) -> impl Future<Output = ()> {
-    let caller = std::panic::Location::caller();
+fn soon<T>(future: impl Future<Output = T>) -> impl Future<Output = T> {
+    let caller = Location::caller();
     async move {
+        let mut future = pin!(future);
         for _ in 0..1_000_000 {
-            if condition() {
-                return;
+            if let Poll::Ready(done) = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await {
+                return done;
             }
             yield_now().await;
         }
@@ -297,12 +301,26 @@ fn until(condition: impl Fn() -> bool) -> impl Future<Output = ()> {
     }
 }
 
+#[track_caller]
+fn until(condition: impl Fn() -> bool) -> impl Future<Output = ()> {
+    soon(poll_fn(move |_| match condition() {
+        true => Poll::Ready(()),
+        false => Poll::Pending,
+    }))
+}
+
 /// A client of HTTP/1 that can do it wrong.
 struct Client(TcpStream);
 
 impl Client {
+    fn over(stream: TcpStream) -> Self {
+        // Otherwise a second small write waits for an acknowledgement, on the real clock.
+        stream.set_nodelay(true).unwrap();
+        Self(stream)
+    }
+
     async fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.0.write_all(bytes.as_ref()).await.unwrap();
+        soon(self.0.write_all(bytes.as_ref())).await.unwrap();
     }
 
     async fn ask(&mut self, path: &str) {
@@ -313,7 +331,7 @@ impl Client {
     async fn head(&mut self) -> String {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
-            head.push(self.0.read_u8().await.expect("an answer"));
+            head.push(soon(self.0.read_u8()).await.expect("an answer"));
         }
         String::from_utf8(head).unwrap()
     }
@@ -331,7 +349,7 @@ impl Client {
 
     async fn bytes(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
-        self.0.read_exact(&mut bytes).await.unwrap();
+        soon(self.0.read_exact(&mut bytes)).await.unwrap();
         bytes
     }
 
@@ -347,7 +365,7 @@ impl Client {
     async fn rest(mut self) -> Vec<u8> {
         let mut rest = Vec::new();
         // Closed with a reset if there was something that the server has not read.
-        let _ = self.0.read_to_end(&mut rest).await;
+        let _ = soon(self.0.read_to_end(&mut rest)).await;
         rest
     }
 }
@@ -379,6 +397,7 @@ impl Drop for Http2 {
 
 impl Http2 {
     async fn over(stream: TcpStream, window: u32) -> Self {
+        stream.set_nodelay(true).unwrap();
         let tasks = Tasks::default();
         let (sender, connection) = http2::Builder::new(tasks.clone())
             .initial_stream_window_size(window)
@@ -392,18 +411,25 @@ impl Http2 {
         }
     }
 
-    fn ask(&mut self, path: &str) -> JoinHandle<hyper::Result<Response<hyper::body::Incoming>>> {
+    /// Sends a request at once, and takes it back when the future is dropped.
+    fn ask(&mut self, path: &str) -> BoxFuture<'static, hyper::Result<Response<Incoming>>> {
         let request = Request::builder().uri(format!("http://x{path}"));
-        tokio::spawn(
-            self.sender
-                .send_request(request.body(Empty::new()).unwrap()),
-        )
+        let response = self
+            .sender
+            .send_request(request.body(Empty::new()).unwrap());
+        Box::pin(soon(response))
+    }
+
+    /// Waits for the server to close the connection with GOAWAY.
+    async fn goodbye(&mut self) {
+        let closed = soon(&mut self.connection).await;
+        closed.unwrap().expect("a goodbye");
     }
 
     async fn hello(&mut self) -> Response<()> {
-        let (head, body) = self.ask("/").await.unwrap().unwrap().into_parts();
+        let (head, body) = self.ask("/").await.unwrap().into_parts();
         assert_eq!(head.status, 200);
-        assert_eq!(body.collect().await.unwrap().to_bytes(), "hello");
+        assert_eq!(soon(body.collect()).await.unwrap().to_bytes(), "hello");
         Response::from_parts(head, ())
     }
 }
@@ -434,8 +460,8 @@ async fn requests_of_http_2_share_a_connection() {
     client.hello().await;
     running.probe.gate.add_permits(2);
     for response in waiting {
-        let body = response.await.unwrap().unwrap().into_body();
-        assert_eq!(body.collect().await.unwrap().to_bytes(), "waited");
+        let body = response.await.unwrap().into_body();
+        assert_eq!(soon(body.collect()).await.unwrap().to_bytes(), "waited");
     }
     assert_eq!(running.server.connections(), 1);
     running.in_flight(0).await;
@@ -496,9 +522,9 @@ async fn a_panic_takes_no_more_than_its_connection_or_stream() {
 
     let mut http2 = running.http2().await;
     let waiting = http2.ask("/wait");
-    http2.ask("/panic").await.unwrap().unwrap_err();
+    http2.ask("/panic").await.unwrap_err();
     running.probe.gate.add_permits(1);
-    assert_eq!(waiting.await.unwrap().unwrap().status(), 200);
+    assert_eq!(waiting.await.unwrap().status(), 200);
     http2.hello().await;
 }
 
@@ -513,7 +539,7 @@ async fn a_client_that_goes_away_ends_its_requests() {
     drop(client);
     running.in_flight(1).await;
     drop(http2);
-    hanging.await.unwrap().unwrap_err();
+    hanging.await.unwrap_err();
     running.in_flight(0).await;
     running.open(0).await;
     assert_eq!(running.probe.dropped(), 2);
@@ -526,7 +552,7 @@ async fn a_connection_past_the_cap_is_closed_at_once_and_counted() {
     let running = Running::with(ServerConfig::default().max_connections(2)).await;
     let mut first = running.connect().await;
     let second = running.connect().await;
-    let third = Client(TcpStream::connect(running.at).await.unwrap());
+    let third = Client::over(TcpStream::connect(running.at).await.unwrap());
     assert_eq!(third.rest().await, b"");
     assert_eq!(
         (running.server.connections(), running.server.refused()),
@@ -587,9 +613,11 @@ async fn a_head_that_is_too_long_is_answered_with_431() {
             .header("x", "x".repeat(filler));
         request.body(Empty::new()).unwrap()
     };
-    let response = http2.sender.send_request(request(7_000)).await.unwrap();
+    let response = soon(http2.sender.send_request(request(7_000)))
+        .await
+        .unwrap();
     assert_eq!(response.status(), 200);
-    if let Ok(response) = http2.sender.send_request(request(10_000)).await {
+    if let Ok(response) = soon(http2.sender.send_request(request(10_000))).await {
         assert_eq!(response.status(), 431);
     }
     http2.hello().await;
@@ -652,6 +680,20 @@ async fn a_head_that_drips_in_is_cut_all_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_body_of_a_request_is_not_the_head_of_the_next() {
+    let running = Running::start().await;
+    let mut client = running.connect().await;
+    client
+        .send("POST /echo HTTP/1.1\r\ncontent-length: 4\r\n\r\n")
+        .await;
+    running.in_flight(1).await;
+    pass(60 * SECOND).await;
+    client.send("echo").await;
+    client.answer("echo").await;
+    running.closes_after(75 * SECOND).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_only_looks_like_http_2_has_the_head_timeout_too() {
     let running = Running::start().await;
     let mut client = running.connect().await;
@@ -683,7 +725,7 @@ async fn an_idle_http_2_connection_is_closed_with_a_goodbye() {
             client.hello().await;
         }
         running.closes_after(75 * SECOND).await;
-        (&mut client.connection).await.unwrap().expect("a goodbye");
+        client.goodbye().await;
         assert!(client.sender.is_closed());
     }
 }
@@ -703,6 +745,19 @@ async fn a_timeout_shorter_than_the_other_is_exact_too() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_http_2_connection_is_idle_from_the_reset_of_its_last_stream() {
+    let running = Running::with(ServerConfig::default().idle_timeout(5 * SECOND)).await;
+    let mut client = running.http2().await;
+    let hanging = client.ask("/hang");
+    running.in_flight(1).await;
+    pass(2 * SECOND).await;
+    drop(hanging);
+    running.in_flight(0).await;
+    running.closes_after(5 * SECOND).await;
+    client.goodbye().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_long_request_is_not_idle() {
     let running = Running::start().await;
     let mut client = running.connect().await;
@@ -719,7 +774,7 @@ async fn a_long_request_is_not_idle() {
     assert_eq!(running.server.in_flight(), 3);
     running.probe.gate.add_permits(2);
     client.answer("waited").await;
-    assert_eq!(waiting.await.unwrap().unwrap().status(), 200);
+    assert_eq!(waiting.await.unwrap().status(), 200);
     drop((stream, http2));
     running.open(1).await;
     running.closes_after(75 * SECOND).await;
@@ -737,7 +792,7 @@ async fn slow_reader(running: &Running) -> TcpStream {
 #[tokio::test(start_paused = true)]
 async fn a_response_that_moves_on_is_not_idle() {
     let running = Running::start().await;
-    let mut client = Client(slow_reader(&running).await);
+    let mut client = Client::over(slow_reader(&running).await);
     client.ask("/big").await;
     client.head().await;
     for _ in 0..7 {
@@ -752,7 +807,7 @@ async fn a_response_that_moves_on_is_not_idle() {
 #[tokio::test(start_paused = true)]
 async fn a_response_that_nobody_takes_is_idle() {
     let running = Running::start().await;
-    let mut client = Client(slow_reader(&running).await);
+    let mut client = Client::over(slow_reader(&running).await);
     client.ask("/big").await;
     client.head().await;
     pass(76 * SECOND).await;
@@ -772,7 +827,7 @@ async fn streams_past_their_cap_have_to_wait() {
     assert_eq!(running.server.in_flight(), 1);
     running.probe.gate.add_permits(2);
     for response in waiting {
-        assert_eq!(response.await.unwrap().unwrap().status(), 200);
+        assert_eq!(response.await.unwrap().status(), 200);
     }
 }
 
@@ -915,7 +970,7 @@ async fn an_upgrade_works_while_leaving_keeps_its_place_and_stops_no_drain() {
     echoes(&mut late, &mut late_upgraded).await;
     assert_eq!(running.server.connections(), 2);
     pass(5 * SECOND).await;
-    let report = stop.await.unwrap();
+    let report = soon(stop).await.unwrap();
     assert_eq!(report.elapsed, 5 * SECOND);
     assert!(report.is_clean(), "{report}");
     echoes(&mut client, &mut upgraded).await;
@@ -940,8 +995,8 @@ async fn a_drain_closes_the_listener_and_idle_connections_at_once() {
     settle().await;
     let stop = running.drain().await;
     assert_eq!(client.rest().await, b"");
-    (&mut http2.connection).await.unwrap().expect("a goodbye");
-    (&mut unused.connection).await.unwrap().expect("a goodbye");
+    http2.goodbye().await;
+    unused.goodbye().await;
     let refused = TcpStream::connect(running.at).await.unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
     running.stopped(stop, 5 * SECOND, (0, 0)).await;
@@ -962,23 +1017,22 @@ async fn a_drain_waits_for_requests_in_flight() {
         !http2
             .ask("/")
             .await
-            .unwrap()
             .is_ok_and(|response| response.status() == 200)
     );
     running.probe.gate.add_permits(2);
     let head = client.answer("waited").await;
     assert!(head.contains("connection: close\r\n"), "{head}");
     assert_eq!(client.rest().await, b"");
-    let body = waiting.await.unwrap().unwrap().into_body();
-    assert_eq!(body.collect().await.unwrap().to_bytes(), "waited");
-    (&mut http2.connection).await.unwrap().expect("a goodbye");
+    let body = waiting.await.unwrap().into_body();
+    assert_eq!(soon(body.collect()).await.unwrap().to_bytes(), "waited");
+    http2.goodbye().await;
     running.stopped(stop, 11 * SECOND, (2, 0)).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_drain_waits_for_a_response_that_is_read_slowly() {
     let running = Running::start().await;
-    let mut client = Client(slow_reader(&running).await);
+    let mut client = Client::over(slow_reader(&running).await);
     client.ask("/big").await;
     client.head().await;
     client.bytes(BIG / 8).await;
@@ -996,13 +1050,13 @@ async fn a_drain_waits_for_a_response_behind_a_window_of_http_2() {
     let running = Running::start().await;
     let stream = TcpStream::connect(running.at).await.unwrap();
     let mut http2 = Http2::over(stream, 65_535).await;
-    let body = http2.ask("/big").await.unwrap().unwrap().into_body();
+    let body = http2.ask("/big").await.unwrap().into_body();
     running.in_flight(0).await;
     let stop = running.drain().await;
     pass(6 * SECOND).await;
     assert_eq!(running.server.connections(), 1);
-    assert_eq!(body.collect().await.unwrap().to_bytes().len(), BIG);
-    (&mut http2.connection).await.unwrap().expect("a goodbye");
+    assert_eq!(soon(body.collect()).await.unwrap().to_bytes().len(), BIG);
+    http2.goodbye().await;
     running.stopped(stop, 11 * SECOND, (0, 0)).await;
 }
 
@@ -1038,7 +1092,9 @@ async fn a_connection_that_only_the_kernel_has_accepted_is_served() {
     assert_eq!(running.lifecycle.phase(), Phase::Draining);
     for client in clients {
         client.set_nonblocking(true).unwrap();
-        Client(TcpStream::from_std(client).unwrap()).hello().await;
+        Client::over(TcpStream::from_std(client).unwrap())
+            .hello()
+            .await;
     }
     running.stopped(stop, 5 * SECOND, (100, 0)).await;
 }
@@ -1082,14 +1138,14 @@ async fn an_event_stream_is_cut_when_the_drain_ends() {
     client.ask("/sse").await;
     client.head().await;
     let mut http2 = running.http2().await;
-    let response = http2.ask("/sse").await.unwrap().unwrap();
+    let response = http2.ask("/sse").await.unwrap();
     let stop = running.drain().await;
     pass(12 * SECOND - MILLI).await;
     assert_eq!(running.server.in_flight(), 2);
     pass(MILLI).await;
     let rest = client.rest().await;
     assert!(!rest.ends_with(b"0\r\n\r\n"), "it seems to be whole");
-    response.into_body().collect().await.unwrap_err();
+    soon(response.into_body().collect()).await.unwrap_err();
     running.stopped(stop, 17 * SECOND, (0, 2)).await;
 }
 
@@ -1108,7 +1164,7 @@ async fn a_handler_that_hangs_is_dropped_when_the_drain_ends() {
     pass(MILLI).await;
     assert_eq!(client.rest().await, b"");
     for response in hanging {
-        response.await.unwrap().unwrap_err();
+        response.await.unwrap_err();
     }
     running.stopped(stop, 17 * SECOND, (0, 3)).await;
     assert_eq!(dropped.load(Relaxed), 3);
@@ -1174,7 +1230,7 @@ async fn a_server_started_while_draining_returns_at_once() {
     let _stop = running.drain().await;
     let late = Server::new("late", ServerConfig::default()).unwrap();
     let (at, serving) = serve(&late, &running.lifecycle, running.probe.app()).await;
-    serving.await.unwrap();
+    soon(serving).await.unwrap();
     TcpStream::connect(at).await.unwrap_err();
 }
 
@@ -1188,13 +1244,13 @@ async fn dropping_the_future_cuts_everything() {
     running.in_flight(2).await;
     running.serving.abort();
     assert_eq!(client.rest().await, b"");
-    hanging.await.unwrap().unwrap_err();
+    hanging.await.unwrap_err();
     running.in_flight(0).await;
     running.open(0).await;
     assert_eq!(running.probe.dropped(), 2);
     TcpStream::connect(running.at).await.unwrap_err();
     // The stop does not wait for it.
-    let stop = running.leave().await.await.unwrap();
+    let stop = soon(running.leave().await).await.unwrap();
     assert_eq!(stop.elapsed, Duration::ZERO);
 }
 
@@ -1206,15 +1262,15 @@ async fn two_servers_of_one_lifecycle_both_drain() {
     let mut client = running.connect().await;
     client.ask("/wait").await;
     running.in_flight(1).await;
-    let mut hangs = Client(TcpStream::connect(at).await.unwrap());
+    let mut hangs = Client::over(TcpStream::connect(at).await.unwrap());
     hangs.ask("/hang").await;
     until(|| other.in_flight() == 1).await;
     let stop = running.drain().await;
     running.probe.gate.add_permits(1);
     client.answer("waited").await;
     pass(12 * SECOND).await;
-    let report = stop.await.unwrap();
-    serving.await.unwrap();
+    let report = soon(stop).await.unwrap();
+    soon(serving).await.unwrap();
     let mut drained: Vec<_> = report
         .drained
         .iter()
@@ -1239,7 +1295,7 @@ fn what_is_cut_is_counted_exactly_on_several_threads() {
         let (at, serving) = serve(&server, &lifecycle, Probe::new().app()).await;
         let mut clients = Vec::new();
         for _ in 0..50 {
-            let mut client = Client(TcpStream::connect(at).await.unwrap());
+            let mut client = Client::over(TcpStream::connect(at).await.unwrap());
             client.ask("/hang").await;
             clients.push(client);
         }
@@ -1250,7 +1306,7 @@ fn what_is_cut_is_counted_exactly_on_several_threads() {
         let report = lifecycle
             .stop(&Registry::new(), StopReason::Requested)
             .await;
-        serving.await.unwrap();
+        soon(serving).await.unwrap();
         let [drained] = report.drained[..] else {
             panic!("{report}");
         };
@@ -1283,7 +1339,7 @@ fn connections_make_these_lines() {
                 client.ask("/hang").await;
             }
             let _silent = running.connect().await;
-            let refused = Client(TcpStream::connect(running.at).await.unwrap());
+            let refused = Client::over(TcpStream::connect(running.at).await.unwrap());
             refused.rest().await;
             let stop = running.drain().await;
             pass(12 * SECOND).await;

@@ -1,8 +1,6 @@
 use crate::{Config, StartError, error::Cause};
 use plimsoll_core::{
-    Holding, Lifecycle, Name, Registry,
-    lifecycle::SpawnError,
-    registry::RegisterError,
+    Holding, Lifecycle, Name, Registry, lifecycle::SpawnError, registry::RegisterError,
 };
 use std::sync::Arc;
 use tokio::{runtime::Handle, task::JoinHandle};
@@ -53,18 +51,29 @@ impl Plimsoll {
     ///
     /// When a setting is out of its range, settings contradict each other, an address cannot be
     /// listened on, or there is no Tokio runtime.
+    #[cfg_attr(
+        not(feature = "admin"),
+        expect(clippy::needless_pass_by_value, reason = "consumed with `admin`")
+    )]
     pub fn start(config: Config) -> Result<Self, StartError> {
+        let Config {
+            registry,
+            lifecycle,
+            #[cfg(feature = "http")]
+            server,
+            #[cfg(feature = "admin")]
+            control,
+        } = config;
         let runtime = Handle::try_current().map_err(|_| Cause::NoRuntime)?;
-        let lifecycle = Lifecycle::with_config(config.lifecycle).map_err(Cause::Lifecycle)?;
-        let registry = Registry::with_config(config.registry);
+        let lifecycle = Lifecycle::with_config(lifecycle).map_err(Cause::Lifecycle)?;
+        let registry = Registry::with_config(registry);
         // The recorder comes first: a metric handle made before it records nothing.
         #[cfg(feature = "admin")]
-        let control = match config.control {
-            Some(control) => Some(start_control(control, &registry, &lifecycle)?),
-            None => None,
-        };
+        let control = control
+            .map(|control| start_control(control, &registry, &lifecycle))
+            .transpose()?;
         #[cfg(feature = "http")]
-        let server = Server::new(HTTP, config.server).map_err(Cause::Server)?;
+        let server = Server::new(HTTP, server).map_err(Cause::Server)?;
         // Not a task of the lifecycle: it sweeps until the registry is gone, holds nothing, and
         // has nothing to end.
         runtime.spawn(registry.sweeper());

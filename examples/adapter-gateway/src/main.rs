@@ -80,7 +80,9 @@ async fn run(args: Args) -> Result<u8, BoxError> {
         None => None,
     };
     announce(listening, plimsoll.admin_addr())?;
-    let report = plimsoll.serve(listener, app.layer(plimsoll.layer())).await?;
+    let report = plimsoll
+        .serve(listener, app.layer(plimsoll.layer()))
+        .await?;
     if let Some(load) = load {
         writeln!(io::stdout(), "{}", load.await?)?;
     }

@@ -97,8 +97,11 @@ impl Running {
 
     fn is_ready(&self) -> bool {
         let mut stream = TcpStream::connect(self.admin).expect("a connection");
-        write!(stream, "GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
-            .expect("sent");
+        write!(
+            stream,
+            "GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+        )
+        .expect("sent");
         rest(stream).starts_with("HTTP/1.1 200")
     }
 
@@ -142,7 +145,10 @@ fn sigterm_lets_the_request_in_flight_end_and_reports() {
     let (code, said) = program.ended();
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("stopped on SIGTERM"), "{said}");
-    assert!(said.contains("http: 1 requests finished while draining, 0 cut off"), "{said}");
+    assert!(
+        said.contains("http: 1 requests finished while draining, 0 cut off"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -233,7 +239,12 @@ fn what_keeps_it_from_starting_is_said_in_one_line() {
             "README.md or docs/**/*.md",
         ),
         (
-            [listen, admin, &docs, &format!("--data={root}/README.md/data")],
+            [
+                listen,
+                admin,
+                &docs,
+                &format!("--data={root}/README.md/data"),
+            ],
             format!("--data {root}/README.md/data: "),
             "name a folder that can be written",
         ),

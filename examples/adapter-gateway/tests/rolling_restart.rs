@@ -32,10 +32,13 @@ fn main() {
         eprintln!("nginx is not installed, so the rolling restart is ignored");
     }
     let missing = nginx.is_none();
-    let trial = Trial::test("a_rolling_restart_behind_nginx_fails_no_request", move || {
-        let nginx = nginx.as_deref().ok_or("nginx is not installed")?;
-        rolling_restart(nginx).map_err(|error| Failed::from(error.to_string()))
-    });
+    let trial = Trial::test(
+        "a_rolling_restart_behind_nginx_fails_no_request",
+        move || {
+            let nginx = nginx.as_deref().ok_or("nginx is not installed")?;
+            rolling_restart(nginx).map_err(|error| Failed::from(error.to_string()))
+        },
+    );
     libtest_mimic::run(&args, vec![trial.with_ignored_flag(missing)]).exit();
 }
 
@@ -46,14 +49,14 @@ fn rolling_restart(nginx: &Path) -> Result<()> {
     fs::write(folder.join("README.md"), "The service stops in phases.")?;
 
     let mut gateways = vec![Gateway::start(&folder)?, Gateway::start(&folder)?];
-    let mut proxy = Nginx::start(nginx, &folder, &gateways)?;
+    let proxy = Nginx::start(nginx, &folder, &gateways)?;
 
     let load = Load::start(proxy.addr);
     load.wait_for(200)?;
     for turn in 0..gateways.len() {
         // The replacement comes up first, as with a surge of one.
         let replacement = Gateway::start(&folder)?;
-        let mut leaving = std::mem::replace(&mut gateways[turn], replacement);
+        let leaving = std::mem::replace(&mut gateways[turn], replacement);
         leaving.terminate()?;
         // The controller: whoever is not ready is not an upstream.
         let until = load.requests();
@@ -96,7 +99,10 @@ impl Gateway {
         let mut address = |prefix: &str| -> Result<SocketAddr> {
             let mut line = String::new();
             output.read_line(&mut line)?;
-            let addr = line.trim().strip_prefix(prefix).ok_or_else(|| line.clone())?;
+            let addr = line
+                .trim()
+                .strip_prefix(prefix)
+                .ok_or_else(|| line.clone())?;
             Ok(addr.parse()?)
         };
         let gateway = Self {
@@ -116,7 +122,7 @@ impl Gateway {
         exchange(self.admin, head.as_bytes()).is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
     }
 
-    fn terminate(&mut self) -> Result<()> {
+    fn terminate(&self) -> Result<()> {
         let pid = self.process.id().to_string();
         let killed = Command::new("kill").args(["-TERM", &pid]).status()?;
         if !killed.success() {
@@ -161,7 +167,9 @@ impl Nginx {
         // Free until nginx takes it.
         let addr = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         configure(folder, addr, gateways)?;
-        let process = command(program, folder).arg("-gdaemon off;").spawn()?;
+        let process = command(program, folder)
+            .args(["-g", "daemon off;"])
+            .spawn()?;
         let proxy = Self {
             process,
             program: program.to_owned(),
@@ -175,7 +183,7 @@ impl Nginx {
     }
 
     /// Takes up the upstreams as they are now. Returns once new connections go to them.
-    fn follow(&mut self, gateways: &[Gateway]) -> Result<()> {
+    fn follow(&self, gateways: &[Gateway]) -> Result<()> {
         let pid = self.process.id().to_string();
         let workers = || -> Result<Vec<String>> {
             let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
@@ -183,7 +191,9 @@ impl Nginx {
         };
         let before = workers()?;
         configure(&self.folder, self.addr, gateways)?;
-        let reloaded = command(&self.program, &self.folder).arg("-sreload").status()?;
+        let reloaded = command(&self.program, &self.folder)
+            .arg("-sreload")
+            .status()?;
         if !reloaded.success() {
             return Err("nginx cannot be reloaded".into());
         }
@@ -193,7 +203,6 @@ impl Nginx {
         }
         Ok(())
     }
-
 }
 
 impl Drop for Nginx {

@@ -14,8 +14,8 @@ use std::{
     hint::spin_loop,
     rc::Rc,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
     thread,
     time::Duration,
@@ -182,7 +182,8 @@ fn median_and_worst(values: &[f64]) -> String {
 /// Sessions by identifier, which expire in the order they came.
 struct Sessions {
     state: Mutex<State>,
-    longest_lock_nanos: AtomicU64,
+    /// For how long each slice has held the lock, in nanoseconds.
+    locks: Mutex<Histogram<u64>>,
 }
 
 #[derive(Default)]
@@ -195,6 +196,8 @@ struct State {
 /// What one round has shown, in microseconds unless it says otherwise.
 struct Round {
     report: SweepReport,
+    lock_p50: f64,
+    lock_p99: f64,
     longest_lock: f64,
     longest_gap: f64,
     insert_p99: f64,
@@ -218,6 +221,8 @@ fn sessions(runtime: &Runtime, args: &Args) -> Result<(), Error> {
         "sweep ms",
         "slices",
         "longest slice µs",
+        "lock p50 µs",
+        "lock p99 µs",
         "longest lock µs",
         "longest gap of a task µs",
         "insert p99 µs",
@@ -234,6 +239,8 @@ fn sessions(runtime: &Runtime, args: &Args) -> Result<(), Error> {
             ),
             rounds[0].report.slices.to_string(),
             both(|round| stats::micros(round.report.longest_slice)),
+            format!("{:.0}", stats::median(each(|round| round.lock_p50))),
+            format!("{:.0}", stats::median(each(|round| round.lock_p99))),
             both(|round| round.longest_lock),
             both(|round| round.longest_gap),
             format!("{:.1}", stats::median(each(|round| round.insert_p99))),
@@ -287,10 +294,13 @@ fn sweep_sessions(runtime: &Runtime, budget: Budget, entries: u64) -> Result<Rou
     });
     stop.store(true, Relaxed);
     let inserts = inserting.join().expect("inserting does not panic");
+    let locks = lock(&sessions.locks);
     let micros = |nanos: u64| nanos as f64 / 1e3;
     Ok(Round {
         report: report?,
-        longest_lock: micros(sessions.longest_lock_nanos.load(Relaxed)),
+        lock_p50: micros(locks.value_at_quantile(0.5)),
+        lock_p99: micros(locks.value_at_quantile(0.99)),
+        longest_lock: micros(locks.max()),
         longest_gap: stats::micros(longest_gap),
         insert_p99: micros(inserts.value_at_quantile(0.99)),
         longest_insert: micros(inserts.max()),
@@ -328,6 +338,10 @@ fn insert_until(stop: &AtomicBool, sessions: &Sessions, first_id: u64) -> Histog
     took
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Sessions {
     /// Makes a holding with `entries` that have expired, and room for as many more: growing the
     /// table would be a longer lock than any that a sweep takes.
@@ -337,7 +351,7 @@ impl Sessions {
         state.by_id.reserve(2 * entries as usize);
         let sessions = Self {
             state: Mutex::new(state),
-            longest_lock_nanos: AtomicU64::new(0),
+            locks: Mutex::new(stats::histogram()),
         };
         for id in 0..entries {
             sessions.insert(id, vec![0; ENTRY_BYTES].into_boxed_slice(), expired);
@@ -346,7 +360,7 @@ impl Sessions {
     }
 
     fn insert(&self, id: u64, session: Box<[u8]>, expires: Instant) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
         state.by_id.insert(id, session);
         state.by_age.push_back((expires, id));
         state.totals.inserted += 1;
@@ -359,18 +373,18 @@ impl Bounded for Sessions {
     }
 
     fn usage(&self) -> Usage {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = lock(&self.state);
         let entries = state.by_id.len() as u64;
         Usage::new(entries, entries * ENTRY_BYTES as u64)
     }
 
     fn totals(&self) -> Totals {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = lock(&self.state);
         state.totals
     }
 
     fn sweep(&self, now: Instant, budget: usize) -> Step {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
         let locked = Instant::now();
         let mut removed = 0;
         let next = loop {
@@ -389,7 +403,7 @@ impl Bounded for Sessions {
         let held = Instant::now().saturating_duration_since(locked);
         drop(state);
         let nanos = u64::try_from(held.as_nanos()).unwrap_or(u64::MAX);
-        self.longest_lock_nanos.fetch_max(nanos, Relaxed);
+        lock(&self.locks).saturating_record(nanos);
         let removed = Removed::expired(removed);
         match next {
             None => Step {

@@ -439,7 +439,7 @@ impl RegistryConfig {
 
     /// Sets how many holdings may be registered at a time.
     ///
-    /// Defaults to 4 096. Each takes about 300 bytes here.
+    /// Defaults to 4 096. Each takes 400 to 650 bytes here.
     pub fn max_holdings(mut self, holdings: usize) -> Self {
         self.max_holdings = holdings;
         self
