@@ -39,7 +39,7 @@ impl Service<Request<HelloBody>> for Hello {
 
 /// A router that says hello at `/hello`.
 ///
-/// Once it has its layers, call [`Router::with_state`] as [`axum::serve`] does for each
+/// Once it has its layers, call [`Router::with_state`] as [`axum::serve()`] does for each
 /// connection: before that, a router puts the layers around the handler anew for each request.
 pub fn router() -> Router {
     Router::new().route("/hello", get(async || "hello"))

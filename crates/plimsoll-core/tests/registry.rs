@@ -536,6 +536,28 @@ async fn the_sweeper_ends_when_the_registry_is_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_sweep_whose_sweeper_is_aborted_goes_on_in_the_next_one() {
+    let registry = Registry::new();
+    let held = registry
+        .register(FakeHolding::new("large", Duration::ZERO))
+        .unwrap();
+    held.insert(10_000);
+    let sweeper = tokio::spawn(registry.sweeper());
+    while held.sweeps().len() < 3 {
+        yield_now().await;
+    }
+    sweeper.abort();
+    assert!(sweeper.await.unwrap_err().is_cancelled());
+    assert_eq!(held.held(), 7_000);
+
+    let _next = tokio::spawn(registry.sweeper());
+    while held.held() > 0 {
+        yield_now().await;
+    }
+    assert_balanced(&held);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_sweeper_ends_in_the_middle_of_a_sweep_too() {
     let start = alive_tasks();
     let registry = swept_with(RegistryConfig::default().sweep_budget(1));

@@ -126,7 +126,11 @@ fn per_connection(
 
 fn wait(runtime: &tokio::runtime::Runtime, mut condition: impl FnMut() -> bool) {
     runtime.block_on(async {
-        while !condition() {
+        for tries in 0.. {
+            assert_ne!(tries, 1_000_000, "waited in vain");
+            if condition() {
+                break;
+            }
             tokio::task::yield_now().await;
         }
         for _ in 0..10 {

@@ -1189,6 +1189,48 @@ async fn a_client_of_http_2_that_is_gone_without_a_word_holds_no_drain() {
     assert!(!client.rest().await.is_empty());
 }
 
+/// Half of what an HTTP/2 connection begins with, which nobody can tell from HTTP/1.
+const HALF_A_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
+/// The other half, empty settings, and the head of `GET /`.
+const HTTP2_REQUEST: &[u8] = b"\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\
+    \0\0\x06\x01\x05\0\0\0\x01\x82\x86\x84\x41\x01x";
+const HTTP2_PING: &[u8] = b"\0\0\x08\x06\0\0\0\0\x0012345678";
+
+#[tokio::test(start_paused = true)]
+async fn a_preface_of_http_2_in_two_parts_is_one_all_the_same() {
+    let running = Running::start().await;
+    let mut client = running.connect().await;
+    client.send(HALF_A_PREFACE).await;
+    pass(SECOND).await;
+    client.send(HTTP2_REQUEST).await;
+    pass(SECOND).await;
+    assert_eq!(running.server.in_flight(), 0);
+    client.send(HTTP2_PING).await;
+    pass(73 * SECOND).await;
+    assert_eq!(running.server.connections(), 1, "a ping is no head");
+    pass(2 * SECOND).await;
+    let stream = client.rest().await;
+    assert!(stream.windows(5).any(|data| data == b"hello"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_of_http_2_that_comes_late_is_answered_before_the_goodbye() {
+    let running = Running::start().await;
+    let mut client = running.connect().await;
+    client.send(HALF_A_PREFACE).await;
+    let stop = running.drain().await;
+    pass(999 * MILLI).await;
+    client.send(HTTP2_REQUEST).await;
+    pass(MILLI).await;
+    // What the goodbye waits for, as it would from any client.
+    client
+        .send(b"\0\0\x08\x06\x01\0\0\0\0\x0b\x7b\xa2\xf0\x8b\x9b\xfe\x54")
+        .await;
+    running.stopped(stop, 6 * SECOND, (1, 0)).await;
+    let stream = client.rest().await;
+    assert!(stream.windows(5).any(|data| data == b"hello"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_was_finished_and_what_was_cut_is_counted_apart() {
     let running = Running::start().await;

@@ -391,7 +391,8 @@ impl Lifecycle {
     }
 
     /// Ends a stop under way at once: connections are cut, holdings are not flushed any further,
-    /// tasks are aborted. What is cut or aborted has half a second to be dropped. A stop that begins later ends the same way.
+    /// tasks are aborted. What is cut or aborted has half a second to be dropped. A stop that
+    /// begins later ends the same way.
     pub fn abort(&self) {
         self.inner.aborted.cancel();
     }

@@ -31,9 +31,19 @@ pub(super) struct Slices {
     next: Next,
 }
 
+/// The sweeps that a sweeper has in hand. Dropped with it, they are due again.
+struct UnderWay {
+    registry: Weak<Inner>,
+    sweeps: VecDeque<(Id, Slices)>,
+}
+
 /// Sweeps whatever is due until the registry is gone.
 pub(super) async fn run(registry: Weak<Inner>, wake: Arc<Notify>) {
-    let mut under_way: VecDeque<(Id, Slices)> = VecDeque::new();
+    let mut hands = UnderWay {
+        registry: registry.clone(),
+        sweeps: VecDeque::new(),
+    };
+    let under_way = &mut hands.sweeps;
     let mut prune_at = Instant::now();
     loop {
         let wait_until = {
@@ -45,7 +55,7 @@ pub(super) async fn run(registry: Weak<Inner>, wake: Arc<Notify>) {
                 registry.forget_the_dead();
                 prune_at = after(now, registry.config.idle_interval);
             }
-            registry.take_all_due(now, &mut under_way);
+            registry.take_all_due(now, under_way);
             if let Some((id, mut slices)) = under_way.pop_front() {
                 match slices.next(&registry.config) {
                     ControlFlow::Continue(()) => under_way.push_back((id, slices)),
@@ -67,6 +77,16 @@ pub(super) async fn run(registry: Weak<Inner>, wake: Arc<Notify>) {
             }
         } else {
             tokio::task::yield_now().await;
+        }
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        if let Some(registry) = self.registry.upgrade() {
+            for (id, _) in self.sweeps.drain(..) {
+                registry.table.lock().put_back(id);
+            }
         }
     }
 }

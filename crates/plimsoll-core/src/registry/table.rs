@@ -170,6 +170,16 @@ impl Table {
         }))
     }
 
+    /// Takes a holding back whose sweep was given up before its end.
+    pub(crate) fn put_back(&mut self, id: Id) {
+        if let Some(entry) = self.entries.get_mut(&id)
+            && let Schedule::Sweeping(due) = entry.schedule
+        {
+            entry.schedule = Schedule::Waiting(due);
+            self.due.insert((due, id));
+        }
+    }
+
     /// Records a sweep, and plans the next one for `next`.
     pub(crate) fn finish(&mut self, id: Id, report: SweepReport, now: Instant, next: Instant) {
         // The holding may have been unregistered, or the registry closed, during the sweep.

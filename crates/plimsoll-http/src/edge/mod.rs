@@ -162,7 +162,7 @@ impl Route {
             return first.clone();
         }
         let endpoint = self.endpoints.get(label);
-        if first.is_none() && endpoint.name() == label {
+        if first.is_none() {
             let _ = self.first.set(endpoint.clone());
         }
         endpoint
