@@ -4,7 +4,7 @@
 //! holding takes the lock whenever it is called or dropped, so that doing either under the lock
 //! shows as a deadlock.
 
-use super::{Inner, RegisterError, Registry};
+use super::{Inner, RegisterError, Registry, sweeper::Pace};
 use crate::{Bounded, BoxFuture, CloseReport, Step, Totals, Usage};
 use ::loom::thread;
 use std::{
@@ -81,7 +81,7 @@ fn sweep_due(registry: &Inner) {
     let mut under_way = VecDeque::new();
     registry.take_all_due(Instant::now(), &mut under_way);
     for (id, mut slices) in under_way {
-        assert!(slices.next(&registry.config).is_break());
+        assert!(slices.next(&registry.config, &mut Pace::default()).is_break());
         let table = registry.table.lock();
         assert!(table.is_sweeping(id) || table.len() == 0, "it is ours");
         drop(table);

@@ -18,6 +18,9 @@ use tokio::{sync::Notify, time::Instant};
 /// past cannot keep the sweeper spinning.
 pub(super) const LEAST_WAIT: Duration = Duration::from_millis(1);
 
+/// After this much work in slices the sweeper rests for as long.
+const WORK: Duration = Duration::from_millis(1);
+
 /// A sweep that says `More` this many times on end without dropping anything is ended.
 const MOST_IDLE_SLICES: u32 = 10_000;
 
@@ -29,6 +32,15 @@ pub(super) struct Slices {
     report: SweepReport,
     idle_slices: u32,
     next: Next,
+}
+
+/// How long a sweeper has worked since it rested.
+///
+/// Between two slices a holding's lock is free, but a thread that waits for it takes longer to wake
+/// up than the sweeper takes to come back. Without rests it would wait for most of the sweep.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    worked: Duration,
 }
 
 /// The sweeps that a sweeper has in hand. Dropped with it, they are due again.
@@ -44,6 +56,7 @@ pub(super) async fn run(registry: Weak<Inner>, wake: Arc<Notify>) {
         sweeps: VecDeque::new(),
     };
     let under_way = &mut hands.sweeps;
+    let mut pace = Pace::default();
     let mut prune_at = Instant::now();
     loop {
         let wait_until = {
@@ -57,7 +70,7 @@ pub(super) async fn run(registry: Weak<Inner>, wake: Arc<Notify>) {
             }
             registry.take_all_due(now, under_way);
             if let Some((id, mut slices)) = under_way.pop_front() {
-                match slices.next(&registry.config) {
+                match slices.next(&registry.config, &mut pace) {
                     ControlFlow::Continue(()) => under_way.push_back((id, slices)),
                     ControlFlow::Break(()) => registry.end(id, slices),
                 }
@@ -76,7 +89,19 @@ pub(super) async fn run(registry: Weak<Inner>, wake: Arc<Notify>) {
                 () = tokio::time::sleep_until(wait_until) => {}
             }
         } else {
+            pace.give_way().await;
+        }
+    }
+}
+
+impl Pace {
+    /// Lets others have their turn: other tasks always, other threads when it is time to rest.
+    pub(super) async fn give_way(&mut self) {
+        if self.worked < WORK {
             tokio::task::yield_now().await;
+        } else {
+            self.worked = Duration::ZERO;
+            tokio::time::sleep(WORK).await;
         }
     }
 }
@@ -104,7 +129,7 @@ impl Slices {
     }
 
     /// Does one slice, and says whether another is to follow.
-    pub(super) fn next(&mut self, config: &RegistryConfig) -> ControlFlow<()> {
+    pub(super) fn next(&mut self, config: &RegistryConfig, pace: &mut Pace) -> ControlFlow<()> {
         let now = Instant::now();
         // A holding repairs itself or not; either way it is asked again, and no state of ours
         // was in its hands when it panicked. Its last handle may go meanwhile: then it is dropped
@@ -118,6 +143,7 @@ impl Slices {
         }
         let end = Instant::now();
         let took = end.saturating_duration_since(now);
+        pace.worked += took;
         self.report.slices += 1;
         self.report.longest_slice = self.report.longest_slice.max(took);
         self.report.elapsed = end.saturating_duration_since(self.started);
@@ -227,4 +253,23 @@ impl Inner {
 fn forgotten(name: Name) {
     tracing::debug!(holding = %name, "last handle gone, forgotten");
     metrics::forget(name);
+}
+
+#[cfg(all(test, not(plimsoll_loom)))]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sweeper_rests_as_long_as_it_worked_and_only_then() {
+        let start = Instant::now();
+        let mut pace = Pace {
+            worked: WORK - Duration::from_nanos(1),
+        };
+        pace.give_way().await;
+        assert_eq!(Instant::now(), start);
+        pace.worked += Duration::from_nanos(1);
+        pace.give_way().await;
+        assert!(Instant::now() >= start + WORK);
+        assert_eq!(pace.worked, Duration::ZERO);
+    }
 }
