@@ -6,6 +6,7 @@ use crate::{
 use std::{
     fmt,
     net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
 };
 
 /// Where the control listeners listen when they are told nothing else.
@@ -24,7 +25,11 @@ pub struct ControlConfig {
     token: Option<String>,
     hosts: Vec<String>,
     origins: Vec<String>,
+    publishers: Vec<Publisher>,
 }
+
+/// Writes to the recorder what is counted elsewhere.
+pub(crate) type Publisher = Arc<dyn Fn() + Send + Sync>;
 
 #[derive(Clone, Copy, Debug)]
 enum Probe {
@@ -50,6 +55,7 @@ impl ControlConfig {
             token: None,
             hosts: Vec::new(),
             origins: Vec::new(),
+            publishers: Vec::new(),
         }
     }
 
@@ -107,6 +113,18 @@ impl ControlConfig {
     pub fn allow_origin(mut self, origin: impl Into<String>) -> Self {
         self.origins.push(origin.into());
         self
+    }
+
+    /// Runs `publish` before each scrape, so that what is counted elsewhere comes with it.
+    ///
+    /// It runs on a thread where it may block. Holdings and tasks are published without this.
+    pub fn before_scrape(mut self, publish: impl Fn() + Send + Sync + 'static) -> Self {
+        self.publishers.push(Arc::new(publish));
+        self
+    }
+
+    pub(crate) fn publishers(&self) -> Vec<Publisher> {
+        self.publishers.clone()
     }
 
     pub(crate) fn plan(self) -> Result<Plan, InvalidControl> {
@@ -172,7 +190,7 @@ impl fmt::Debug for ControlConfig {
             .field("token", &self.token.as_ref().map(|_| "***"))
             .field("hosts", &self.hosts)
             .field("origins", &self.origins)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 

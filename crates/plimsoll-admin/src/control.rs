@@ -70,6 +70,7 @@ impl Control {
         metrics: Option<PrometheusHandle>,
     ) -> Result<Self, ControlError> {
         let main = Handle::try_current().map_err(|_| ControlError::NoRuntime)?;
+        let publishers = config.publishers();
         let plan = config.plan()?;
         let sites = Site::bind(&plan)?;
         let addr = |wanted: fn(&Site) -> bool| {
@@ -78,7 +79,7 @@ impl Control {
         };
         let (probe_addr, admin_addr) = (addr(|site| site.probe), addr(|site| site.admin));
 
-        let shared = Arc::new(Shared::new(registry, lifecycle, metrics, main));
+        let shared = Arc::new(Shared::new(registry, lifecycle, metrics, publishers, main));
         let guard = Arc::new(plan.guard);
         let sites = sites.into_iter().map(|site| {
             let router = site.router(&shared, &guard);

@@ -60,11 +60,11 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> Result<Response, Problem>
         .ask(move || registry.publish_metrics())
         .await
         .is_some();
-    let lifecycle = shared.lifecycle.clone();
     // Rendering takes as long as there are series, and the other probes should not wait for it.
     let render = move || {
         let _scrape = scrape;
-        telemetry::publish(&lifecycle, fresh);
+        telemetry::publish(&shared.lifecycle, fresh);
+        shared.publishers.iter().for_each(|publish| publish());
         handle.render()
     };
     match spawn_blocking(render).await {

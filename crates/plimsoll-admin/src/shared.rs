@@ -1,4 +1,4 @@
-use crate::{ask::Asker, problem::Problem};
+use crate::{ask::Asker, config::Publisher, problem::Problem};
 use axum::http::StatusCode;
 use metrics_exporter_prometheus::PrometheusHandle;
 use plimsoll_core::{Lifecycle, Registry};
@@ -12,11 +12,12 @@ pub(crate) const SWEEP_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) const MAX_SWEEPS: usize = 4;
 
 /// What the routes know.
-#[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) registry: Registry,
     pub(crate) lifecycle: Lifecycle,
     pub(crate) metrics: Option<PrometheusHandle>,
+    /// Run before each scrape.
+    pub(crate) publishers: Vec<Publisher>,
     /// The runtime of the service, not the one that the routes run on.
     pub(crate) main: Handle,
     pub(crate) asker: Asker,
@@ -29,12 +30,14 @@ impl Shared {
         registry: Registry,
         lifecycle: Lifecycle,
         metrics: Option<PrometheusHandle>,
+        publishers: Vec<Publisher>,
         main: Handle,
     ) -> Self {
         Self {
             registry,
             lifecycle,
             metrics,
+            publishers,
             main,
             asker: Asker::new(),
             scrapes: Arc::new(Semaphore::new(1)),

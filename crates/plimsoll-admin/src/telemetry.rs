@@ -7,7 +7,7 @@
 //! | `plimsoll_holdings_stale` | gauge, 0 or 1 |
 //! | `plimsoll_tasks_spawned_total`, `_refused_total`, `_panicked_total` | counter |
 
-use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics::{counter, describe_counter, describe_gauge, gauge};
 use plimsoll_core::Lifecycle;
 
 const TASKS: &str = "plimsoll_tasks";
@@ -17,7 +17,7 @@ const TASKS_SPAWNED: &str = "plimsoll_tasks_spawned_total";
 const TASKS_REFUSED: &str = "plimsoll_tasks_refused_total";
 const TASKS_PANICKED: &str = "plimsoll_tasks_panicked_total";
 
-const GAUGES: [(&str, &str); 10] = [
+const GAUGES: [(&str, &str); 11] = [
     (TASKS, "Named tasks alive."),
     (READY, "1 while the service is ready, else 0."),
     (
@@ -39,10 +39,14 @@ const GAUGES: [(&str, &str); 10] = [
         "The longest that a slice of the last sweep held its thread.",
     ),
     ("plimsoll_http_in_flight", "Requests in flight."),
+    (
+        "plimsoll_http_request_seconds_sum",
+        "Time from request heads to the ends of their response bodies.",
+    ),
     ("plimsoll_connections_open", "Connections open."),
 ];
 
-const COUNTERS: [(&str, &str); 15] = [
+const COUNTERS: [(&str, &str); 17] = [
     (TASKS_SPAWNED, "Named tasks spawned."),
     (
         TASKS_REFUSED,
@@ -61,6 +65,14 @@ const COUNTERS: [(&str, &str); 15] = [
     ),
     ("plimsoll_sweep_overdue_total", "Sweeps that were overdue."),
     ("plimsoll_http_requests_total", "Requests that ended."),
+    (
+        "plimsoll_http_request_seconds_bucket",
+        "Requests by the time from their head to the end of the response body.",
+    ),
+    (
+        "plimsoll_http_request_seconds_count",
+        "Requests that ended, again.",
+    ),
     (
         "plimsoll_http_response_bytes_total",
         "Bytes of response bodies.",
@@ -87,11 +99,6 @@ const COUNTERS: [(&str, &str); 15] = [
     ),
 ];
 
-const HISTOGRAMS: [(&str, &str); 1] = [(
-    "plimsoll_http_request_seconds",
-    "From the request head to the end of the response body.",
-)];
-
 /// Describes every metric of the workspace. Once is enough: a recorder keeps each
 /// description that it is given until its next upkeep.
 pub(crate) fn describe() {
@@ -100,9 +107,6 @@ pub(crate) fn describe() {
     }
     for (name, meaning) in COUNTERS {
         describe_counter!(name, meaning);
-    }
-    for (name, meaning) in HISTOGRAMS {
-        describe_histogram!(name, meaning);
     }
 }
 

@@ -18,7 +18,13 @@ use tokio::{runtime::Handle, sync::oneshot, task::JoinHandle, time::Instant};
 use tower::ServiceExt;
 
 fn shared(registry: &Registry, lifecycle: &Lifecycle, main: Handle) -> Arc<Shared> {
-    Arc::new(Shared::new(registry.clone(), lifecycle.clone(), None, main))
+    Arc::new(Shared::new(
+        registry.clone(),
+        lifecycle.clone(),
+        None,
+        Vec::new(),
+        main,
+    ))
 }
 
 async fn ask(router: &Router, method: Method, path: &str) -> Response {

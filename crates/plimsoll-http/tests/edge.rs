@@ -320,19 +320,24 @@ mod counted {
     use super::*;
     use http::{Method, StatusCode};
     use metrics_exporter_prometheus::PrometheusBuilder;
-    use std::convert::identity;
+    use std::{convert::identity, time::Duration};
 
-    /// Runs `test` with a recorder of its own, and returns what that has then.
-    fn lines(test: impl AsyncFnOnce()) -> Vec<String> {
+    /// Runs `test` with an edge, and returns what that publishes then.
+    fn lines(test: impl AsyncFnOnce(EdgeLayer)) -> Vec<String> {
+        lines_of(EdgeLayer::new(), test)
+    }
+
+    fn lines_of(edge: EdgeLayer, test: impl AsyncFnOnce(EdgeLayer)) -> Vec<String> {
+        tokio_test::block_on(test(edge.clone()));
         let recorder = PrometheusBuilder::new().build_recorder();
-        metrics::with_local_recorder(&recorder, || tokio_test::block_on(test()));
+        metrics::with_local_recorder(&recorder, || edge.publish_metrics());
         let mut lines: Vec<_> = recorder
             .handle()
             .render()
             .lines()
             .filter(|line| line.starts_with("plimsoll_http_"))
             // How long it took is not for a test to say.
-            .filter(|line| !line.contains("quantile") && !line.contains("_seconds_sum"))
+            .filter(|line| !line.contains("_seconds_bucket") && !line.contains("_seconds_sum"))
             .map(String::from)
             .collect();
         lines.sort_unstable();
@@ -358,8 +363,8 @@ mod counted {
 
     #[test]
     fn a_request_makes_these_lines() {
-        let lines = lines(async || {
-            let service = EdgeLayer::new().layer(service_fn(hello));
+        let lines = lines(async |edge| {
+            let service = edge.layer(service_fn(hello));
             for _ in 0..3 {
                 read(service.clone().oneshot(labelled("/a/{id}")).await.unwrap()).await;
             }
@@ -378,21 +383,59 @@ mod counted {
 
     #[test]
     fn a_request_in_flight_shows_in_the_gauge_alone() {
+        let lines = lines(async |edge| {
+            let mut service = edge.layer(service_fn(hello));
+            // Still in flight when the lines are made.
+            std::mem::forget(service.call(get()));
+        });
+        assert_eq!(
+            lines,
+            [
+                r#"plimsoll_http_in_flight{endpoint="__unmatched__"} 1"#,
+                r#"plimsoll_http_responses_cut_total{endpoint="__unmatched__"} 0"#,
+            ]
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn times_go_into_their_buckets() {
+        let edge = EdgeLayer::new();
+        for millis in [0, 1, 2, 60, 20_000] {
+            let slow = service_fn(|request: Request<()>| async move {
+                tokio::time::sleep(Duration::from_millis(millis)).await;
+                hello(request).await
+            });
+            read(edge.layer(slow).oneshot(get()).await.unwrap()).await;
+        }
         let recorder = PrometheusBuilder::new().build_recorder();
         metrics::with_local_recorder(&recorder, || {
-            let mut service = EdgeLayer::new().layer(service_fn(hello));
-            let future = service.call(get());
-            let rendered = recorder.handle().render();
-            assert!(rendered.contains("plimsoll_http_in_flight{endpoint=\"__unmatched__\"} 1\n"));
-            assert!(!rendered.contains("plimsoll_http_requests_total"));
-            drop(future);
+            edge.publish_metrics();
+            // Once more does not count twice.
+            edge.publish_metrics();
         });
+        let rendered = recorder.handle().render();
+        let labels = r#"endpoint="__unmatched__",method="GET",status="2xx""#;
+        for (bound, count) in [
+            ("0.0001", 1),
+            ("0.001", 2),
+            ("0.0025", 3),
+            ("0.1", 4),
+            ("10", 4),
+            ("+Inf", 5),
+        ] {
+            let line = format!(
+                "plimsoll_http_request_seconds_bucket{{{labels},le=\"{bound}\"}} {count}\n"
+            );
+            assert!(rendered.contains(&line), "{line}{rendered}");
+        }
+        let sum = format!("plimsoll_http_request_seconds_sum{{{labels}}} 20.063\n");
+        assert!(rendered.contains(&sum), "{rendered}");
     }
 
     #[test]
     fn every_status_has_its_class() {
-        let lines = lines(async || {
-            let service = EdgeLayer::new().layer(service_fn(async |request: Request<()>| {
+        let lines = lines(async |edge| {
+            let service = edge.layer(service_fn(async |request: Request<()>| {
                 let mut response = Response::new(String::new());
                 *response.status_mut() = *request.extensions().get::<StatusCode>().unwrap();
                 Ok::<_, Infallible>(response)
@@ -419,8 +462,8 @@ mod counted {
             "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "BREW",
             "get",
         ];
-        let lines = lines(async || {
-            let service = EdgeLayer::new().layer(service_fn(hello));
+        let lines = lines(async |edge| {
+            let service = edge.layer(service_fn(hello));
             for method in methods {
                 let mut request = get();
                 *request.method_mut() = Method::from_bytes(method.as_bytes()).unwrap();
@@ -440,7 +483,7 @@ mod counted {
     }
 
     /// The status of the one request that `test` makes.
-    fn status(test: impl AsyncFnOnce()) -> String {
+    fn status(test: impl AsyncFnOnce(EdgeLayer)) -> String {
         let lines = lines(test);
         let requests = of_metric(&lines, "requests_total");
         let [line] = requests[..] else {
@@ -452,29 +495,25 @@ mod counted {
 
     #[test]
     fn a_failure_is_an_error() {
-        let status = status(async || {
+        let status = status(async |edge| {
             let fails =
                 service_fn(async |_: Request<()>| Err::<Response<String>, BoxError>("no".into()));
-            EdgeLayer::new()
-                .layer(fails)
-                .oneshot(get())
-                .await
-                .unwrap_err();
+            edge.layer(fails).oneshot(get()).await.unwrap_err();
         });
         assert_eq!(status, "error");
     }
 
     #[test]
     fn a_panic_is_an_error_in_a_call_and_in_a_poll_that_is_survived() {
-        let in_call = status(async || {
-            let mut service = EdgeLayer::new().layer(service_fn(
+        let in_call = status(async |edge| {
+            let mut service = edge.layer(service_fn(
                 |_: Request<()>| -> Pending<Result<Response<String>, Infallible>> { panic!() },
             ));
             catch_unwind(AssertUnwindSafe(|| drop(service.call(get())))).unwrap_err();
         });
         assert_eq!(in_call, "error");
-        let in_poll = status(async || {
-            let mut service = EdgeLayer::new().layer(service_fn(
+        let in_poll = status(async |edge| {
+            let mut service = edge.layer(service_fn(
                 async |_: Request<()>| -> Result<Response<String>, Infallible> { panic!() },
             ));
             let mut future = Box::pin(service.call(get()));
@@ -493,17 +532,17 @@ mod counted {
         fn never(_: Request<()>) -> Pending<Result<Response<String>, Infallible>> {
             pending()
         }
-        let unpolled = status(async || drop(EdgeLayer::new().layer(service_fn(never)).call(get())));
+        let unpolled = status(async |edge| drop(edge.layer(service_fn(never)).call(get())));
         assert_eq!(unpolled, "cancelled");
-        let polled = status(async || {
-            let mut future = task::spawn(EdgeLayer::new().layer(service_fn(never)).call(get()));
+        let polled = status(async |edge| {
+            let mut future = task::spawn(edge.layer(service_fn(never)).call(get()));
             assert_pending!(future.poll());
         });
         assert_eq!(polled, "cancelled");
         // The panic of somebody else is not its own.
-        let unwound = status(async || {
+        let unwound = status(async |edge| {
             let unwind = AssertUnwindSafe(|| {
-                let _future = EdgeLayer::new().layer(service_fn(never)).call(get());
+                let _future = edge.layer(service_fn(never)).call(get());
                 panic!("somebody else's");
             });
             catch_unwind(unwind).unwrap_err();
@@ -513,8 +552,8 @@ mod counted {
 
     #[test]
     fn bytes_are_those_of_all_data_frames_without_the_trailers() {
-        let lines = lines(async || {
-            let service = EdgeLayer::new().layer(service_fn(async |_: Request<()>| {
+        let lines = lines(async |edge| {
+            let service = edge.layer(service_fn(async |_: Request<()>| {
                 let trailers = Frame::trailers(HeaderMap::from_iter([(
                     http::HeaderName::from_static("x-sum"),
                     http::HeaderValue::from_static("0123456789"),
@@ -537,8 +576,8 @@ mod counted {
         change: impl Fn(Request<()>) -> Request<()>,
         response: impl Fn() -> Response<Frames>,
     ) -> bool {
-        let lines = lines(async || {
-            let service = EdgeLayer::new().layer(service_fn(|_: Request<()>| {
+        let lines = lines(async |edge| {
+            let service = edge.layer(service_fn(|_: Request<()>| {
                 let response = response();
                 async { Ok::<_, Infallible>(response) }
             }));
@@ -631,8 +670,8 @@ mod counted {
 
     #[test]
     fn the_label_is_the_extension_and_past_the_bound_it_is_shared() {
-        let lines = lines(async || {
-            let service = EdgeLayer::max_endpoints(2).layer(service_fn(hello));
+        let lines = lines_of(EdgeLayer::max_endpoints(2), async |edge| {
+            let service = edge.layer(service_fn(hello));
             for label in ["a", "b", "c", "d", "a"] {
                 read(service.clone().oneshot(labelled(label)).await.unwrap()).await;
             }
@@ -672,8 +711,8 @@ mod counted {
             response: impl Fn() -> Response<Wire> + Clone,
         ) -> (String, Vec<String>) {
             let mut written = String::new();
-            let lines = lines(async || {
-                let service = EdgeLayer::new().layer(service_fn(move |_: Request<_>| {
+            let lines = lines(async |edge| {
+                let service = edge.layer(service_fn(move |_: Request<_>| {
                     std::future::ready(Ok::<_, Infallible>(response()))
                 }));
                 let (mut client, server) = tokio::io::duplex(4_096);
@@ -729,8 +768,8 @@ mod counted {
         use axum::{Router, body, routing};
 
         fn requests(app: &Router, targets: &[(&str, &str)]) -> Vec<String> {
-            let lines = lines(async || {
-                let app = app.clone().layer(EdgeLayer::new());
+            let lines = lines(async |edge| {
+                let app = app.clone().layer(edge);
                 for (method, path) in targets {
                     let request = Request::builder().method(*method).uri(*path);
                     let request = request.body(body::Body::empty()).unwrap();
@@ -809,9 +848,9 @@ mod counted {
                 .route("/a", routing::get("a"))
                 .layer(axum::Extension(EndpointLabel(Name::from_static("outer"))));
             // The extension is set before the edge here, not after it.
-            let lines = lines(async || {
+            let lines = lines(async |edge| {
                 let app = app
-                    .layer(EdgeLayer::new())
+                    .layer(edge)
                     .layer(axum::Extension(EndpointLabel(Name::from_static("outer"))));
                 for path in ["/a", "/b"] {
                     let request = Request::builder().uri(path);

@@ -68,6 +68,13 @@ impl Plimsoll {
         let lifecycle = Lifecycle::with_config(lifecycle).map_err(Cause::Lifecycle)?;
         let registry = Registry::with_config(registry);
         // The recorder comes first: a metric handle made before it records nothing.
+        #[cfg(feature = "http")]
+        let edge = EdgeLayer::new();
+        #[cfg(all(feature = "admin", feature = "http"))]
+        let control = control.map(|control| {
+            let edge = edge.clone();
+            control.before_scrape(move || edge.publish_metrics())
+        });
         #[cfg(feature = "admin")]
         let control = control
             .map(|control| start_control(control, &registry, &lifecycle))
@@ -82,7 +89,7 @@ impl Plimsoll {
                 registry,
                 lifecycle,
                 #[cfg(feature = "http")]
-                edge: EdgeLayer::new(),
+                edge,
                 #[cfg(feature = "http")]
                 server,
                 #[cfg(feature = "admin")]

@@ -14,7 +14,8 @@ use plimsoll_http::EdgeLayer;
 use std::convert::Infallible;
 use tower::{Layer, Service};
 
-/// The recorder keeps each sample until upkeep, which comes after each sample of a case.
+/// The recorder, which the naive metrics use, keeps each sample until upkeep; that comes after each
+/// sample of a case.
 const MOST_OPS: u64 = 500_000;
 
 #[derive(Parser)]
@@ -31,30 +32,21 @@ struct Cases {
 
 fn main() -> Result<(), Error> {
     let options = Args::parse().options;
-    // The edge takes its handles from the recorder when an endpoint is first asked for, so what
-    // has been asked before there is a recorder stays without.
-    let unrecorded = EdgeLayer::new().layer(Hello);
-    let unrecorded_router = router().layer(EdgeLayer::new()).with_state(());
-    drive(&unrecorded, 1);
-    drive(&unrecorded_router, 1);
-
     let mut cases = Cases {
         suite: Suite::new("Edge, in process", options),
         recorder: install_recorder()?,
     };
     cases.add("tower", "bare", Hello);
     cases.add("tower", "no-op layer", NoOpLayer.layer(Hello));
-    cases.add("tower", "edge, no recorder", unrecorded);
-    cases.add("tower", "edge, recorder", EdgeLayer::new().layer(Hello));
+    cases.add("tower", "edge", EdgeLayer::new().layer(Hello));
     cases.add("axum", "bare", router().with_state(()));
     cases.add(
         "axum",
         "no-op layer",
         router().layer(NoOpLayer).with_state(()),
     );
-    cases.add("axum", "edge, no recorder", unrecorded_router);
     let edge = router().layer(EdgeLayer::new());
-    cases.add("axum", "edge, recorder", edge.with_state(()));
+    cases.add("axum", "edge", edge.with_state(()));
     let naive = router().layer(axum::middleware::from_fn(naive_metrics));
     cases.add("axum", "naive metrics", naive.with_state(()));
     cases.add(
@@ -63,7 +55,7 @@ fn main() -> Result<(), Error> {
         router().layer(NoOpLayer),
     );
     let edge = router().layer(EdgeLayer::new());
-    cases.add("axum without with_state", "edge, recorder", edge);
+    cases.add("axum without with_state", "edge", edge);
     cases.suite.run()
 }
 

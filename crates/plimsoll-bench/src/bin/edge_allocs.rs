@@ -18,10 +18,6 @@ static ALLOCATOR: CountingAllocator = CountingAllocator::system();
 const REQUESTS: u64 = 100_000;
 
 fn main() -> Result<(), Error> {
-    let unrecorded = EdgeLayer::new().layer(Hello);
-    let unrecorded_router = router().layer(EdgeLayer::new()).with_state(());
-    drive(&unrecorded, 1);
-    drive(&unrecorded_router, 1);
     let recorder = install_recorder()?;
 
     let mut table = Table::new(&["case", "allocations/request", "more than no-op"]);
@@ -37,19 +33,14 @@ fn main() -> Result<(), Error> {
     let no_op = allocations(&NoOpLayer.layer(Hello));
     report("tower: bare", allocations(&Hello), no_op);
     report("tower: no-op layer", no_op, no_op);
-    report("tower: edge, no recorder", allocations(&unrecorded), no_op);
     let edge = EdgeLayer::new().layer(Hello);
-    report("tower: edge, recorder", allocations(&edge), no_op);
-    recorder.run_upkeep();
+    report("tower: edge", allocations(&edge), no_op);
 
     let no_op = allocations(&router().layer(NoOpLayer).with_state(()));
     report("axum: bare", allocations(&router().with_state(())), no_op);
     report("axum: no-op layer", no_op, no_op);
-    let unrecorded = allocations(&unrecorded_router);
-    report("axum: edge, no recorder", unrecorded, no_op);
     let edge = router().layer(EdgeLayer::new()).with_state(());
-    report("axum: edge, recorder", allocations(&edge), no_op);
-    recorder.run_upkeep();
+    report("axum: edge", allocations(&edge), no_op);
     let naive = axum::middleware::from_fn(naive_metrics);
     let naive = router().layer(naive).with_state(());
     report("axum: naive metrics", allocations(&naive), no_op);
@@ -59,15 +50,7 @@ fn main() -> Result<(), Error> {
     report("axum without with_state: no-op layer", no_op, no_op);
     let edge = router().layer(EdgeLayer::new());
     let edge = allocations(&edge);
-    report("axum without with_state: edge, recorder", edge, no_op);
-    recorder.run_upkeep();
-
-    let sample = metrics::histogram!("one_sample_seconds");
-    let before = ALLOCATOR.allocations();
-    (0..REQUESTS).for_each(|_| sample.record(0.001));
-    let recorded = ALLOCATOR.allocations() - before;
-    let recorded = recorded as f64 / REQUESTS as f64;
-    report("the recorder alone, one histogram sample", recorded, 0.0);
+    report("axum without with_state: edge", edge, no_op);
 
     println!("### Allocations, {REQUESTS} requests\n\n{table}");
     Ok(())

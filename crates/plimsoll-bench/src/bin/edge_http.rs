@@ -25,7 +25,7 @@ const AXUM: &str = "axum::serve";
 const OURS: &str = "plimsoll Server";
 const BARE: &str = "bare";
 const NO_OP: &str = "no-op layer";
-const EDGE: &str = "edge, recorder";
+const EDGE: &str = "edge";
 
 /// How much of the no-op layer's throughput the edge has to reach.
 const BAR: f64 = 0.97;
@@ -85,16 +85,15 @@ fn run(args: &Args) -> Result<ExitCode, Error> {
         eprintln!("wrk and taskset are needed: apt-get install wrk util-linux");
         return Ok(ExitCode::from(2));
     }
-    // An endpoint that has been asked for before there is a recorder stays without.
-    let unrecorded = EdgeLayer::new();
-    edge::drive(&router().layer(unrecorded.clone()), 1);
     let recorder = install_recorder()?;
-    let mut variants = start_servers(args.workers.into(), &unrecorded)?;
+    let edge = EdgeLayer::new();
+    let mut variants = start_servers(args.workers.into(), &edge)?;
     keep(&mut variants, &args.filters);
-    // As the control thread of a service does.
+    // As the control thread of a service does for a scrape every second.
     thread::spawn(move || {
         loop {
             thread::sleep(Duration::from_secs(1));
+            edge.publish_metrics();
             recorder.run_upkeep();
         }
     });
@@ -128,7 +127,7 @@ fn is_installed(program: &str) -> bool {
 // === The servers ===
 
 /// Starts every variant on one runtime, which lives until the process ends.
-fn start_servers(workers: usize, unrecorded: &EdgeLayer) -> Result<Vec<Variant>, Error> {
+fn start_servers(workers: usize, edge: &EdgeLayer) -> Result<Vec<Variant>, Error> {
     let mut builder = if workers == 1 {
         runtime::Builder::new_current_thread()
     } else {
@@ -147,8 +146,7 @@ fn start_servers(workers: usize, unrecorded: &EdgeLayer) -> Result<Vec<Variant>,
     let layers = [
         (BARE, router()),
         (NO_OP, router().layer(NoOpLayer)),
-        ("edge, no recorder", router().layer(unrecorded.clone())),
-        (EDGE, router().layer(EdgeLayer::new())),
+        (EDGE, router().layer(edge.clone())),
         ("naive metrics", router().layer(naive)),
     ];
     let mut variants = Vec::new();

@@ -81,7 +81,11 @@ fn sweep_due(registry: &Inner) {
     let mut under_way = VecDeque::new();
     registry.take_all_due(Instant::now(), &mut under_way);
     for (id, mut slices) in under_way {
-        assert!(slices.next(&registry.config, &mut Pace::default()).is_break());
+        assert!(
+            slices
+                .next(&registry.config, &mut Pace::default())
+                .is_break()
+        );
         let table = registry.table.lock();
         assert!(table.is_sweeping(id) || table.len() == 0, "it is ours");
         drop(table);

@@ -1,5 +1,9 @@
 //! What is counted, by endpoint.
 
+use super::{
+    EndpointSnapshot,
+    cells::{Cells, stripe},
+};
 use http::{Method, Response, StatusCode, header};
 use http_body::Body;
 use plimsoll_core::{Clock, Name};
@@ -8,15 +12,17 @@ use std::{
     fmt,
     sync::{
         Arc, OnceLock, PoisonError, RwLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
 
 /// Methods that are told apart; any other is the last.
-const METHODS: [&str; 8] = [
+pub(super) const METHODS: [&str; 8] = [
     "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "OTHER",
 ];
-const CLASSES: usize = Class::ALL.len();
+
+/// Threads count in stripes of their own, so that they do not wait for each other's cache lines.
+const STRIPES: usize = 4;
 
 /// Every endpoint of one layer.
 pub(super) struct Endpoints {
@@ -31,15 +37,14 @@ pub(super) struct Endpoints {
 pub(super) struct Endpoint {
     name: Name,
     clock: Clock,
-    in_flight: AtomicUsize,
-    meters: EndpointMeters,
-    /// One cell for each method and status class, made when first needed.
-    cells: [OnceLock<Box<CellMeters>>; METHODS.len() * CLASSES],
+    /// Made when a thread of theirs first comes.
+    stripes: [OnceLock<Arc<Cells>>; STRIPES],
 }
 
 /// One request in flight. Dropping it is the end of the request.
 pub(super) struct Visit {
-    endpoint: Arc<Endpoint>,
+    /// Held by nobody else but the endpoint, so the references to it count what is in flight.
+    cells: Arc<Cells>,
     started: u64,
     bytes: u64,
     /// How many bytes the body has, if that is known.
@@ -52,7 +57,7 @@ pub(super) struct Visit {
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Class {
+pub(super) enum Class {
     Informational,
     Success,
     Redirection,
@@ -113,12 +118,18 @@ impl Endpoints {
     }
 
     pub(super) fn in_flight(&self) -> usize {
+        self.all().iter().map(|endpoint| endpoint.in_flight()).sum()
+    }
+
+    pub(super) fn snapshot(&self) -> Vec<EndpointSnapshot> {
+        let mut all = self.all();
+        all.sort_unstable_by_key(|endpoint| endpoint.name);
+        all.iter().map(|endpoint| endpoint.snapshot()).collect()
+    }
+
+    fn all(&self) -> Vec<Arc<Endpoint>> {
         let known = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
-        known
-            .values()
-            .chain(self.overflow.get())
-            .map(|endpoint| endpoint.in_flight.load(Relaxed))
-            .sum()
+        known.values().chain(self.overflow.get()).cloned().collect()
     }
 
     pub(super) fn overflowed(&self) -> u64 {
@@ -142,9 +153,7 @@ impl Endpoint {
         Self {
             name,
             clock,
-            in_flight: AtomicUsize::new(0),
-            meters: EndpointMeters::new(name),
-            cells: [const { OnceLock::new() }; METHODS.len() * CLASSES],
+            stripes: [const { OnceLock::new() }; STRIPES],
         }
     }
 
@@ -152,23 +161,39 @@ impl Endpoint {
         self.name.as_str()
     }
 
-    fn cell(&self, method: u8, class: Class) -> &CellMeters {
-        self.cells[usize::from(method) * CLASSES + class as usize].get_or_init(|| {
-            let method = METHODS[usize::from(method)];
-            Box::new(CellMeters::new(self.name, method, class.as_str()))
-        })
+    fn cells(&self) -> &Arc<Cells> {
+        let cells = &self.stripes[stripe() % STRIPES];
+        cells.get_or_init(|| Arc::new(Cells::new(self.clock.clone())))
+    }
+
+    fn stripes(&self) -> impl Iterator<Item = &Arc<Cells>> {
+        self.stripes.iter().filter_map(OnceLock::get)
+    }
+
+    fn in_flight(&self) -> usize {
+        // One reference is ours.
+        self.stripes()
+            .map(|cells| Arc::strong_count(cells) - 1)
+            .sum()
+    }
+
+    fn snapshot(&self) -> EndpointSnapshot {
+        let mut snapshot = EndpointSnapshot::new(self.name, self.in_flight());
+        for cells in self.stripes() {
+            cells.add_to(&mut snapshot);
+        }
+        snapshot
     }
 }
 
 // === impl Visit ===
 
 impl Visit {
-    pub(super) fn begin(endpoint: Arc<Endpoint>, method: &Method) -> Self {
-        endpoint.in_flight.fetch_add(1, Relaxed);
-        endpoint.meters.entered();
+    pub(super) fn begin(endpoint: &Endpoint, method: &Method) -> Self {
+        let cells = endpoint.cells().clone();
         Self {
-            started: endpoint.clock.ticks(),
-            endpoint,
+            started: cells.ticks(),
+            cells,
             bytes: 0,
             length: u64::MAX,
             method: method_index(method),
@@ -218,20 +243,17 @@ impl Visit {
 
 impl Drop for Visit {
     fn drop(&mut self) {
-        let endpoint = &*self.endpoint;
-        endpoint.in_flight.fetch_sub(1, Relaxed);
-        endpoint.meters.left(self.body_open);
-        let took = endpoint.clock.ticks().saturating_sub(self.started);
-        endpoint
-            .cell(self.method, self.class)
-            .record(took, self.bytes);
+        let took = self.cells.ticks().saturating_sub(self.started);
+        self.cells.record(self.method, self.class, took, self.bytes);
+        if self.body_open {
+            self.cells.record_cut();
+        }
     }
 }
 
 impl fmt::Debug for Visit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Visit")
-            .field("endpoint", &self.endpoint.name)
             .field("class", &self.class)
             .field("bytes", &self.bytes)
             .finish_non_exhaustive()
@@ -265,7 +287,7 @@ fn method_index(method: &Method) -> u8 {
 // === impl Class ===
 
 impl Class {
-    const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::Informational,
         Self::Success,
         Self::Redirection,
@@ -285,7 +307,7 @@ impl Class {
         }
     }
 
-    const fn as_str(self) -> &'static str {
+    pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Informational => "1xx",
             Self::Success => "2xx",
@@ -296,87 +318,4 @@ impl Class {
             Self::Cancelled => "cancelled",
         }
     }
-}
-
-// === The metrics, or nothing without the feature ===
-
-#[cfg(feature = "metrics")]
-struct EndpointMeters {
-    in_flight: metrics::Gauge,
-    cut: metrics::Counter,
-}
-
-#[cfg(feature = "metrics")]
-struct CellMeters {
-    requests: metrics::Counter,
-    seconds: metrics::Histogram,
-    bytes: metrics::Counter,
-}
-
-#[cfg(feature = "metrics")]
-impl EndpointMeters {
-    fn new(name: Name) -> Self {
-        let endpoint = name.as_str();
-        Self {
-            in_flight: metrics::gauge!("plimsoll_http_in_flight", "endpoint" => endpoint),
-            cut: metrics::counter!("plimsoll_http_responses_cut_total", "endpoint" => endpoint),
-        }
-    }
-
-    fn entered(&self) {
-        self.in_flight.increment(1.0);
-    }
-
-    fn left(&self, cut: bool) {
-        self.in_flight.decrement(1.0);
-        if cut {
-            self.cut.increment(1);
-        }
-    }
-}
-
-#[cfg(feature = "metrics")]
-impl CellMeters {
-    fn new(endpoint: Name, method: &'static str, status: &'static str) -> Self {
-        let endpoint = endpoint.as_str();
-        macro_rules! labelled {
-            ($kind:ident, $name:literal) => {
-                metrics::$kind!($name, "endpoint" => endpoint, "method" => method, "status" => status)
-            };
-        }
-        Self {
-            requests: labelled!(counter, "plimsoll_http_requests_total"),
-            seconds: labelled!(histogram, "plimsoll_http_request_seconds"),
-            bytes: labelled!(counter, "plimsoll_http_response_bytes_total"),
-        }
-    }
-
-    fn record(&self, nanos: u64, bytes: u64) {
-        self.requests.increment(1);
-        self.seconds.record(nanos as f64 * 1e-9);
-        self.bytes.increment(bytes);
-    }
-}
-
-#[cfg(not(feature = "metrics"))]
-struct EndpointMeters;
-
-#[cfg(not(feature = "metrics"))]
-struct CellMeters;
-
-#[cfg(not(feature = "metrics"))]
-impl EndpointMeters {
-    fn new(_: Name) -> Self {
-        Self
-    }
-    fn entered(&self) {}
-    fn left(&self, _: bool) {}
-}
-
-#[cfg(not(feature = "metrics"))]
-impl CellMeters {
-    fn new(_: Name, _: &'static str, _: &'static str) -> Self {
-        Self
-    }
-    fn record(&self, _: u64, _: u64) {}
 }

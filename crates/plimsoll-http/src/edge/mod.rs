@@ -7,7 +7,7 @@
 //! | metric (feature `metrics`) | kind | labels |
 //! |---|---|---|
 //! | `plimsoll_http_requests_total` | counter | `endpoint`, `method`, `status` |
-//! | `plimsoll_http_request_seconds` | histogram | `endpoint`, `method`, `status` |
+//! | `plimsoll_http_request_seconds` | histogram, see below | `endpoint`, `method`, `status` |
 //! | `plimsoll_http_response_bytes_total` | counter | `endpoint`, `method`, `status` |
 //! | `plimsoll_http_in_flight` | gauge | `endpoint` |
 //! | `plimsoll_http_responses_cut_total` | counter | `endpoint` |
@@ -15,6 +15,12 @@
 //! `status` is `1xx` to `5xx`, `error` when the service failed or panicked, `cancelled` when the
 //! request was dropped before there was a response. A response is *cut* when its body failed or
 //! was dropped before its end.
+//!
+//! The edge keeps its own counts, since going through a recorder for each request costs more than
+//! all else that it does. [`EdgeLayer::publish_metrics`] hands them to the recorder: call it before
+//! a scrape, or give it to whoever serves the scrape. The facade cannot be handed a histogram, so
+//! its `_bucket`, `_count` and `_sum` are published as series of their own, which a query cannot
+//! tell apart. [`EdgeLayer::snapshot`] has the same numbers without any recorder.
 //!
 //! # Endpoints
 //!
@@ -25,14 +31,23 @@
 //!
 //! # Cost
 //!
-//! No allocation per request. An endpoint takes about 1 KiB, and each combination of method and
-//! status class it has seen about 100 bytes more.
+//! No allocation per request, and some fifty nanoseconds. Threads count in up to four stripes, so
+//! that they do not wait for each other; an endpoint takes about 1 KiB for each stripe in use, and
+//! each combination of method and status class it has seen there 150 bytes more.
 
 mod body;
+mod cells;
 mod endpoint;
 pub mod future;
+#[cfg(feature = "metrics")]
+mod publish;
+mod snapshot;
 
-pub use self::body::EdgeBody;
+pub use self::{
+    body::EdgeBody,
+    cells::BOUNDS,
+    snapshot::{EndpointSnapshot, RequestCounts},
+};
 use self::{
     endpoint::{Endpoint, Endpoints, Visit},
     future::EdgeFuture,
@@ -102,6 +117,20 @@ impl EdgeLayer {
         self.endpoints.in_flight()
     }
 
+    /// What was counted, by endpoint, in the order of their names. O(endpoints), and stops no
+    /// request.
+    #[must_use]
+    pub fn snapshot(&self) -> Vec<EndpointSnapshot> {
+        self.endpoints.snapshot()
+    }
+
+    /// Writes what was counted to the current recorder of the `metrics` facade. Call it before a
+    /// scrape.
+    #[cfg(feature = "metrics")]
+    pub fn publish_metrics(&self) {
+        self.snapshot().iter().for_each(publish::publish);
+    }
+
     /// How many requests came for endpoints past the bound.
     #[must_use]
     pub fn overflowed(&self) -> u64 {
@@ -145,9 +174,8 @@ where
     }
 
     fn call(&mut self, request: Request<A>) -> Self::Future {
-        let endpoint = self.route.endpoint(request.extensions());
         // Made first: it counts the request even if the inner service panics in `call`.
-        let visit = Visit::begin(endpoint, request.method());
+        let visit = self.route.visit(&request);
         EdgeFuture::new(self.inner.call(request), visit)
     }
 }
@@ -155,17 +183,18 @@ where
 // === impl Route ===
 
 impl Route {
-    fn endpoint(&self, extensions: &Extensions) -> Arc<Endpoint> {
-        let label = label(extensions);
+    fn visit<A>(&self, request: &Request<A>) -> Visit {
+        let label = label(request.extensions());
         let first = self.first.get();
         if let Some(first) = first.filter(|first| first.name() == label) {
-            return first.clone();
+            return Visit::begin(first, request.method());
         }
         let endpoint = self.endpoints.get(label);
+        let visit = Visit::begin(&endpoint, request.method());
         if first.is_none() {
-            let _ = self.first.set(endpoint.clone());
+            let _ = self.first.set(endpoint);
         }
-        endpoint
+        visit
     }
 }
 

@@ -102,7 +102,7 @@ pub(super) async fn serve_connection<I, S, B>(
     let mut hyper = pin!(builder.serve_connection_with_upgrades(io, service));
     let mut draining = pin!(conn.lifecycle.draining());
     let mut cut = pin!(conn.cut.cancelled());
-    // The end of an HTTP/2 request, in a task of its own, does not always wake this one.
+    // A request of HTTP/2, a task of its own, may end just after it has woken this one.
     let first = conn.config().head_timeout.min(conn.config().idle_timeout);
     let mut timer = pin!(tokio::time::sleep(first));
     // Once set, the connection is to end, and does so at the latest when the timer fires.

@@ -5,7 +5,7 @@
 //!
 //! | bound | default | when it is met |
 //! |---|---|---|
-//! | connections | 8 192 | the new one is closed at once, and counted as refused |
+//! | connections | half the limit of open files, at most 4 096 | the new one is closed at once, and counted as refused |
 //! | bytes of a request head | 64 KiB | 431, and the connection (HTTP/1) or stream (HTTP/2) is closed |
 //! | time to read a request head (HTTP/1) | 10 s, from its first byte, or from the accept for the first | the connection is closed |
 //! | time without a request | 75 s | the connection is closed, HTTP/2 with GOAWAY |
@@ -23,11 +23,12 @@
 //! When it is [draining](plimsoll_core::Phase::Draining), the server takes in what the kernel has
 //! already accepted for it, closes the listener, closes idle connections and sends GOAWAY on
 //! HTTP/2 ones. A connection without a request in flight has a second to send the rest of one.
-//! What is left when the drain phase ends is cut off.
+//! What is left when the drain phase ends is cut off: requests in flight, which the report counts,
+//! and what slow clients have not read yet of responses that were complete.
 //!
-//! An upgraded connection belongs to whoever took it over. It keeps its place until it is dropped,
-//! but the server neither waits for it nor cuts it: end it when
-//! [`Lifecycle::draining`] does.
+//! An upgraded HTTP/1 connection belongs to whoever took it over. It keeps its place until it is
+//! dropped, but the server neither waits for it nor cuts it: end it when
+//! [`Lifecycle::draining`] does. A tunnel in an HTTP/2 stream ends with its connection.
 //!
 //! | metric (feature `metrics`) | kind | labels |
 //! |---|---|---|
@@ -156,7 +157,8 @@ impl Server {
         self.shared.refused.load(Relaxed)
     }
 
-    /// How many requests are in flight, from their head to the end of their response.
+    /// How many requests are in flight, from their head until all of their response was handed to
+    /// the connection.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         // Ends first: read the other way round, a request in between would end without a start.
@@ -269,10 +271,12 @@ fn accepted(listener: TcpListener, most: usize) -> impl Iterator<Item = TcpStrea
 impl ServerConfig {
     /// Sets how many connections may be open at a time.
     ///
-    /// Defaults to 8 192. An idle connection takes about 3 KiB of heap before its first request,
+    /// Defaults to half of the files that the process may have open, and to 4 096 where that is
+    /// more or unknown: past the limit of open files an accept fails, and tells the client nothing.
+    /// An idle connection takes about 3 KiB of heap before its first request,
     /// 28 KiB after one of HTTP/1 and 37 KiB after one of HTTP/2 (a counting allocator's figures
-    /// for 200 connections of each kind, on a 64-bit Linux). Keep it below the process's limit of
-    /// open files.
+    /// for 200 connections of each kind, on a 64-bit Linux), so that 4 096 of them take some 110
+    /// to 150 MiB.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections;
         self
@@ -370,13 +374,36 @@ impl ServerConfig {
 /// How long connections that are cut off may take to be dropped.
 const CUT_GRACE: Duration = Duration::from_millis(250);
 
+/// The most connections that the default allows, however many files may be open.
+const MOST_CONNECTIONS: usize = 4_096;
+
 /// Longer waits make no sense, and some clocks cannot add them.
 const MOST_WAIT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// Half is left for what requests open.
+fn default_connections(open_files: Option<usize>) -> usize {
+    open_files.map_or(MOST_CONNECTIONS, |files| {
+        (files / 2).clamp(1, MOST_CONNECTIONS)
+    })
+}
+
+/// How many files the process may have open, where the system tells.
+fn open_files() -> Option<usize> {
+    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
+    soft_limit(&limits, "Max open files")
+}
+
+/// Finds a soft limit in the text of `/proc/<pid>/limits` (`proc_pid_limits(5)`). One that is
+/// `unlimited` is none.
+fn soft_limit(limits: &str, name: &str) -> Option<usize> {
+    let values = limits.lines().find_map(|line| line.strip_prefix(name))?;
+    values.split_whitespace().next()?.parse().ok()
+}
 
 impl Default for ServerConfig {
     fn default() -> Self {
         Self {
-            max_connections: 8_192,
+            max_connections: default_connections(open_files()),
             max_head_bytes: 65_536,
             head_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),

@@ -17,7 +17,7 @@ use tower_service::Service;
 pub(super) type Cut = tokio_util::sync::CancellationToken;
 
 /// Spawns the streams of HTTP/2 connections, and drops them on the cut: they are tasks of their
-/// own, which do not end with their connection.
+/// own, which a connection that ends only wakes.
 #[derive(Clone, Debug)]
 pub(super) struct CutExecutor(pub(super) Cut);
 
