@@ -6,7 +6,7 @@ use clap::Parser;
 use plimsoll_admin::install_recorder;
 use plimsoll_bench::{
     Error, Table, cpu,
-    edge::{self, NoOpLayer, naive_metrics, router},
+    edge::{NoOpLayer, naive_metrics, router},
     stats,
 };
 use plimsoll_core::Lifecycle;

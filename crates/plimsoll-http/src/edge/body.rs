@@ -39,7 +39,7 @@ impl<B: Body> Body for EdgeBody<B> {
                     visit.sent(data.remaining());
                 }
                 // The connection does not ask again after the last frame.
-                if this.inner.is_end_stream() {
+                if visit.is_body_open() && this.inner.is_end_stream() {
                     visit.body_ended();
                 }
             }

@@ -36,6 +36,17 @@ pub const BOUNDS: [Duration; 16] = [
     Duration::from_secs(10),
 ];
 
+/// [`BOUNDS`] in nanoseconds.
+const NANOS: [u64; BOUNDS.len()] = {
+    let mut nanos = [0; BOUNDS.len()];
+    let mut i = 0;
+    while i < nanos.len() {
+        nanos[i] = BOUNDS[i].as_nanos() as u64;
+        i += 1;
+    }
+    nanos
+};
+
 /// What one stripe of threads has counted at one endpoint.
 pub(super) struct Cells {
     clock: Clock,
@@ -83,8 +94,8 @@ impl Cells {
     pub(super) fn record(&self, method: u8, class: Class, nanos: u64, bytes: u64) {
         let cell = &self.cells[usize::from(method) * CLASSES + class as usize];
         let cell = cell.get_or_init(Box::default);
-        let within = |bound: &Duration| u128::from(nanos) <= bound.as_nanos();
-        let bucket = BOUNDS.iter().position(within).unwrap_or(BOUNDS.len());
+        let within = |bound: &u64| nanos <= *bound;
+        let bucket = NANOS.iter().position(within).unwrap_or(NANOS.len());
         cell.nanos.fetch_add(nanos, Relaxed);
         if bytes > 0 {
             cell.bytes.fetch_add(bytes, Relaxed);

@@ -219,9 +219,14 @@ impl Visit {
         // These have no body on the wire, whatever the service returned with them.
         let bodiless = self.method == HEAD
             || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        self.body_open = !bodiless && !response.body().is_end_stream();
-        if self.body_open {
-            self.length = length(response).unwrap_or(u64::MAX);
+        if bodiless {
+            return;
+        }
+        if let Some(length) = response.body().size_hint().exact() {
+            self.length = length;
+            self.body_open = length > 0;
+        } else if !response.body().is_end_stream() {
+            self.length = declared_length(response).unwrap_or(u64::MAX);
             self.body_open = self.length > 0;
         }
     }
@@ -233,6 +238,11 @@ impl Visit {
         if self.bytes >= self.length {
             self.body_ended();
         }
+    }
+
+    /// Whether the body has begun and not come to its end yet.
+    pub(super) fn is_body_open(&self) -> bool {
+        self.body_open
     }
 
     /// The body has come to its end.
@@ -260,13 +270,10 @@ impl fmt::Debug for Visit {
     }
 }
 
-/// How many bytes the body of `response` has, if it or its head says so.
-fn length<B: Body>(response: &Response<B>) -> Option<u64> {
-    let declared = || {
-        let value = response.headers().get(header::CONTENT_LENGTH)?;
-        value.to_str().ok()?.parse().ok()
-    };
-    response.body().size_hint().exact().or_else(declared)
+/// How many bytes the head of `response` says that its body has.
+fn declared_length<B>(response: &Response<B>) -> Option<u64> {
+    let value = response.headers().get(header::CONTENT_LENGTH)?;
+    value.to_str().ok()?.parse().ok()
 }
 
 const HEAD: u8 = 1;

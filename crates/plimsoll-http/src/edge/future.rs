@@ -43,18 +43,25 @@ where
         if let Some(visit) = this.visit {
             visit.entered();
         }
-        let Poll::Ready(result) = this.inner.poll(cx) else {
-            if let Some(visit) = this.visit {
-                visit.left();
+        match this.inner.poll(cx) {
+            Poll::Pending => {
+                if let Some(visit) = this.visit {
+                    visit.left();
+                }
+                Poll::Pending
             }
-            return Poll::Pending;
-        };
-        let mut visit = this.visit.take();
-        Poll::Ready(result.map(|response| {
-            if let Some(visit) = &mut visit {
-                visit.responded(&response);
+            Poll::Ready(Ok(response)) => {
+                if let Some(visit) = this.visit {
+                    visit.responded(&response);
+                }
+                let (head, body) = response.into_parts();
+                let body = EdgeBody::new(body, this.visit.take());
+                Poll::Ready(Ok(Response::from_parts(head, body)))
             }
-            response.map(|body| EdgeBody::new(body, visit))
-        }))
+            Poll::Ready(Err(error)) => {
+                *this.visit = None;
+                Poll::Ready(Err(error))
+            }
+        }
     }
 }
