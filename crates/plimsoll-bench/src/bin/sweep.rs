@@ -29,14 +29,14 @@ use tokio::{
 /// No lock may be held for longer, at the default budget.
 const BAR: Duration = Duration::from_micros(200);
 
-const DEFAULT_BUDGET: usize = 1_000;
+const DEFAULT_BUDGET: usize = 250;
 
 const BUDGETS: [Budget; 7] = [
     Budget::NoSweep,
     Budget::Entries(100),
-    Budget::Entries(250),
-    Budget::Entries(500),
     Budget::Entries(DEFAULT_BUDGET),
+    Budget::Entries(500),
+    Budget::Entries(1_000),
     Budget::Entries(10_000),
     Budget::Entries(usize::MAX),
 ];
