@@ -324,11 +324,15 @@ mod counted {
 
     /// Runs `test` with an edge, and returns what that publishes then.
     fn lines(test: impl AsyncFnOnce(EdgeLayer)) -> Vec<String> {
-        lines_of(EdgeLayer::new(), test)
+        lines_of(&EdgeLayer::new(), test)
     }
 
-    fn lines_of(edge: EdgeLayer, test: impl AsyncFnOnce(EdgeLayer)) -> Vec<String> {
+    fn lines_of(edge: &EdgeLayer, test: impl AsyncFnOnce(EdgeLayer)) -> Vec<String> {
         tokio_test::block_on(test(edge.clone()));
+        published(edge)
+    }
+
+    fn published(edge: &EdgeLayer) -> Vec<String> {
         let recorder = PrometheusBuilder::new().build_recorder();
         metrics::with_local_recorder(&recorder, || edge.publish_metrics());
         let mut lines: Vec<_> = recorder
@@ -383,11 +387,9 @@ mod counted {
 
     #[test]
     fn a_request_in_flight_shows_in_the_gauge_alone() {
-        let lines = lines(async |edge| {
-            let mut service = edge.layer(service_fn(hello));
-            // Still in flight when the lines are made.
-            std::mem::forget(service.call(get()));
-        });
+        let edge = EdgeLayer::new();
+        let _in_flight = edge.layer(service_fn(hello)).call(get());
+        let lines = published(&edge);
         assert_eq!(
             lines,
             [
@@ -670,7 +672,7 @@ mod counted {
 
     #[test]
     fn the_label_is_the_extension_and_past_the_bound_it_is_shared() {
-        let lines = lines_of(EdgeLayer::max_endpoints(2), async |edge| {
+        let lines = lines_of(&EdgeLayer::max_endpoints(2), async |edge| {
             let service = edge.layer(service_fn(hello));
             for label in ["a", "b", "c", "d", "a"] {
                 read(service.clone().oneshot(labelled(label)).await.unwrap()).await;
