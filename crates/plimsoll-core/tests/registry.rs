@@ -615,7 +615,10 @@ async fn each_sweep_is_logged_with_what_it_dropped_how_long_it_took_and_what_rem
         "DEBUG plimsoll_core::registry::sweeper: swept, nothing had expired holding=sessions slices=1 elapsed=0ns",
         "INFO plimsoll_core::registry::sweeper: swept holding=sessions removed=3 expired slices=1 elapsed=0ns remaining=2",
     ] {
-        assert!(log.lines().any(|got| got.trim() == line), "{line} in\n{log}");
+        assert!(
+            log.lines().any(|got| got.trim() == line),
+            "{line} in\n{log}"
+        );
     }
 }
 
