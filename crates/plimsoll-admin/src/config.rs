@@ -117,7 +117,8 @@ impl ControlConfig {
 
     /// Runs `publish` before each scrape, so that what is counted elsewhere comes with it.
     ///
-    /// It runs on a thread where it may block. Holdings and tasks are published without this.
+    /// It runs on a thread where it may block, but it has to return: there is one scrape at a time,
+    /// so one that hangs ends scraping. Holdings and tasks are published without this.
     pub fn before_scrape(mut self, publish: impl Fn() + Send + Sync + 'static) -> Self {
         self.publishers.push(Arc::new(publish));
         self

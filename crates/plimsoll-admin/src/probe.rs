@@ -71,7 +71,7 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> Result<Response, Problem>
         Ok(text) => Ok(([(header::CONTENT_TYPE, TEXT)], text).into_response()),
         Err(_) => Err(Problem::new(
             StatusCode::INTERNAL_SERVER_ERROR,
-            "the recorder panicked",
+            "the recorder, or what publishes to it, panicked",
         )),
     }
 }

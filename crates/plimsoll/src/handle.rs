@@ -174,8 +174,8 @@ impl Plimsoll {
     /// Serves until SIGTERM, SIGINT or [`request_stop`](Self::request_stop), then stops: drains,
     /// closes holdings, ends tasks. A second signal aborts.
     ///
-    /// Returns within the stop timeout. A handler that blocks its thread outlives that, and would
-    /// keep the runtime from being dropped: end the process with [`std::process::exit`] and
+    /// Returns within the stop timeout, and half a second if a handler blocks its thread. Such a
+    /// handler outlives that, and would keep the runtime from being dropped: end the process with [`std::process::exit`] and
     /// [`StopReport::exit_code`] if there may be any.
     ///
     /// # Errors
@@ -205,9 +205,12 @@ impl Plimsoll {
             server,
             ..
         } = &*self.inner;
-        let mut serving = std::pin::pin!(server.serve(listener, service, lifecycle));
         let mut stopping = std::pin::pin!(lifecycle.stop_on_signal(registry));
-        lifecycle.set_ready();
+        let mut serving = std::pin::pin!(async {
+            // Polled after `stopping`, which has installed the signal handlers by then.
+            lifecycle.set_ready();
+            server.serve(listener, service, lifecycle).await;
+        });
         // The server ends while the stop goes on, never the other way round.
         let report = tokio::select! {
             biased;

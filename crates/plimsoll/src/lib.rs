@@ -13,7 +13,8 @@
 //!     let plimsoll = Plimsoll::start(Config::new())?;
 //!     let app = axum::Router::new()
 //!         .route("/", axum::routing::get(|| async { "hello" }))
-//!         .layer(plimsoll.layer());
+//!         .layer(plimsoll.layer())
+//!         .with_state(());
 //!     let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
 //!     let report = plimsoll.serve(listener, app).await?; // until SIGTERM
 //!     println!("{report}");

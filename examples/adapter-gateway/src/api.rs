@@ -69,12 +69,12 @@ async fn front_page(State(gateway): State<Gateway>, headers: HeaderMap) -> Strin
 
 Ask all but demo-flaky, or the adapters you name ({names}):
 
-  curl http://{host}/ask --json '{{"question": "How does the service stop?"}}'
-  curl http://{host}/ask --json '{{"question": "What is a holding?", "adapters": ["qa-sql", "demo-flaky"]}}'
+  curl http://{host}/ask -H 'content-type: application/json' -d '{{"question": "How does the service stop?"}}'
+  curl http://{host}/ask -H 'content-type: application/json' -d '{{"question": "What is a holding?", "adapters": ["qa-sql", "demo-flaky"]}}'
 
 Set how demo-flaky behaves (ok, slow, fail, hang, flaky):
 
-  curl http://{host}/demo/faults --json '{{"mode": "flaky"}}'
+  curl http://{host}/demo/faults -H 'content-type: application/json' -d '{{"mode": "flaky"}}'
 "#,
         names = names.join(", "),
     )

@@ -139,8 +139,8 @@ fn announce(listening: SocketAddr, admin: Option<SocketAddr>) -> io::Result<()> 
         out,
         r#"listening on http://{listening}
 admin on {admin}
-curl http://{listening}/ask --json '{{"question": "How does the service stop?"}}'
-curl http://{listening}/demo/faults --json '{{"mode": "flaky"}}'
+curl http://{listening}/ask -H 'content-type: application/json' -d '{{"question": "How does the service stop?"}}'
+curl http://{listening}/demo/faults -H 'content-type: application/json' -d '{{"mode": "flaky"}}'
 curl {admin}/api/v1/holdings
 "#
     )?;

@@ -10,8 +10,8 @@
 //! and then whenever it asked for by [`Next`]. A sweep is cut into slices of
 //! [`RegistryConfig::sweep_budget`] entries; between slices the task yields, and holdings that
 //! are due together take turns. A sweep of a million entries therefore holds no worker for
-//! longer than one slice takes. After each millisecond of work the sweeper rests for one, so that threads
-//! that wait for a holding's lock get it.
+//! longer than one slice takes. After each millisecond of work the sweeper rests for one, so that
+//! threads that wait for a holding's lock get it.
 //!
 //! A sweep is *overdue* when it is late by more than its interval (and by more than a second).
 //! Each case is reported once: by the sweeper when it comes late, or before that by
@@ -232,13 +232,18 @@ impl Registry {
         self.len() == 0
     }
 
-    /// Sweeps one holding now, until nothing expired is left, yielding between slices.
+    /// Sweeps one holding now, until nothing expired is left, yielding between slices and resting
+    /// as the sweeper does.
     ///
     /// Its next sweep is planned anew from what it answers.
     ///
     /// # Errors
     ///
     /// When no living holding has this name.
+    ///
+    /// # Panics
+    ///
+    /// On a Tokio runtime without its time driver, when a sweep takes longer than a millisecond.
     ///
     /// # Cancel safety
     ///
@@ -433,8 +438,9 @@ impl RegistryConfig {
 
     /// Sets about how many entries one slice of a sweep drops before other tasks have their turn.
     ///
-    /// Defaults to 250: dropping as many entries with a key and 100 bytes each takes 60
-    /// microseconds or so, and below 200 in the worst case. 0 counts as 1.
+    /// Defaults to 250. Dropping as many entries from a map and a queue, 100 bytes each, took 45
+    /// microseconds at the median, 78 at the 99th percentile and 160 at the longest of a million
+    /// entries' sweep. 0 counts as 1.
     pub fn sweep_budget(mut self, entries: usize) -> Self {
         self.sweep_budget = entries.max(1);
         self

@@ -31,6 +31,9 @@ pub(super) struct Endpoints {
     by_name: RwLock<HashMap<Name, Arc<Endpoint>>>,
     overflow: OnceLock<Arc<Endpoint>>,
     overflowed: AtomicU64,
+    /// Held while publishing, so that older totals never overwrite newer ones.
+    #[cfg(feature = "metrics")]
+    pub(super) publishing: std::sync::Mutex<()>,
 }
 
 /// One endpoint and its counts.
@@ -77,6 +80,8 @@ impl Endpoints {
             by_name: RwLock::default(),
             overflow: OnceLock::new(),
             overflowed: AtomicU64::new(0),
+            #[cfg(feature = "metrics")]
+            publishing: std::sync::Mutex::default(),
         }
     }
 

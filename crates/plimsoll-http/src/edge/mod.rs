@@ -31,9 +31,14 @@
 //!
 //! # Cost
 //!
-//! No allocation per request, and some fifty nanoseconds. Threads count in up to four stripes, so
-//! that they do not wait for each other; an endpoint takes about 1 KiB for each stripe in use, and
-//! each combination of method and status class it has seen there 150 bytes more.
+//! No allocation per request, and some sixty nanoseconds on one thread. Threads count in up to four
+//! stripes, so that only the reference count of the service itself, which a router takes for each
+//! request, is left for them to meet at. A finished axum router should be given its state, by
+//! `with_state(())`, before it is served: without it, axum makes the layered service anew for each
+//! request, which takes two allocations more with an edge.
+//!
+//! An endpoint takes about 1 KiB for each stripe in use, and each combination of method and status
+//! class it has seen there 150 bytes more.
 
 mod body;
 mod cells;
@@ -126,9 +131,14 @@ impl EdgeLayer {
 
     /// Writes what was counted to the current recorder of the `metrics` facade. Call it before a
     /// scrape.
+    ///
+    /// Publish one layer to a recorder, and use clones of it everywhere: what is published are
+    /// totals, so two layers that see the same endpoints would overwrite each other's.
     #[cfg(feature = "metrics")]
     pub fn publish_metrics(&self) {
+        let publishing = self.endpoints.publishing.lock();
         self.snapshot().iter().for_each(publish::publish);
+        drop(publishing);
     }
 
     /// How many requests came for endpoints past the bound.
