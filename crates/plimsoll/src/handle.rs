@@ -172,7 +172,8 @@ impl Plimsoll {
     }
 
     /// Serves until SIGTERM, SIGINT or [`request_stop`](Self::request_stop), then stops: drains,
-    /// closes holdings, ends tasks. A second signal aborts.
+    /// closes holdings, ends tasks. A second signal aborts, as
+    /// [`Lifecycle::stop_on_signal`] says.
     ///
     /// Returns within the stop timeout, and half a second if a handler blocks its thread. Such a
     /// handler outlives that, and would keep the runtime from being dropped: end the process with [`std::process::exit`] and

@@ -38,7 +38,6 @@ use crate::{Name, Registry, sync::Mutex};
 use pin_project_lite::pin_project;
 use std::{
     collections::{BTreeMap, btree_map::Entry},
-    convert::Infallible,
     fmt, io,
     panic::Location,
     pin::Pin,
@@ -55,6 +54,9 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
+
+/// Signals this close together are one request.
+const SAME_SIGNAL: Duration = Duration::from_millis(250);
 
 /// The tasks of a service and the phases of its stop. Cloning gives another handle to the same.
 ///
@@ -415,7 +417,9 @@ impl Lifecycle {
         reason
     }
 
-    /// Waits for a signal or a [request](Self::request_stop), and stops. A second signal aborts.
+    /// Waits for a signal or a [request](Self::request_stop), and stops. A second signal aborts,
+    /// if it comes a quarter of a second after the first or later: terminals and the programs that
+    /// wrap a service often deliver one signal twice.
     ///
     /// # Errors
     ///
@@ -424,14 +428,24 @@ impl Lifecycle {
         let mut signals = StopSignals::new()?;
         let reason = self.next_signal(&mut signals).await;
         let abort_on_signal = async {
-            let second = signals.recv().await;
-            tracing::warn!(reason = %second, "second signal, aborting");
-            self.abort();
-            std::future::pending::<Infallible>().await
+            // A request from inside the program is no signal.
+            let mut first = (reason != StopReason::Requested).then(Instant::now);
+            loop {
+                let signal = signals.recv().await;
+                let now = Instant::now();
+                match first {
+                    Some(first) if first + SAME_SIGNAL <= now => {
+                        tracing::warn!(reason = %signal, "second signal, aborting");
+                        self.abort();
+                    }
+                    Some(_) => tracing::debug!(reason = %signal, "the same signal once more"),
+                    None => first = Some(now),
+                }
+            }
         };
         Ok(tokio::select! {
             report = self.stop(registry, reason) => report,
-            never = abort_on_signal => match never {},
+            never = abort_on_signal => never,
         })
     }
 
