@@ -184,7 +184,7 @@ fn a_second_signal_ends_the_stop_at_once() {
     while program.process.try_wait().expect("a child").is_none() {
         // It may have ended just now.
         _ = Command::new("kill")
-            .args(["-INT", &pid])
+            .args(["-TERM", &pid])
             .stderr(Stdio::null())
             .status();
     }
