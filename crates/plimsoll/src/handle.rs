@@ -176,8 +176,8 @@ impl Plimsoll {
     /// [`Lifecycle::stop_on_signal`] says.
     ///
     /// Returns within the stop timeout, and half a second if a handler blocks its thread. Such a
-    /// handler outlives that, and would keep the runtime from being dropped: end the process with [`std::process::exit`] and
-    /// [`StopReport::exit_code`] if there may be any.
+    /// handler outlives that, and would keep the runtime from being dropped: end the process with
+    /// [`std::process::exit`] and [`StopReport::exit_code`] if there may be any.
     ///
     /// # Errors
     ///

@@ -80,9 +80,9 @@ async fn run(args: Args) -> Result<u8, BoxError> {
         None => None,
     };
     announce(listening, plimsoll.admin_addr())?;
-    let report = plimsoll
-        .serve(listener, app.layer(plimsoll.layer()))
-        .await?;
+    // With its state, axum puts the layer around the handlers once, not for each request.
+    let app = app.layer(plimsoll.layer()).with_state(());
+    let report = plimsoll.serve(listener, app).await?;
     if let Some(load) = load {
         writeln!(io::stdout(), "{}", load.await?)?;
     }
