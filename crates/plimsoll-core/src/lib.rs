@@ -39,6 +39,7 @@ mod name;
 mod pressure;
 pub mod registry;
 mod rejected;
+pub mod stripe;
 mod sync;
 #[cfg(feature = "test-util")]
 pub mod test_util;

@@ -6,10 +6,9 @@ use super::{
 };
 use plimsoll_core::Clock;
 use std::{
-    cell::Cell as ThreadCell,
     sync::{
         OnceLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -62,20 +61,6 @@ struct Cell {
     nanos: AtomicU64,
     /// By time; the last takes what is above every bound. They add up to the requests.
     buckets: [AtomicU64; BOUNDS.len() + 1],
-}
-
-/// The number of the stripe that the current thread counts in. Threads take turns.
-pub(super) fn stripe() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static STRIPE: ThreadCell<usize> = const { ThreadCell::new(usize::MAX) };
-    }
-    STRIPE.with(|stripe| {
-        if stripe.get() == usize::MAX {
-            stripe.set(NEXT.fetch_add(1, Relaxed) % (usize::MAX - 1));
-        }
-        stripe.get()
-    })
 }
 
 impl Cells {

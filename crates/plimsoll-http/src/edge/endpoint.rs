@@ -2,11 +2,11 @@
 
 use super::{
     EndpointSnapshot,
-    cells::{Cells, stripe},
+    cells::Cells,
 };
 use http::{Method, Response, StatusCode, header};
 use http_body::Body;
-use plimsoll_core::{Clock, Name};
+use plimsoll_core::{Clock, Name, stripe};
 use std::{
     collections::HashMap,
     fmt,
@@ -167,7 +167,7 @@ impl Endpoint {
     }
 
     fn cells(&self) -> &Arc<Cells> {
-        let cells = &self.stripes[stripe() % STRIPES];
+        let cells = &self.stripes[stripe::current() % STRIPES];
         cells.get_or_init(|| Arc::new(Cells::new(self.clock.clone())))
     }
 

@@ -1,0 +1,422 @@
+use crate::HistoryConfig;
+use std::{error::Error, fmt, ops::RangeInclusive, time::Duration};
+
+const DAY: Duration = Duration::from_secs(86_400);
+const WEEK: Duration = Duration::from_secs(7 * 86_400);
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+/// The calls that a closed breaker judges by.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Window {
+    /// The last so many calls, 1 to 65 536. Takes 2 bits for each, whatever happened.
+    Calls(u32),
+    /// The calls of the last so long, 10 ms to 1 day, in ten buckets. Takes 160 bytes.
+    ///
+    /// The oldest bucket leaves as a whole, so that between nine tenths of the time and all of it
+    /// is seen.
+    Time(Duration),
+}
+
+/// When the probes of a half-open breaker decide.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum ProbeRule {
+    /// By the thresholds of the failure and slow-call rates, once as many have answered as there
+    /// are probes (or the minimum of calls, if that is less).
+    #[default]
+    Rate,
+    /// The first failure or slow call opens the circuit again; all must do well to close it.
+    AllMustSucceed,
+}
+
+/// What becomes of a breaker that was half open for as long as it may.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[allow(clippy::exhaustive_enums, reason = "there is nowhere else to go")]
+pub enum AfterHalfOpen {
+    /// It opens again.
+    Open,
+    /// It closes.
+    Close,
+}
+
+/// How a [`CircuitBreaker`](crate::CircuitBreaker) judges calls and how long it stays open.
+///
+/// Rates are percentages, above 0 and up to 100; a rate *at* its threshold trips, a duration *at*
+/// its threshold is not slow. Nothing is checked before the configuration is used, when every
+/// problem is reported at once.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CircuitBreakerConfig {
+    pub(crate) window: Window,
+    pub(crate) minimum_calls: u32,
+    pub(crate) failure_rate: Option<f64>,
+    pub(crate) slow_calls: Option<(Duration, f64)>,
+    pub(crate) consecutive_failures: Option<u32>,
+    pub(crate) overdue_calls: Option<(Duration, u32)>,
+    pub(crate) open_for: Duration,
+    pub(crate) open_factor: f64,
+    pub(crate) open_max: Duration,
+    pub(crate) jitter: f64,
+    pub(crate) requested_wait: (Duration, Duration),
+    pub(crate) probes: u32,
+    pub(crate) probe_rule: ProbeRule,
+    pub(crate) probe_lease: Option<Duration>,
+    pub(crate) half_open_timeout: Option<(Duration, AfterHalfOpen)>,
+    pub(crate) dropped_fails_after: Option<Duration>,
+    pub(crate) history: HistoryConfig,
+}
+
+impl Default for CircuitBreakerConfig {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl CircuitBreakerConfig {
+    /// Opens when half of the last 100 calls (20 at least) failed, for 30 seconds, then twice as
+    /// long each time up to 5 minutes, and closes after 3 probes. Keeps the history of
+    /// [`HistoryConfig::local`].
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            window: Window::Calls(100),
+            minimum_calls: 20,
+            failure_rate: Some(50.0),
+            slow_calls: None,
+            consecutive_failures: None,
+            overdue_calls: None,
+            open_for: Duration::from_secs(30),
+            open_factor: 2.0,
+            open_max: Duration::from_secs(300),
+            jitter: 0.1,
+            requested_wait: (Duration::from_secs(1), Duration::from_secs(3_600)),
+            probes: 3,
+            probe_rule: ProbeRule::Rate,
+            probe_lease: None,
+            half_open_timeout: None,
+            dropped_fails_after: None,
+            history: HistoryConfig::local(),
+        }
+    }
+
+    /// [`new`](Self::new) with the history of [`HistoryConfig::high_traffic`].
+    #[must_use]
+    pub const fn high_traffic() -> Self {
+        Self::new().history(HistoryConfig::high_traffic())
+    }
+
+    /// [`new`](Self::new) with the history of [`HistoryConfig::low_traffic`].
+    #[must_use]
+    pub const fn low_traffic() -> Self {
+        Self::new().history(HistoryConfig::low_traffic())
+    }
+
+    /// [`new`](Self::new) with the history of [`HistoryConfig::network`].
+    #[must_use]
+    pub const fn network() -> Self {
+        Self::new().history(HistoryConfig::network())
+    }
+
+    /// [`new`](Self::new): its history is that of [`HistoryConfig::local`].
+    #[must_use]
+    pub const fn local() -> Self {
+        Self::new()
+    }
+
+    /// The calls it judges by while closed. The last 100 by default.
+    #[must_use]
+    pub const fn window(mut self, window: Window) -> Self {
+        self.window = window;
+        self
+    }
+
+    /// How many calls the window must hold before a rate means anything. 20 by default, at
+    /// least 1.
+    ///
+    /// More than a window of calls can hold is lowered to what it can, with a warning.
+    #[must_use]
+    pub const fn minimum_calls(mut self, calls: u32) -> Self {
+        self.minimum_calls = calls;
+        self
+    }
+
+    /// The percentage of failures at which it opens. 50 by default; `None` ignores the rate.
+    #[must_use]
+    pub fn failure_rate(mut self, percent: impl Into<Option<f64>>) -> Self {
+        self.failure_rate = percent.into();
+        self
+    }
+
+    /// Opens at `percent` of calls that took longer than `longer_than` (1 ms to 1 day), failed or
+    /// not. Off by default.
+    #[must_use]
+    pub const fn slow_calls(mut self, longer_than: Duration, percent: f64) -> Self {
+        self.slow_calls = Some((longer_than, percent));
+        self
+    }
+
+    /// Opens after so many failures in a row, whatever the minimum of calls. Off by default; at
+    /// least 1.
+    #[must_use]
+    pub fn consecutive_failures(mut self, failures: impl Into<Option<u32>>) -> Self {
+        self.consecutive_failures = failures.into();
+        self
+    }
+
+    /// Opens when so many `calls` (at least 1) have been in flight for `after` (8 ms to 1 day) or
+    /// longer. Off by default.
+    ///
+    /// A downstream that hangs returns no result to judge by; this sees it. Whether a call is
+    /// overdue is known to an eighth of the time. Takes 64 bytes for each stripe, however many
+    /// calls are in flight.
+    #[must_use]
+    pub const fn overdue_calls(mut self, after: Duration, calls: u32) -> Self {
+        self.overdue_calls = Some((after, calls));
+        self
+    }
+
+    /// How long it stays open the first time. 30 seconds by default, 1 ms to 7 days.
+    #[must_use]
+    pub const fn open_for(mut self, wait: Duration) -> Self {
+        self.open_for = wait;
+        self
+    }
+
+    /// By how much longer it stays open each time it opens again without having closed. 2 by
+    /// default, 1 to 10.
+    #[must_use]
+    pub const fn open_factor(mut self, factor: f64) -> Self {
+        self.open_factor = factor;
+        self
+    }
+
+    /// The longest it stays open, before jitter. 5 minutes by default, 1 ms to 7 days; one
+    /// shorter than [`open_for`](Self::open_for) is an error.
+    #[must_use]
+    pub const fn open_max(mut self, wait: Duration) -> Self {
+        self.open_max = wait;
+        self
+    }
+
+    /// By what share the time it stays open is varied at random, up or down, so that replicas do
+    /// not probe at the same moment. 0.1 by default, 0 to 1.
+    #[must_use]
+    pub const fn jitter(mut self, share: f64) -> Self {
+        self.jitter = share;
+        self
+    }
+
+    /// The shortest and the longest wait that [`Outcome::OpenFor`](crate::Outcome::OpenFor) can
+    /// ask for; others are brought within. 1 second to 1 hour by default, 0 to 7 days.
+    #[must_use]
+    pub const fn requested_wait(mut self, shortest: Duration, longest: Duration) -> Self {
+        self.requested_wait = (shortest, longest);
+        self
+    }
+
+    /// How many calls pass in one half-open round. 3 by default, 1 to 1 024.
+    #[must_use]
+    pub const fn probes(mut self, probes: u32) -> Self {
+        self.probes = probes;
+        self
+    }
+
+    /// When the probes decide. By the rates by default.
+    #[must_use]
+    pub const fn probe_rule(mut self, rule: ProbeRule) -> Self {
+        self.probe_rule = rule;
+        self
+    }
+
+    /// How long a probe may take. One that takes longer counts as a failure, and what it says
+    /// later as nothing. The larger of [`open_for`](Self::open_for) and 30 seconds by default,
+    /// 1 ms to 7 days.
+    #[must_use]
+    pub const fn probe_lease(mut self, lease: Duration) -> Self {
+        self.probe_lease = Some(lease);
+        self
+    }
+
+    /// The longest it stays half open, and what then, so that a breaker without traffic does not
+    /// stay so. No limit by default, nor with zero; 1 second to 7 days.
+    #[must_use]
+    pub const fn half_open_timeout(mut self, timeout: Duration, then: AfterHalfOpen) -> Self {
+        self.half_open_timeout = if timeout.is_zero() {
+            None
+        } else {
+            Some((timeout, then))
+        };
+        self
+    }
+
+    /// Counts a call that is dropped before it ended as a failure if it had taken at least so
+    /// long: half its timeout, say. Ignores every dropped call by default.
+    #[must_use]
+    pub fn dropped_fails_after(mut self, wait: impl Into<Option<Duration>>) -> Self {
+        self.dropped_fails_after = wait.into();
+        self
+    }
+
+    /// How much of its past it keeps. [`HistoryConfig::local`] by default.
+    #[must_use]
+    pub const fn history(mut self, history: HistoryConfig) -> Self {
+        self.history = history;
+        self
+    }
+
+    /// Checks every value.
+    ///
+    /// # Errors
+    ///
+    /// Names each value that is out of its range.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let mut problems = Problems::default();
+        match self.window {
+            Window::Calls(calls) => problems.number("window", calls, 1..=65_536),
+            Window::Time(time) => problems.duration("window", time, MILLISECOND * 10..=DAY),
+        }
+        problems.number("minimum_calls", self.minimum_calls, 1..=u32::MAX);
+        if let Some(percent) = self.failure_rate {
+            problems.percent("failure_rate", percent);
+        }
+        if let Some((longer_than, percent)) = self.slow_calls {
+            problems.duration("slow_calls.longer_than", longer_than, MILLISECOND..=DAY);
+            problems.percent("slow_calls.percent", percent);
+        }
+        if let Some(failures) = self.consecutive_failures {
+            problems.number("consecutive_failures", failures, 1..=u32::MAX);
+        }
+        if let Some((after, calls)) = self.overdue_calls {
+            problems.duration("overdue_calls.after", after, MILLISECOND * 8..=DAY);
+            problems.number("overdue_calls.calls", calls, 1..=u32::MAX);
+        }
+        problems.duration("open_for", self.open_for, MILLISECOND..=WEEK);
+        problems.factor("open_factor", self.open_factor, 1.0..=10.0);
+        problems.duration("open_max", self.open_max, self.open_for..=WEEK);
+        problems.factor("jitter", self.jitter, 0.0..=1.0);
+        let (shortest, longest) = self.requested_wait;
+        let zero = Duration::ZERO;
+        problems.duration("requested_wait.shortest", shortest, zero..=WEEK);
+        problems.duration("requested_wait.longest", longest, shortest..=WEEK);
+        problems.number("probes", self.probes, 1..=1_024);
+        if let Some(lease) = self.probe_lease {
+            problems.duration("probe_lease", lease, MILLISECOND..=WEEK);
+        }
+        if let Some((timeout, _)) = self.half_open_timeout {
+            let second = Duration::from_secs(1);
+            problems.duration("half_open_timeout", timeout, second..=WEEK);
+        }
+        if let Some(wait) = self.dropped_fails_after {
+            problems.duration("dropped_fails_after", wait, MILLISECOND..=WEEK);
+        }
+        self.history.validate(&mut problems);
+        problems.into_result()
+    }
+}
+
+/// A configuration that cannot be used. Says every problem it has.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ConfigError(Vec<ConfigProblem>);
+
+/// One value that is out of its range.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct ConfigProblem {
+    /// The setter it was given to.
+    pub field: &'static str,
+    /// The value, as text.
+    pub value: String,
+    /// What it must be.
+    pub expected: String,
+}
+
+impl ConfigError {
+    /// Every problem, in the order of the setters. Never empty.
+    #[must_use]
+    pub fn problems(&self) -> &[ConfigProblem] {
+        &self.0
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for problem in &self.0 {
+            write!(f, "{separator}{problem}")?;
+            separator = "; ";
+        }
+        Ok(())
+    }
+}
+
+impl Error for ConfigError {}
+
+impl fmt::Display for ConfigProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            field,
+            value,
+            expected,
+        } = self;
+        write!(f, "`{field}` is {value}, but must be {expected}")
+    }
+}
+
+/// Collects what is wrong.
+#[derive(Debug, Default)]
+pub(crate) struct Problems(Vec<ConfigProblem>);
+
+impl Problems {
+    fn add(&mut self, field: &'static str, value: String, expected: String) {
+        self.0.push(ConfigProblem {
+            field,
+            value,
+            expected,
+        });
+    }
+
+    pub(crate) fn number<T>(&mut self, field: &'static str, value: T, range: RangeInclusive<T>)
+    where
+        T: PartialOrd + fmt::Display,
+    {
+        if !range.contains(&value) {
+            let expected = format!("between {} and {}", range.start(), range.end());
+            self.add(field, value.to_string(), expected);
+        }
+    }
+
+    pub(crate) fn duration(
+        &mut self,
+        field: &'static str,
+        value: Duration,
+        range: RangeInclusive<Duration>,
+    ) {
+        if !range.contains(&value) {
+            let expected = format!("between {:?} and {:?}", range.start(), range.end());
+            self.add(field, format!("{value:?}"), expected);
+        }
+    }
+
+    fn factor(&mut self, field: &'static str, value: f64, range: RangeInclusive<f64>) {
+        // Written so that a NaN is not within any range.
+        if !range.contains(&value) {
+            let expected = format!("between {} and {}", range.start(), range.end());
+            self.add(field, value.to_string(), expected);
+        }
+    }
+
+    fn percent(&mut self, field: &'static str, value: f64) {
+        if !(value > 0.0 && value <= 100.0) {
+            let expected = String::from("above 0 and at most 100 percent");
+            self.add(field, value.to_string(), expected);
+        }
+    }
+
+    pub(crate) fn into_result(self) -> Result<(), ConfigError> {
+        if self.0.is_empty() {
+            Ok(())
+        } else {
+            Err(ConfigError(self.0))
+        }
+    }
+}

@@ -1,0 +1,795 @@
+//! What a breaker remembers: calls and transitions, within caps and an age.
+//!
+//! # How calls are kept
+//!
+//! A call takes 12 bytes: when it ended, how long it took, and what it was. Calls are written to
+//! chunks of up to 32. Each stripe of threads fills a chunk of its own and hands it over when it
+//! is full, so that threads meet once for each chunk and not for each call. Once the history is
+//! full, a chunk that is handed over takes the place of the oldest, whose memory the stripe goes
+//! on with: nothing is allocated.
+//!
+//! # Invariants
+//!
+//! - Chunks are in the order they were handed over. Calls in later chunks are newer than those of
+//!   a chunk, but for the chunks that other stripes had not handed over yet: one for each.
+//! - The oldest chunk goes only when the newest `cap` calls are in the others, counting that in.
+//!   So a reader always finds the newest `cap`, and memory is bounded by the cap and two chunks
+//!   for each stripe.
+
+use crate::{
+    CallOutcome, CallRecord, CallsQuery, Transition,
+    config::{ConfigError, Problems},
+    nanos,
+    records::TransitionRecord,
+    sync::{Mutex, MutexGuard},
+};
+use plimsoll_core::{RemovalReason, Removed};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime},
+};
+
+/// The longest chunk, in calls.
+const CHUNK: usize = 32;
+/// How many chunks a reader copies before it lets writers at the history again.
+const CHUNKS_PER_READ: usize = 64;
+/// How many chunks a sweep looks into for calls that expired before the others in their chunk.
+const CHUNKS_PER_TRIM: usize = 4_096;
+/// The most records of one kind that can be asked for.
+const MAX_CAP: usize = 100_000_000;
+
+/// How much of its past a breaker keeps.
+///
+/// A call takes 12 bytes (and an eighth of that in chunks), a transition about 100.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct HistoryConfig {
+    pub(crate) enabled: bool,
+    pub(crate) calls: usize,
+    pub(crate) transitions: usize,
+    pub(crate) retention: Duration,
+    pub(crate) sweep_interval: Duration,
+}
+
+impl Default for HistoryConfig {
+    fn default() -> Self {
+        Self::local()
+    }
+}
+
+impl HistoryConfig {
+    const fn preset(minutes: u64, hours: u64, calls: usize, transitions: usize) -> Self {
+        Self {
+            enabled: true,
+            calls,
+            transitions,
+            retention: Duration::from_secs(hours * 3_600),
+            sweep_interval: Duration::from_secs(minutes * 60),
+        }
+    }
+
+    /// For downstreams that are called all the time: 5 000 calls and 500 transitions of the last
+    /// 12 hours, swept every 30 minutes.
+    #[must_use]
+    pub const fn high_traffic() -> Self {
+        Self::preset(30, 12, 5_000, 500)
+    }
+
+    /// For downstreams that are called now and then: 10 000 calls and 1 000 transitions of the
+    /// last 48 hours, swept every 2 hours.
+    #[must_use]
+    pub const fn low_traffic() -> Self {
+        Self::preset(120, 48, 10_000, 1_000)
+    }
+
+    /// For downstreams across a network: 5 000 calls and 500 transitions of the last 12 hours,
+    /// swept every 30 minutes.
+    #[must_use]
+    pub const fn network() -> Self {
+        Self::preset(30, 12, 5_000, 500)
+    }
+
+    /// The default: 10 000 calls and 1 000 transitions of the last 24 hours, swept every hour.
+    #[must_use]
+    pub const fn local() -> Self {
+        Self::preset(60, 24, 10_000, 1_000)
+    }
+
+    /// Keeps nothing, and takes no memory.
+    #[must_use]
+    pub const fn disabled() -> Self {
+        Self {
+            enabled: false,
+            ..Self::preset(60, 24, 0, 0)
+        }
+    }
+
+    /// The most calls that are kept; the oldest goes first. 0 is no cap.
+    #[must_use]
+    pub const fn calls(mut self, calls: usize) -> Self {
+        self.calls = calls;
+        self
+    }
+
+    /// The most transitions that are kept; the oldest goes first. 0 is no cap.
+    #[must_use]
+    pub const fn transitions(mut self, transitions: usize) -> Self {
+        self.transitions = transitions;
+        self
+    }
+
+    /// How long a record is kept, 1 second to 10 years. Zero is no limit.
+    #[must_use]
+    pub const fn retention(mut self, retention: Duration) -> Self {
+        self.retention = retention;
+        self
+    }
+
+    /// How often records that are too old are dropped, 1 second to 7 days.
+    ///
+    /// Readers never see one that is too old, swept or not.
+    #[must_use]
+    pub const fn sweep_interval(mut self, interval: Duration) -> Self {
+        self.sweep_interval = interval;
+        self
+    }
+
+    pub(crate) fn validate(&self, problems: &mut Problems) {
+        let second = Duration::from_secs(1);
+        problems.number("history.calls", self.calls, 0..=MAX_CAP);
+        problems.number("history.transitions", self.transitions, 0..=MAX_CAP);
+        if !self.retention.is_zero() {
+            let longest = Duration::from_secs(10 * 365 * 86_400);
+            problems.duration("history.retention", self.retention, second..=longest);
+        }
+        let week = Duration::from_secs(7 * 86_400);
+        problems.duration(
+            "history.sweep_interval",
+            self.sweep_interval,
+            second..=week,
+        );
+    }
+
+    /// Checks every value.
+    ///
+    /// # Errors
+    ///
+    /// Names each value that is out of its range.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let mut problems = Problems::default();
+        self.validate(&mut problems);
+        problems.into_result()
+    }
+}
+
+/// What a history holds and may hold.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct HistoryUsage {
+    /// Calls kept.
+    pub calls: u64,
+    /// The most calls kept; 0 is no cap.
+    pub max_calls: u64,
+    /// Transitions kept.
+    pub transitions: u64,
+    /// The most transitions kept; 0 is no cap.
+    pub max_transitions: u64,
+    /// How long a record is kept. Zero is no limit.
+    pub retention: Duration,
+    /// How often records that are too old are dropped.
+    pub sweep_interval: Duration,
+    /// How long ago records that are too old were dropped last, if ever.
+    pub last_sweep: Option<Duration>,
+}
+
+/// One call: 12 bytes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Record {
+    /// The high and the low word of: the time the call ended, in ticks, with the flags in place
+    /// of the lowest bits, so that it is exact to 64 ns.
+    ended_and_flags: [u32; 2],
+    /// The duration in nanoseconds, see [`Record::pack`].
+    duration: u32,
+}
+
+/// What a call was, in the bits of its record.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Flags(u64);
+
+impl Flags {
+    const OUTCOME: u64 = 0b11;
+    const SLOW: u64 = 1 << 2;
+    const PROBE: u64 = 1 << 3;
+    const STALE: u64 = 1 << 4;
+    const ALL: u64 = (1 << 6) - 1;
+
+    pub(crate) const fn new(outcome: CallOutcome, slow: bool, probe: bool, stale: bool) -> Self {
+        let outcome = match outcome {
+            CallOutcome::Success => 0,
+            CallOutcome::Failure => 1,
+            CallOutcome::Ignored => 2,
+            CallOutcome::Dropped => 3,
+        };
+        let mut flags = outcome;
+        if slow {
+            flags |= Self::SLOW;
+        }
+        if probe {
+            flags |= Self::PROBE;
+        }
+        if stale {
+            flags |= Self::STALE;
+        }
+        Self(flags)
+    }
+
+    const fn outcome(self) -> CallOutcome {
+        match self.0 & Self::OUTCOME {
+            0 => CallOutcome::Success,
+            1 => CallOutcome::Failure,
+            2 => CallOutcome::Ignored,
+            _ => CallOutcome::Dropped,
+        }
+    }
+}
+
+impl Record {
+    #[inline]
+    pub(crate) const fn new(ended: u64, duration: u64, flags: Flags) -> Self {
+        let word = ended & !Flags::ALL | flags.0;
+        Self {
+            ended_and_flags: [(word >> 32) as u32, word as u32],
+            duration: Self::pack(duration),
+        }
+    }
+
+    const fn word(self) -> u64 {
+        (self.ended_and_flags[0] as u64) << 32 | self.ended_and_flags[1] as u64
+    }
+
+    pub(crate) const fn ended(self) -> u64 {
+        self.word() & !Flags::ALL
+    }
+
+    pub(crate) const fn flags(self) -> Flags {
+        Flags(self.word() & Flags::ALL)
+    }
+
+    pub(crate) const fn duration(self) -> u64 {
+        let (shift, mantissa) = (self.duration >> 27, self.duration & Self::MANTISSA);
+        (mantissa as u64) << shift
+    }
+
+    const MANTISSA: u32 = (1 << 27) - 1;
+
+    /// 27 bits of mantissa and 5 of exponent: exact below 134 ms, to one part in 67 million
+    /// above, up to 9 years.
+    #[inline]
+    const fn pack(duration: u64) -> u32 {
+        let longest = (Self::MANTISSA as u64) << 31;
+        let duration = if duration > longest { longest } else { duration };
+        let bits = u64::BITS - duration.leading_zeros();
+        let shift = bits.saturating_sub(27);
+        shift << 27 | (duration >> shift) as u32
+    }
+}
+
+/// Calls in the order they ended.
+#[derive(Debug, Default)]
+pub(crate) struct Chunk {
+    /// Counts the chunks of a history; 0 has no calls.
+    number: u64,
+    records: Vec<Record>,
+    /// How many of them are gone already.
+    first: usize,
+}
+
+impl Chunk {
+    fn with_capacity(records: usize) -> Self {
+        Self {
+            number: 0,
+            records: Vec::with_capacity(records),
+            first: 0,
+        }
+    }
+
+    fn held(&self) -> &[Record] {
+        &self.records[self.first..]
+    }
+
+    fn bytes(&self) -> i64 {
+        (self.records.capacity() * size_of::<Record>()) as i64
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.records.len() - self.first
+    }
+
+    #[inline]
+    pub(crate) fn is_full(&self) -> bool {
+        self.records.len() == self.records.capacity()
+    }
+
+    /// Adds a record, which must have a place.
+    #[inline]
+    pub(crate) fn push(&mut self, record: Record) {
+        debug_assert!(!self.is_full(), "a full chunk is handed over first");
+        self.records.push(record);
+    }
+
+    /// Copies the calls, and says which chunk it is.
+    pub(crate) fn copy_to(&self, to: &mut Vec<Record>) -> Option<u64> {
+        to.extend_from_slice(self.held());
+        Some(self.number).filter(|number| *number > 0)
+    }
+
+    /// Forgets what ended before `cutoff`, and says how many that were.
+    pub(crate) fn trim(&mut self, cutoff: u64) -> usize {
+        let expired = self.held().partition_point(|call| call.ended() < cutoff);
+        self.first += expired;
+        expired
+    }
+
+    fn last_ended(&self) -> u64 {
+        self.records.last().map_or(0, |call| call.ended())
+    }
+}
+
+/// Bytes on the heap, of one breaker and of those it is counted with.
+#[derive(Debug, Default)]
+pub(crate) struct Meter {
+    bytes: AtomicI64,
+    /// Of all breakers that share a limit.
+    shared: Option<Arc<AtomicI64>>,
+}
+
+impl Meter {
+    pub(crate) fn new(shared: Option<Arc<AtomicI64>>) -> Self {
+        Self {
+            bytes: AtomicI64::new(0),
+            shared,
+        }
+    }
+
+    pub(crate) fn add(&self, bytes: i64) {
+        self.bytes.fetch_add(bytes, Relaxed);
+        if let Some(shared) = &self.shared {
+            shared.fetch_add(bytes, Relaxed);
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        u64::try_from(self.bytes.load(Relaxed)).unwrap_or(0)
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        if let Some(shared) = &self.shared {
+            shared.fetch_sub(*self.bytes.get_mut(), Relaxed);
+        }
+    }
+}
+
+/// The chunks that are full, and the transitions. Its two locks are never held together, and no
+/// other lock is taken under them.
+#[derive(Debug)]
+pub(crate) struct History {
+    calls: Mutex<Calls>,
+    transitions: Mutex<Transitions>,
+    pub(crate) meter: Meter,
+    /// When it was swept last, in ticks; 0 is never.
+    last_sweep: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Calls {
+    chunks: VecDeque<Chunk>,
+    /// How many chunks have ever left at the front: the number of the first one.
+    front: u64,
+    records: usize,
+    /// No more than these, or any number.
+    cap: usize,
+    /// How many calls a new chunk has place for; 0 where calls are not kept.
+    chunk: usize,
+    /// How many stripes fill chunks.
+    stripes: usize,
+    /// The number of the last chunk that was given out.
+    issued: u64,
+    /// Removed for reasons other than the cap.
+    removed: Removed,
+}
+
+#[derive(Debug)]
+struct Transitions {
+    records: VecDeque<TransitionRecord>,
+    cap: usize,
+    enabled: bool,
+    inserted: u64,
+    removed: Removed,
+}
+
+impl History {
+    pub(crate) fn new(config: &HistoryConfig, meter: Meter) -> Self {
+        let history = Self {
+            calls: Mutex::new(Calls {
+                chunks: VecDeque::new(),
+                front: 0,
+                records: 0,
+                cap: 0,
+                chunk: 0,
+                stripes: 1,
+                issued: 0,
+                removed: Removed::NONE,
+            }),
+            transitions: Mutex::new(Transitions {
+                records: VecDeque::new(),
+                cap: 0,
+                enabled: false,
+                inserted: 0,
+                removed: Removed::NONE,
+            }),
+            meter,
+            last_sweep: AtomicU64::new(0),
+        };
+        history.configure(config);
+        history
+    }
+
+    /// Sets the caps. What is over them goes with the next record, or sweep.
+    pub(crate) fn configure(&self, config: &HistoryConfig) {
+        let mut calls = self.calls.lock();
+        calls.cap = no_cap(config.calls);
+        calls.chunk = match config.enabled {
+            false => 0,
+            // A short history has short chunks: what is held above the cap is in proportion.
+            true => (calls.cap / 16).clamp(1, CHUNK),
+        };
+        drop(calls);
+        let mut transitions = self.transitions.lock();
+        transitions.cap = no_cap(config.transitions);
+        transitions.enabled = config.enabled;
+    }
+
+    /// Stops keeping records.
+    pub(crate) fn disable(&self) {
+        self.calls.lock().chunk = 0;
+        self.transitions.lock().enabled = false;
+    }
+
+    pub(crate) fn set_stripes(&self, stripes: usize) {
+        self.calls.lock().stripes = stripes;
+    }
+
+    pub(crate) fn keeps_calls(&self) -> bool {
+        self.calls.lock().chunk > 0
+    }
+
+    /// Takes a chunk that is full (or new: without place for any call) and gives an empty one.
+    ///
+    /// The one given has no place where calls are not kept.
+    #[cold]
+    pub(crate) fn hand_over(&self, full: Chunk) -> Chunk {
+        let mut calls = self.calls.lock();
+        calls.seal(full, &self.meter);
+        let mut new = match calls.enforce_cap() {
+            Some(mut oldest) if oldest.records.capacity() == calls.chunk => {
+                oldest.records.clear();
+                oldest.first = 0;
+                oldest
+            }
+            other => {
+                let new = Chunk::with_capacity(calls.chunk);
+                let freed = other.map_or(0, |chunk| chunk.bytes());
+                self.meter.add(new.bytes() - freed);
+                new
+            }
+        };
+        calls.issued += 1;
+        new.number = calls.issued;
+        new
+    }
+
+    /// Takes a chunk and gives none.
+    pub(crate) fn take_back(&self, chunk: Chunk) {
+        let mut calls = self.calls.lock();
+        calls.seal(chunk, &self.meter);
+        while let Some(oldest) = calls.enforce_cap() {
+            self.meter.add(-oldest.bytes());
+        }
+    }
+
+    pub(crate) fn push_transition(&self, record: TransitionRecord) {
+        let mut transitions = self.transitions.lock();
+        if !transitions.enabled {
+            return;
+        }
+        transitions.inserted += 1;
+        while transitions.records.len() >= transitions.cap {
+            transitions.records.pop_front();
+            transitions.removed.add(RemovalReason::Capacity, 1);
+        }
+        self.metered(&mut transitions, |records| records.push_back(record));
+    }
+
+    fn metered<T>(
+        &self,
+        transitions: &mut MutexGuard<'_, Transitions>,
+        change: impl FnOnce(&mut VecDeque<TransitionRecord>) -> T,
+    ) -> T {
+        let record = size_of::<TransitionRecord>() as i64;
+        let before = transitions.records.capacity() as i64;
+        let changed = change(&mut transitions.records);
+        let after = transitions.records.capacity() as i64;
+        self.meter.add((after - before) * record);
+        changed
+    }
+
+    /// Drops calls in full chunks that ended before `cutoff`, `budget` at most, and says how many
+    /// and whether that was all.
+    pub(crate) fn sweep_calls(&self, cutoff: u64, budget: usize) -> (usize, bool) {
+        let mut calls = self.calls.lock();
+        let mut dropped = 0;
+        while let Some(oldest) = calls.chunks.front() {
+            if oldest.last_ended() >= cutoff {
+                break;
+            }
+            if dropped >= budget {
+                return (dropped, false);
+            }
+            dropped += calls.pop_front().map_or(0, |chunk| {
+                self.meter.add(-chunk.bytes());
+                chunk.len()
+            });
+        }
+        // What other stripes filled slowly ended in part before its chunk was handed over.
+        let mut trimmed = 0;
+        for chunk in calls.chunks.iter_mut().take(CHUNKS_PER_TRIM) {
+            trimmed += chunk.trim(cutoff);
+            if chunk.len() == 0 {
+                // It keeps its place, by which readers find their way.
+                self.meter.add(-chunk.bytes());
+                *chunk = Chunk::default();
+            }
+        }
+        calls.records -= trimmed;
+        (dropped + trimmed, true)
+    }
+
+    /// Drops transitions from before `cutoff`.
+    pub(crate) fn sweep_transitions(&self, cutoff: u64, budget: usize) -> (usize, bool) {
+        let mut transitions = self.transitions.lock();
+        let expired = |transition: &TransitionRecord| transition.at < cutoff;
+        let mut dropped = 0;
+        while transitions.records.front().is_some_and(expired) && dropped < budget {
+            transitions.records.pop_front();
+            dropped += 1;
+        }
+        let removed = Removed::expired(dropped as u64);
+        transitions.removed += removed;
+        let done = !transitions.records.front().is_some_and(expired);
+        if transitions.records.is_empty() {
+            self.metered(&mut transitions, VecDeque::shrink_to_fit);
+        }
+        (dropped, done)
+    }
+
+    /// Counts calls that were removed for a reason other than the cap.
+    pub(crate) fn count_removed(&self, reason: RemovalReason, calls: u64) {
+        self.calls.lock().removed.add(reason, calls);
+    }
+
+    /// Drops the oldest transitions until `keep` are left.
+    pub(crate) fn keep_transitions(&self, keep: usize, reason: RemovalReason) -> u64 {
+        let mut transitions = self.transitions.lock();
+        let excess = transitions.records.len().saturating_sub(keep);
+        transitions.records.drain(..excess);
+        transitions.removed.add(reason, excess as u64);
+        if keep == 0 || excess > keep {
+            self.metered(&mut transitions, VecDeque::shrink_to_fit);
+        }
+        excess as u64
+    }
+
+    /// Drops the oldest full chunks until about `keep` calls are in full chunks, and says how
+    /// many calls went.
+    pub(crate) fn keep_calls(&self, keep: usize) -> u64 {
+        let mut calls = self.calls.lock();
+        let before = calls.records;
+        while calls.records > keep {
+            let Some(chunk) = calls.pop_front() else {
+                break;
+            };
+            self.meter.add(-chunk.bytes());
+        }
+        if calls.chunks.is_empty() {
+            let before = calls.chunks.capacity();
+            calls.chunks.shrink_to_fit();
+            calls.grew(before, &self.meter);
+        }
+        (before - calls.records) as u64
+    }
+
+    /// Calls in full chunks, and the cap.
+    pub(crate) fn full_calls(&self) -> (usize, usize) {
+        let calls = self.calls.lock();
+        (calls.records, calls.cap)
+    }
+
+    pub(crate) fn transition_count(&self) -> usize {
+        self.transitions.lock().records.len()
+    }
+
+    pub(crate) fn removed_calls(&self) -> Removed {
+        self.calls.lock().removed
+    }
+
+    /// Transitions inserted, and removed by reason.
+    pub(crate) fn transition_totals(&self) -> (u64, Removed) {
+        let transitions = self.transitions.lock();
+        (transitions.inserted, transitions.removed)
+    }
+
+    /// Copies the calls of full chunks, a slice at a time, so that no writer waits long.
+    ///
+    /// Leaves out those that were `seen` already.
+    pub(crate) fn copy_calls(&self, seen: &[Option<u64>], to: &mut Vec<Record>) {
+        let mut next = 0;
+        loop {
+            let calls = self.calls.lock();
+            // Chunks that went meanwhile are not missed: they were the oldest.
+            let skip = usize::try_from(next.max(calls.front) - calls.front).unwrap_or(usize::MAX);
+            let chunks = calls.chunks.iter().skip(skip).take(CHUNKS_PER_READ);
+            let mut copied = 0;
+            for chunk in chunks {
+                if !seen.contains(&Some(chunk.number)) {
+                    chunk.copy_to(to);
+                }
+                copied += 1;
+            }
+            if copied < CHUNKS_PER_READ {
+                return;
+            }
+            next = calls.front + (skip + copied) as u64;
+        }
+    }
+
+    pub(crate) fn transitions(&self) -> Vec<TransitionRecord> {
+        self.transitions.lock().records.iter().copied().collect()
+    }
+
+    pub(crate) fn swept(&self, now: u64) {
+        self.last_sweep.store(now.max(1), Relaxed);
+    }
+
+    pub(crate) fn last_sweep(&self) -> Option<u64> {
+        Some(self.last_sweep.load(Relaxed)).filter(|at| *at > 0)
+    }
+}
+
+const fn no_cap(cap: usize) -> usize {
+    if cap == 0 { usize::MAX } else { cap }
+}
+
+impl Calls {
+    /// Appends a chunk that is being filled no longer.
+    fn seal(&mut self, chunk: Chunk, meter: &Meter) {
+        if chunk.len() == 0 {
+            meter.add(-chunk.bytes());
+            return;
+        }
+        self.records += chunk.len();
+        let before = self.chunks.capacity();
+        self.chunks.push_back(chunk);
+        self.grew(before, meter);
+    }
+
+    fn grew(&self, before: usize, meter: &Meter) {
+        let grown = self.chunks.capacity() as i64 - before as i64;
+        if grown != 0 {
+            meter.add(grown * size_of::<Chunk>() as i64);
+        }
+    }
+
+    /// Takes out the oldest chunk if there are enough calls without it.
+    fn enforce_cap(&mut self) -> Option<Chunk> {
+        let oldest = self.chunks.front()?;
+        let others = (self.stripes - 1) * self.chunk;
+        let left = self.records - oldest.len();
+        if left < self.cap.saturating_add(others) {
+            return None;
+        }
+        self.pop_front()
+    }
+
+    /// Takes out the oldest chunk, whose bytes are still counted.
+    fn pop_front(&mut self) -> Option<Chunk> {
+        let chunk = self.chunks.pop_front()?;
+        self.front += 1;
+        self.records -= chunk.len();
+        Some(chunk)
+    }
+}
+
+/// Turns copied records into what a reader asked for, newest first.
+pub(crate) fn select(
+    mut records: Vec<Record>,
+    query: &CallsQuery,
+    view: &View,
+) -> (Vec<CallRecord>, usize) {
+    // What ended since is not a part of what was there.
+    records.retain(|call| call.ended() <= view.now);
+    // Ties are broken by the flags, so that the order does not depend on the stripes.
+    records.sort_unstable_by_key(|call| std::cmp::Reverse((call.word(), call.duration())));
+    records.truncate(view.cap);
+    let kept = records
+        .into_iter()
+        .take_while(|call| call.ended() >= view.cutoff)
+        .map(|call| view.call(call))
+        .filter(|call| query.wants(call));
+    let mut matching = 0;
+    let mut selected = Vec::new();
+    for call in kept {
+        if matching >= query.skip && selected.len() < query.limit {
+            selected.push(call);
+        }
+        matching += 1;
+    }
+    (selected, matching)
+}
+
+/// What turns ticks into times of day.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct View {
+    pub(crate) now: u64,
+    pub(crate) wall: SystemTime,
+    pub(crate) cap: usize,
+    /// What ended before is too old.
+    pub(crate) cutoff: u64,
+}
+
+impl View {
+    pub(crate) fn time(&self, ticks: u64) -> (SystemTime, Duration) {
+        let age = Duration::from_nanos(self.now.saturating_sub(ticks));
+        let time = self.wall.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
+        (time, age)
+    }
+
+    fn call(&self, record: Record) -> CallRecord {
+        let (ended_at, age) = self.time(record.ended());
+        let flags = record.flags();
+        CallRecord {
+            ended_at,
+            age,
+            duration: Duration::from_nanos(record.duration()),
+            outcome: flags.outcome(),
+            slow: flags.0 & Flags::SLOW != 0,
+            probe: flags.0 & Flags::PROBE != 0,
+            stale: flags.0 & Flags::STALE != 0,
+        }
+    }
+
+    pub(crate) fn transition(&self, record: &TransitionRecord) -> Transition {
+        let (at, age) = self.time(record.at);
+        Transition {
+            at,
+            age,
+            from: record.from,
+            to: record.to,
+            reason: record.reason,
+            evidence: record.evidence,
+        }
+    }
+}
+
+/// The moment before which records are too old.
+pub(crate) fn cutoff(retention: Duration, now: u64) -> u64 {
+    if retention.is_zero() {
+        0
+    } else {
+        now.saturating_sub(nanos(retention))
+    }
+}

@@ -1,0 +1,782 @@
+//! The state machine of a breaker. No clock, no lock, no task: `now` is an argument, in
+//! nanoseconds, and whatever holds the machine holds it alone.
+//!
+//! Time may stand still or go backwards; nothing is added to it unchecked, and `u64::MAX` is a
+//! moment that never comes.
+
+use crate::{
+    AfterHalfOpen, CallTotals, CircuitBreakerConfig, Evidence, IllegalTransition, Outcome, ProbeRule, Reason,
+    State, config, nanos,
+    records::TransitionRecord,
+    window::{Counts, Window},
+};
+use plimsoll_core::Name;
+use std::{collections::VecDeque, time::Duration};
+
+/// A moment that never comes.
+pub(crate) const NEVER: u64 = u64::MAX;
+
+/// A configuration, checked, in nanoseconds.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    minimum_calls: u32,
+    failure_rate: Option<f64>,
+    slow_rate: Option<f64>,
+    slow_after: u64,
+    consecutive_failures: Option<u32>,
+    /// How many calls may not be overdue, and after how long they are.
+    pub(crate) overdue: Option<(u64, u32)>,
+    open_for: u64,
+    open_factor: f64,
+    open_max: u64,
+    jitter: f64,
+    requested_wait: (u64, u64),
+    probes: u32,
+    probe_rule: ProbeRule,
+    probe_lease: u64,
+    half_open_timeout: Option<(u64, AfterHalfOpen)>,
+    pub(crate) dropped_fails_after: u64,
+}
+
+impl Settings {
+    pub(crate) fn new(name: Name, config: &CircuitBreakerConfig) -> Self {
+        let mut minimum_calls = config.minimum_calls;
+        if let config::Window::Calls(window) = config.window
+            && minimum_calls > window
+        {
+            tracing::warn!(
+                breaker = name.as_str(),
+                minimum_calls,
+                window,
+                "minimum_calls is more than the window holds, and was lowered to that"
+            );
+            minimum_calls = window;
+        }
+        let lease = config.open_for.max(Duration::from_secs(30));
+        let (shortest, longest) = config.requested_wait;
+        Self {
+            minimum_calls,
+            failure_rate: config.failure_rate,
+            slow_rate: config.slow_calls.map(|(_, percent)| percent),
+            slow_after: config.slow_calls.map_or(NEVER, |(after, _)| nanos(after)),
+            consecutive_failures: config.consecutive_failures,
+            overdue: config
+                .overdue_calls
+                .map(|(after, calls)| (nanos(after), calls)),
+            open_for: nanos(config.open_for),
+            open_factor: config.open_factor,
+            open_max: nanos(config.open_max),
+            jitter: config.jitter,
+            requested_wait: (nanos(shortest), nanos(longest)),
+            probes: config.probes,
+            probe_rule: config.probe_rule,
+            probe_lease: nanos(config.probe_lease.unwrap_or(lease)),
+            half_open_timeout: config
+                .half_open_timeout
+                .map(|(timeout, then)| (nanos(timeout), then)),
+            dropped_fails_after: config.dropped_fails_after.map_or(NEVER, nanos),
+        }
+    }
+}
+
+/// What the machine does with a call that wants to pass.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Decision {
+    /// It passes, as the probe of this number, or as an ordinary call with 0.
+    Admitted { generation: u64, probe: u32 },
+    Refused(Refusal),
+}
+
+/// Why a call is refused, and when to ask again.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Refusal {
+    pub(crate) state: State,
+    pub(crate) reason: Reason,
+    /// When a call may pass again; [`NEVER`] if that is not known.
+    pub(crate) until: u64,
+}
+
+/// A call that has ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ended {
+    pub(crate) generation: u64,
+    pub(crate) probe: u32,
+    pub(crate) outcome: Outcome,
+    pub(crate) elapsed: u64,
+}
+
+/// What happened, for those who watch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Change {
+    Transition(TransitionRecord),
+    /// While metrics only: a threshold was reached.
+    ThresholdReached(Reason, Evidence),
+    Reset,
+}
+
+/// What a stripe needs to know to deal with most calls by itself.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Mirror {
+    pub(crate) generation: u64,
+    pub(crate) gate: Gate,
+    /// Whether a good call can be counted without a look at the others: not while it could open
+    /// the breaker, by completing the minimum of calls.
+    pub(crate) commutes: bool,
+    /// Until when counted calls go to the same place of the window.
+    pub(crate) next_roll: u64,
+    /// A call that takes longer is slow.
+    pub(crate) slow_after: u64,
+    /// A call that is dropped after so long is a failure.
+    pub(crate) dropped_fails_after: u64,
+    /// After how long a call is overdue; 0 where nobody asks.
+    pub(crate) overdue_after: u64,
+}
+
+/// What a stripe does with a call that wants to pass.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Gate {
+    /// Lets it pass. `watched` says whether its result is looked at.
+    Pass { watched: bool },
+    /// Lets it pass, counted as one that would be refused before that time.
+    Shadow { refused_until: u64 },
+    /// Refuses it before that time; asks the machine after.
+    Refuse(Refusal),
+    /// Asks the machine.
+    Ask,
+}
+
+#[derive(Debug)]
+pub(crate) struct Machine {
+    name: Name,
+    config: CircuitBreakerConfig,
+    pub(crate) settings: Settings,
+    state: State,
+    /// Counts changes of state and resets. A call is judged in its own generation only.
+    generation: u64,
+    since: u64,
+    /// Why it is in this state.
+    reason: Reason,
+    /// While open: when a call may pass again.
+    until: u64,
+    window: Window,
+    /// Failures since the last success.
+    consecutive: u32,
+    /// How many times it opened without closing.
+    attempt: u32,
+    /// While half open: the results of probes. While open: what opened it.
+    judged: Counts,
+    /// The rates that belong to `judged` while open.
+    judged_rates: (Option<f64>, Option<f64>),
+    /// Probes in flight, oldest first, and the number of the last.
+    probes: VecDeque<Probe>,
+    last_probe: u32,
+    /// While metrics only: which thresholds were told of, and until when calls would be refused.
+    announced: [bool; 2],
+    shadow_until: u64,
+    rejected: u64,
+    pub(crate) totals: CallTotals,
+    /// By where from, where to and why. As many as there are kinds of transitions, at most.
+    pub(crate) transition_counts: Vec<(State, State, Reason, u64)>,
+    changes: Vec<Change>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Probe {
+    number: u32,
+    began: u64,
+}
+
+/// What a reader sees.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct View {
+    pub(crate) state: State,
+    pub(crate) reason: Reason,
+    pub(crate) since: u64,
+    /// While open: when a call may pass again.
+    pub(crate) until: u64,
+    pub(crate) generation: u64,
+    pub(crate) attempt: u32,
+    pub(crate) consecutive: u32,
+    pub(crate) counts: Counts,
+    pub(crate) failure_rate: Option<f64>,
+    pub(crate) slow_rate: Option<f64>,
+    pub(crate) rejected: u64,
+    pub(crate) probes_in_flight: u32,
+    pub(crate) probes_free: u32,
+    pub(crate) totals: CallTotals,
+}
+
+impl Machine {
+    pub(crate) fn new(name: Name, config: CircuitBreakerConfig, now: u64) -> Self {
+        Self {
+            name,
+            settings: Settings::new(name, &config),
+            state: State::Closed,
+            generation: 0,
+            since: now,
+            reason: Reason::Manual,
+            until: NEVER,
+            window: Window::new(config.window, now),
+            consecutive: 0,
+            attempt: 0,
+            judged: Counts::default(),
+            judged_rates: (None, None),
+            probes: VecDeque::new(),
+            last_probe: 0,
+            announced: [false; 2],
+            shadow_until: 0,
+            rejected: 0,
+            totals: CallTotals::default(),
+            transition_counts: Vec::new(),
+            changes: Vec::new(),
+            config,
+        }
+    }
+
+    pub(crate) fn config(&self) -> &CircuitBreakerConfig {
+        &self.config
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.state
+    }
+
+    /// Bytes on the heap.
+    pub(crate) fn bytes(&self) -> usize {
+        self.window.bytes()
+            + self.probes.capacity() * size_of::<Probe>()
+            + self.transition_counts.capacity() * size_of::<(State, State, Reason, u64)>()
+    }
+
+    /// What happened since this was asked last.
+    pub(crate) fn take_changes(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.changes)
+    }
+
+    // What happens.
+
+    /// Brings the machine to `now`: a wait that is over, probes that took too long.
+    pub(crate) fn advance(&mut self, now: u64) {
+        self.window.roll(now);
+        if self.state == State::Open && now >= self.until {
+            self.enter(State::HalfOpen, Reason::WaitElapsed, now);
+        }
+        if self.state != State::HalfOpen {
+            return;
+        }
+        while let Some(oldest) = self.probes.front()
+            && now >= oldest.began.saturating_add(self.settings.probe_lease)
+        {
+            self.probes.pop_front();
+            let slow = self.settings.slow_rate.is_some();
+            self.count(true, slow);
+            self.judge_probe(true, slow, now);
+            if self.state != State::HalfOpen {
+                return;
+            }
+        }
+        if let Some((timeout, then)) = self.settings.half_open_timeout
+            && now >= self.since.saturating_add(timeout)
+        {
+            match then {
+                AfterHalfOpen::Open => self.open(Reason::HalfOpenTimeout, None, now),
+                AfterHalfOpen::Close => self.enter(State::Closed, Reason::HalfOpenTimeout, now),
+            }
+        }
+    }
+
+    /// Decides about a call that wants to pass.
+    pub(crate) fn acquire(&mut self, now: u64) -> Decision {
+        self.advance(now);
+        let admitted = Decision::Admitted {
+            generation: self.generation,
+            probe: 0,
+        };
+        match self.state {
+            State::Closed | State::Disabled => admitted,
+            State::MetricsOnly => {
+                if now < self.shadow_until {
+                    self.add_would_reject(1);
+                }
+                admitted
+            }
+            State::HalfOpen if self.probes_free() > 0 => {
+                // 0 stands for a call that is no probe.
+                self.last_probe = self.last_probe.wrapping_add(1).max(1);
+                self.probes.push_back(Probe {
+                    number: self.last_probe,
+                    began: now,
+                });
+                Decision::Admitted {
+                    generation: self.generation,
+                    probe: self.last_probe,
+                }
+            }
+            State::Open | State::HalfOpen | State::ForcedOpen => {
+                self.add_rejected(1);
+                Decision::Refused(self.refusal())
+            }
+        }
+    }
+
+    /// Takes the result of a call, and says whether it came too late to mean anything.
+    pub(crate) fn record(&mut self, call: Ended, now: u64) -> bool {
+        self.advance(now);
+        if call.generation != self.generation {
+            self.totals.stale += 1;
+            return true;
+        }
+        if self.state == State::HalfOpen && !self.take_probe(call.probe) {
+            // Its lease is over: it was judged already.
+            self.totals.stale += 1;
+            return true;
+        }
+        let slow = call.elapsed > self.settings.slow_after;
+        let failed = match call.outcome {
+            Outcome::Success => false,
+            Outcome::Failure | Outcome::OpenFor(_) => true,
+            Outcome::Ignore => return false,
+        };
+        if self.state == State::Disabled {
+            return false;
+        }
+        self.count(failed, slow);
+        let requested = match call.outcome {
+            Outcome::OpenFor(wait) => Some(self.requested(wait)),
+            _ => None,
+        };
+        match self.state {
+            State::HalfOpen => match requested {
+                Some(_) => {
+                    self.judged.add(failed, slow);
+                    self.open(Reason::Requested, requested, now);
+                }
+                None => self.judge_probe(failed, slow, now),
+            },
+            _ => {
+                self.window.push(failed, slow);
+                self.consecutive = match failed {
+                    true => self.consecutive.saturating_add(1),
+                    false => 0,
+                };
+                self.judge_window(requested, now);
+            }
+        }
+        false
+    }
+
+    /// Takes the results of `calls` that were good, and that no other result had to wait for.
+    pub(crate) fn add_successes(&mut self, calls: u64) {
+        if calls > 0 {
+            self.totals.successes += calls;
+            self.window.push_successes(calls);
+            self.consecutive = 0;
+        }
+    }
+
+    pub(crate) fn add_rejected(&mut self, calls: u64) {
+        self.rejected += calls;
+        let total = match self.state {
+            State::HalfOpen => &mut self.totals.rejected_half_open,
+            State::ForcedOpen => &mut self.totals.rejected_forced_open,
+            _ => &mut self.totals.rejected_open,
+        };
+        *total += calls;
+    }
+
+    pub(crate) fn add_would_reject(&mut self, calls: u64) {
+        self.totals.would_reject += calls;
+    }
+
+    /// Looks at how many calls are overdue.
+    pub(crate) fn judge_overdue(&mut self, overdue: u64, now: u64) {
+        let Some((_, most)) = self.settings.overdue else {
+            return;
+        };
+        if overdue < u64::from(most) {
+            return;
+        }
+        match self.state {
+            State::Closed => self.open(Reason::OverdueCalls, None, now),
+            State::MetricsOnly => self.shadow(None, now),
+            _ => {}
+        }
+    }
+
+    // What it is told.
+
+    /// Goes to `to` by hand. To stay where it is changes nothing.
+    pub(crate) fn command(
+        &mut self,
+        to: State,
+        wait: Option<Duration>,
+        now: u64,
+    ) -> Result<(), IllegalTransition> {
+        if !self.state.may_become(to) {
+            return Err(IllegalTransition::new(self.name, self.state, to));
+        }
+        match (to, wait) {
+            (State::Open, Some(wait)) if self.state == State::Open => {
+                self.until = now.saturating_add(nanos(wait));
+            }
+            (same, _) if same == self.state => {}
+            (State::Open, wait) => self.open(Reason::Manual, wait.map(nanos), now),
+            (to, _) => self.enter(to, Reason::Manual, now),
+        }
+        Ok(())
+    }
+
+    /// Closes it and forgets what it judged by. Calls in flight mean nothing any more.
+    pub(crate) fn reset(&mut self, now: u64) {
+        if self.state == State::Closed {
+            self.begin(State::Closed, Reason::Manual, now);
+        } else {
+            self.enter(State::Closed, Reason::Manual, now);
+        }
+        self.changes.push(Change::Reset);
+    }
+
+    /// Takes on another configuration. State, attempts, deadlines and as much of the window as
+    /// fits stay.
+    pub(crate) fn reconfigure(&mut self, config: CircuitBreakerConfig, now: u64) {
+        self.advance(now);
+        self.settings = Settings::new(self.name, &config);
+        if self.config.window != config.window {
+            self.window = self.window.reshaped(config.window, now);
+            self.window.roll(now);
+        }
+        self.config = config;
+        if self.state == State::HalfOpen {
+            self.conclude_probes(now);
+        }
+    }
+
+    // What is seen.
+
+    pub(crate) fn mirror(&self) -> Mirror {
+        let gate = match self.state {
+            State::Closed => Gate::Pass { watched: true },
+            State::Disabled => Gate::Pass { watched: false },
+            State::MetricsOnly => Gate::Shadow {
+                refused_until: self.shadow_until,
+            },
+            State::HalfOpen if self.probes_free() > 0 => Gate::Ask,
+            State::Open | State::HalfOpen | State::ForcedOpen => Gate::Refuse(self.refusal()),
+        };
+        let watching = matches!(self.state, State::Closed | State::MetricsOnly);
+        Mirror {
+            generation: self.generation,
+            gate,
+            commutes: watching && self.successes_commute(),
+            next_roll: self.window.next_roll(),
+            slow_after: self.settings.slow_after,
+            dropped_fails_after: self.settings.dropped_fails_after,
+            overdue_after: match self.settings.overdue {
+                Some((after, _)) if watching => after,
+                _ => 0,
+            },
+        }
+    }
+
+    pub(crate) fn view(&self) -> View {
+        let (counts, (failure_rate, slow_rate)) = match self.state {
+            State::Open => (self.judged, self.judged_rates),
+            State::HalfOpen => (
+                self.judged,
+                rates(self.judged, self.probes_needed(), &self.settings),
+            ),
+            _ => {
+                let counts = self.window.counts();
+                (
+                    counts,
+                    rates(counts, self.settings.minimum_calls, &self.settings),
+                )
+            }
+        };
+        View {
+            state: self.state,
+            reason: self.reason,
+            since: self.since,
+            until: match self.state {
+                State::Open => self.until,
+                _ => NEVER,
+            },
+            generation: self.generation,
+            attempt: self.attempt,
+            consecutive: self.consecutive,
+            counts,
+            failure_rate,
+            slow_rate,
+            rejected: self.rejected,
+            probes_in_flight: self.probes.len() as u32,
+            probes_free: match self.state {
+                State::HalfOpen => self.probes_free(),
+                _ => 0,
+            },
+            totals: self.totals,
+        }
+    }
+
+    /// Whether nothing would be lost if it were forgotten: a new one would do the same.
+    pub(crate) fn is_like_new(&self) -> bool {
+        self.state == State::Closed && self.window.counts().calls == 0 && self.consecutive == 0
+    }
+
+    // How it judges.
+
+    /// Counts a result for ever, whatever it decides.
+    fn count(&mut self, failed: bool, slow: bool) {
+        match failed {
+            true => self.totals.failures += 1,
+            false => self.totals.successes += 1,
+        }
+        self.totals.slow += u64::from(slow);
+    }
+
+    /// A success moves no rate towards its threshold once the minimum is reached, and a window
+    /// of nothing but good calls has none to move.
+    fn successes_commute(&self) -> bool {
+        let counts = self.window.counts();
+        counts.all_good()
+            || counts.calls >= self.settings.minimum_calls && self.broken_threshold().is_none()
+    }
+
+    /// The first threshold that the window has reached.
+    fn broken_threshold(&self) -> Option<Reason> {
+        let counts = self.window.counts();
+        if let Some(most) = self.settings.consecutive_failures
+            && self.consecutive >= most
+        {
+            return Some(Reason::ConsecutiveFailures);
+        }
+        self.broken_rate(counts, self.settings.minimum_calls)
+    }
+
+    fn broken_rate(&self, counts: Counts, minimum: u32) -> Option<Reason> {
+        let (failures, slow) = rates(counts, minimum, &self.settings);
+        let reached = |rate: Option<f64>, threshold: Option<f64>| {
+            matches!((rate, threshold), (Some(rate), Some(threshold)) if rate >= threshold)
+        };
+        if reached(failures, self.settings.failure_rate) {
+            Some(Reason::FailureRate)
+        } else if reached(slow, self.settings.slow_rate) {
+            Some(Reason::SlowCallRate)
+        } else {
+            None
+        }
+    }
+
+    fn judge_window(&mut self, requested: Option<u64>, now: u64) {
+        if self.state == State::MetricsOnly {
+            self.shadow(requested, now);
+        } else if requested.is_some() {
+            self.open(Reason::Requested, requested, now);
+        } else if let Some(reason) = self.broken_threshold() {
+            self.open(reason, None, now);
+        }
+    }
+
+    /// While metrics only: tells once of each rate that is reached, and begins the time for which
+    /// calls would be refused.
+    fn shadow(&mut self, requested: Option<u64>, now: u64) {
+        let counts = self.window.counts();
+        let (failures, slow) = rates(counts, self.settings.minimum_calls, &self.settings);
+        let reached = [
+            (Reason::FailureRate, failures, self.settings.failure_rate),
+            (Reason::SlowCallRate, slow, self.settings.slow_rate),
+        ];
+        for (announced, (reason, rate, threshold)) in reached.into_iter().enumerate() {
+            let reached = matches!((rate, threshold), (Some(r), Some(t)) if r >= t);
+            if reached && !std::mem::replace(&mut self.announced[announced], true) {
+                let evidence = self.evidence();
+                self.changes.push(Change::ThresholdReached(reason, evidence));
+            }
+        }
+        let refused = requested.is_some() || self.broken_threshold().is_some();
+        if refused && now >= self.shadow_until {
+            let wait = requested.unwrap_or(self.settings.open_for);
+            self.shadow_until = now.saturating_add(wait);
+        }
+    }
+
+    fn judge_probe(&mut self, failed: bool, slow: bool, now: u64) {
+        self.judged.add(failed, slow);
+        self.conclude_probes(now);
+    }
+
+    fn conclude_probes(&mut self, now: u64) {
+        match self.settings.probe_rule {
+            ProbeRule::Rate => {
+                if self.judged.calls < self.probes_needed() {
+                    return;
+                }
+                match self.broken_rate(self.judged, self.probes_needed()) {
+                    Some(reason) => self.open(reason, None, now),
+                    None => self.enter(State::Closed, Reason::ProbesSucceeded, now),
+                }
+            }
+            ProbeRule::AllMustSucceed => {
+                if !self.judged.all_good() {
+                    self.open(Reason::ProbeFailed, None, now);
+                } else if self.judged.calls >= self.settings.probes {
+                    self.enter(State::Closed, Reason::ProbesSucceeded, now);
+                }
+            }
+        }
+    }
+
+    /// How many probes must have answered for their rates to mean anything.
+    fn probes_needed(&self) -> u32 {
+        match self.settings.probe_rule {
+            ProbeRule::Rate => self.settings.probes.min(self.settings.minimum_calls),
+            ProbeRule::AllMustSucceed => self.settings.probes,
+        }
+    }
+
+    fn probes_free(&self) -> u32 {
+        let taken = self.judged.calls.saturating_add(self.probes.len() as u32);
+        self.settings.probes.saturating_sub(taken)
+    }
+
+    /// Whether that probe was still in flight; it is not any more.
+    fn take_probe(&mut self, number: u32) -> bool {
+        let place = self.probes.iter().position(|probe| probe.number == number);
+        place.is_some_and(|place| self.probes.remove(place).is_some())
+    }
+
+    // How it moves.
+
+    fn requested(&self, wait: Duration) -> u64 {
+        let (shortest, longest) = self.settings.requested_wait;
+        match nanos(wait) {
+            NEVER => NEVER,
+            wait => wait.clamp(shortest, longest.max(shortest)),
+        }
+    }
+
+    /// Opens for the time given, or for as long as it should by now.
+    fn open(&mut self, reason: Reason, wait: Option<u64>, now: u64) {
+        self.attempt = self.attempt.saturating_add(1);
+        let wait = wait.unwrap_or_else(|| self.settings.back_off(self.attempt));
+        self.until = now.saturating_add(wait);
+        self.enter(State::Open, reason, now);
+    }
+
+    /// Changes the state, and tells of it.
+    fn enter(&mut self, to: State, reason: Reason, now: u64) {
+        let from = self.state;
+        let mut evidence = self.evidence();
+        evidence.generation += 1;
+        if to == State::Open {
+            let view = self.view();
+            self.judged = view.counts;
+            self.judged_rates = (view.failure_rate, view.slow_rate);
+            evidence.open_for = match self.until {
+                NEVER => None,
+                until => Some(Duration::from_nanos(until.saturating_sub(now))),
+            };
+        }
+        self.changes.push(Change::Transition(TransitionRecord {
+            at: now,
+            from,
+            to,
+            reason,
+            evidence,
+        }));
+        let key = (from, to, reason);
+        match (self.transition_counts.iter_mut()).find(|(f, t, r, _)| (*f, *t, *r) == key) {
+            Some((.., count)) => *count += 1,
+            None => self.transition_counts.push((from, to, reason, 1)),
+        }
+        self.begin(to, reason, now);
+    }
+
+    /// Starts a new generation in `state`, with nothing known yet.
+    fn begin(&mut self, state: State, reason: Reason, now: u64) {
+        self.state = state;
+        self.reason = reason;
+        self.since = now;
+        self.generation += 1;
+        self.rejected = 0;
+        self.consecutive = 0;
+        self.window.clear();
+        self.window.roll(now);
+        self.probes.clear();
+        self.announced = [false; 2];
+        self.shadow_until = 0;
+        match state {
+            State::Open | State::Disabled | State::ForcedOpen | State::MetricsOnly => {}
+            // A circuit that closed has recovered; whatever else is entered proves nothing.
+            State::Closed => self.attempt = 0,
+            State::HalfOpen => self.judged = Counts::default(),
+        }
+    }
+
+    fn evidence(&self) -> Evidence {
+        let view = self.view();
+        Evidence {
+            calls: view.counts.calls,
+            failures: view.counts.failures,
+            slow: view.counts.slow,
+            slow_failures: view.counts.slow_failures,
+            failure_rate: view.failure_rate,
+            slow_rate: view.slow_rate,
+            rejected: self.rejected,
+            generation: self.generation,
+            attempt: self.attempt,
+            open_for: None,
+        }
+    }
+
+    fn refusal(&self) -> Refusal {
+        let until = match self.state {
+            State::Open => self.until,
+            State::HalfOpen => self.next_release(),
+            _ => NEVER,
+        };
+        Refusal {
+            state: self.state,
+            reason: self.reason,
+            until,
+        }
+    }
+
+    /// While half open: when a probe in flight will have taken too long, or all of them.
+    fn next_release(&self) -> u64 {
+        let lease = self.settings.probe_lease;
+        let lease = self
+            .probes
+            .front()
+            .map_or(NEVER, |oldest| oldest.began.saturating_add(lease));
+        let timeout = self
+            .settings
+            .half_open_timeout
+            .map_or(NEVER, |(timeout, _)| self.since.saturating_add(timeout));
+        lease.min(timeout)
+    }
+}
+
+impl Settings {
+    /// `open_for × open_factor^(attempt − 1)`, at most `open_max`, varied by the jitter.
+    fn back_off(&self, attempt: u32) -> u64 {
+        let exponent = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
+        let wait = self.open_for as f64 * self.open_factor.powi(exponent);
+        let wait = wait.min(self.open_max as f64);
+        let wait = match self.jitter {
+            0.0 => wait,
+            share => wait * (1.0 + share * (2.0 * fastrand::f64() - 1.0)),
+        };
+        // Float to integer saturates.
+        wait as u64
+    }
+}
+
+/// The percentages of failures and of slow calls, once there are enough calls.
+fn rates(counts: Counts, minimum: u32, settings: &Settings) -> (Option<f64>, Option<f64>) {
+    if counts.calls < minimum.max(1) {
+        return (None, None);
+    }
+    let percent = |part: u32| f64::from(part) * 100.0 / f64::from(counts.calls);
+    let slow = settings.slow_rate.map(|_| percent(counts.slow));
+    (Some(percent(counts.failures)), slow)
+}

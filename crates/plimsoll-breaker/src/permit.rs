@@ -1,0 +1,103 @@
+use crate::{
+    Outcome,
+    stripe::{End, Stripe},
+};
+use std::{fmt, sync::Arc, time::Duration};
+
+/// The right to make one call, from [`CircuitBreaker::try_acquire`](crate::CircuitBreaker::try_acquire).
+///
+/// Ends in exactly one way: [`record`](Self::record) judges the call, and a permit that is
+/// dropped gives its place back. A call that is dropped counts for nothing, unless it had taken
+/// as long as
+/// [`dropped_fails_after`](crate::CircuitBreakerConfig::dropped_fails_after); dropped by a panic,
+/// it has failed.
+///
+/// What a permit says after the breaker has changed its state is counted and kept in the history
+/// as stale, and decides nothing.
+#[must_use = "a permit that is dropped is a call that was dropped"]
+pub struct Permit {
+    stripe: Arc<Stripe>,
+    generation: u64,
+    /// The number of the probe, or 0.
+    probe: u32,
+    settled: bool,
+    began: u64,
+}
+
+impl Permit {
+    #[inline]
+    pub(crate) fn new(stripe: Arc<Stripe>, generation: u64, probe: u32, began: u64) -> Self {
+        Self {
+            stripe,
+            generation,
+            probe,
+            settled: false,
+            began,
+        }
+    }
+
+    /// Judges the call.
+    #[inline]
+    pub fn record(self, outcome: Outcome) {
+        let now = self.stripe.clock.ticks();
+        self.record_at(outcome, now);
+    }
+
+    /// Judges the call by `judge`, which is given how long it took.
+    #[inline]
+    pub fn record_with(self, judge: impl FnOnce(Duration) -> Outcome) {
+        let now = self.stripe.clock.ticks();
+        let outcome = judge(Duration::from_nanos(now.saturating_sub(self.began)));
+        self.record_at(outcome, now);
+    }
+
+    #[inline]
+    pub(crate) fn record_at(mut self, outcome: Outcome, now: u64) {
+        self.settle(End::Judged(outcome), now);
+    }
+
+    #[inline]
+    fn settle(&mut self, end: End, now: u64) {
+        self.settled = true;
+        self.stripe
+            .settle(self.generation, self.probe, self.began, now, end);
+    }
+
+    /// How long ago the call began.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        let now = self.stripe.clock.ticks();
+        Duration::from_nanos(now.saturating_sub(self.began))
+    }
+
+    /// Whether the call is one of the probes of a half-open breaker.
+    #[must_use]
+    pub const fn is_probe(&self) -> bool {
+        self.probe != 0
+    }
+}
+
+impl Drop for Permit {
+    #[inline]
+    fn drop(&mut self) {
+        if self.settled {
+            return;
+        }
+        let end = match std::thread::panicking() {
+            true => End::Judged(Outcome::Failure),
+            false => End::Dropped,
+        };
+        let now = self.stripe.clock.ticks();
+        self.settle(end, now);
+    }
+}
+
+impl fmt::Debug for Permit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Permit")
+            .field("generation", &self.generation)
+            .field("is_probe", &self.is_probe())
+            .field("elapsed", &self.elapsed())
+            .finish_non_exhaustive()
+    }
+}

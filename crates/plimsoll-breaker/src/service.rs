@@ -1,0 +1,184 @@
+use crate::{
+    CircuitBreaker, ErrorsAreFailures, OnOpen, Classify, future::ResponseFuture, machine::{NEVER, Refusal}, waiters::Waiter,
+};
+use plimsoll_core::BoxError;
+use std::{
+    fmt, mem,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use tokio::time::Sleep;
+use tower_service::Service;
+
+/// The shortest time to wait before looking at the breaker again.
+const SHORTEST_WAIT: Duration = Duration::from_millis(1);
+
+/// A service behind a circuit breaker. See the [crate docs](crate).
+pub struct CircuitBreakerService<S, C = ErrorsAreFailures> {
+    inner: S,
+    readiness: Readiness,
+    breaker: CircuitBreaker,
+    classify: C,
+    on_open: OnOpen,
+    waiting: Option<Box<Waiting>>,
+}
+
+/// What `poll_ready` found, for one call.
+#[derive(Clone, Copy, Debug)]
+enum Readiness {
+    /// It was not asked, or did not say that a call can be made.
+    Unready,
+    /// The inner service is ready.
+    Ready,
+    /// The breaker refuses the call. The inner service was not asked, so it must not be called,
+    /// even if the circuit closes before the call.
+    Refused(Refusal),
+}
+
+/// A service that is not ready because of its breaker.
+#[derive(Debug)]
+struct Waiting {
+    waiter: Waiter,
+    /// Until time alone may let calls pass.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S, C> CircuitBreakerService<S, C> {
+    pub(crate) const fn new(
+        inner: S,
+        breaker: CircuitBreaker,
+        classify: C,
+        on_open: OnOpen,
+    ) -> Self {
+        Self {
+            inner,
+            readiness: Readiness::Unready,
+            breaker,
+            classify,
+            on_open,
+            waiting: None,
+        }
+    }
+
+    /// The breaker.
+    #[must_use]
+    pub const fn breaker(&self) -> &CircuitBreaker {
+        &self.breaker
+    }
+
+    /// Waits until the breaker lets calls pass, or may.
+    fn poll_breaker(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let shared = self.breaker.shared();
+        loop {
+            let waiting = self.waiting.get_or_insert_with(|| {
+                Box::new(Waiting {
+                    waiter: shared.waiters.join(),
+                    timer: None,
+                })
+            });
+            waiting.waiter.listen(cx.waker());
+            let now = shared.ticks();
+            let Some(refusal) = shared.stripe().refusal(now) else {
+                self.waiting = None;
+                return Poll::Ready(());
+            };
+            // Until told: only a change of the breaker can let calls pass.
+            if refusal.until == NEVER {
+                waiting.timer = None;
+                return Poll::Pending;
+            }
+            let wait = Duration::from_nanos(refusal.until - now).max(SHORTEST_WAIT);
+            let timer = waiting
+                .timer
+                .insert(Box::pin(tokio::time::sleep(wait)));
+            ready!(timer.as_mut().poll(cx));
+        }
+    }
+}
+
+impl<S: Clone, C: Clone> Clone for CircuitBreakerService<S, C> {
+    /// The clone is not ready, whatever this one is.
+    fn clone(&self) -> Self {
+        Self::new(
+            self.inner.clone(),
+            self.breaker.clone(),
+            self.classify.clone(),
+            self.on_open,
+        )
+    }
+}
+
+impl<S, C, Req> Service<Req> for CircuitBreakerService<S, C>
+where
+    S: Service<Req> + Clone,
+    S::Error: Into<BoxError>,
+    C: Classify<S::Response> + Clone,
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = ResponseFuture<S::Future, C>;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        let shared = self.breaker.shared();
+        let stripe = shared.stripe();
+        if !stripe.passes() {
+            match self.on_open {
+                // The breaker answers for the inner service, so it must not wait on it.
+                OnOpen::Reject => {
+                    if let Some(refusal) = stripe.refusal(shared.ticks()) {
+                        self.readiness = Readiness::Refused(refusal);
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                OnOpen::NotReady => ready!(self.poll_breaker(cx)),
+            }
+        }
+        // Polled every time: a service that was ready can disconnect.
+        self.readiness = Readiness::Unready;
+        ready!(self.inner.poll_ready(cx)).map_err(Into::into)?;
+        self.readiness = Readiness::Ready;
+        Poll::Ready(Ok(()))
+    }
+
+    /// # Panics
+    ///
+    /// If `poll_ready` was not ready before.
+    #[inline]
+    fn call(&mut self, request: Req) -> Self::Future {
+        let readiness = mem::replace(&mut self.readiness, Readiness::Unready);
+        let decision = match readiness {
+            Readiness::Ready => self.breaker.try_acquire(),
+            Readiness::Refused(refusal) => {
+                let shared = self.breaker.shared();
+                shared.stripe().count_refused();
+                return ResponseFuture::refused(shared.error(refusal), self.classify.clone());
+            }
+            Readiness::Unready => panic!("`poll_ready` must be ready before `call`"),
+        };
+        match decision {
+            Ok(permit) => {
+                // Should this panic, the drop of the permit sees it.
+                let call = self.inner.call(request);
+                ResponseFuture::admitted(call, permit, self.classify.clone())
+            }
+            Err(open) => {
+                // What the inner service reserved for this call is given back with it.
+                let unready = self.inner.clone();
+                drop(mem::replace(&mut self.inner, unready));
+                ResponseFuture::refused(open, self.classify.clone())
+            }
+        }
+    }
+}
+
+impl<S: fmt::Debug, C> fmt::Debug for CircuitBreakerService<S, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CircuitBreakerService")
+            .field("inner", &self.inner)
+            .field("breaker", &self.breaker)
+            .field("on_open", &self.on_open)
+            .finish_non_exhaustive()
+    }
+}
