@@ -3,10 +3,10 @@ use crate::{
     IllegalTransition, Snapshot, State, Transition,
     event::{Event, EventKind, Outbox},
     history::{self, History, Meter},
-    machine::{Change, Decision, Machine, Mirror, Refusal},
+    machine::{Change, Decision, Machine, Mirror, NEVER, Refusal},
     permit::Permit,
     snapshot,
-    stripe::{Local, Stripe},
+    stripe::{Local, Refused, Stripe},
     sync::{Mutex, MutexGuard},
     waiters::Waiters,
 };
@@ -83,10 +83,7 @@ impl CircuitBreaker {
     /// # Errors
     ///
     /// Names each value of the configuration that is out of its range.
-    pub fn new(
-        name: impl Into<Name>,
-        config: CircuitBreakerConfig,
-    ) -> Result<Self, ConfigError> {
+    pub fn new(name: impl Into<Name>, config: CircuitBreakerConfig) -> Result<Self, ConfigError> {
         config.validate()?;
         Ok(Self::of_checked(name.into(), config, Member::default()))
     }
@@ -151,10 +148,17 @@ impl CircuitBreaker {
     /// Says why the call is refused, and until when if that is known.
     #[inline]
     pub fn try_acquire(&self) -> Result<Permit, CircuitOpen> {
-        let stripe = self.0.stripe();
-        stripe
-            .acquire(&self.0)
-            .map_err(|refusal| self.0.error(refusal))
+        match self.0.stripe().pass() {
+            Some(permit) => Ok(permit),
+            None => self.try_acquire_closely(),
+        }
+    }
+
+    /// [`try_acquire`](Self::try_acquire) where not every call passes.
+    #[inline(never)]
+    pub(crate) fn try_acquire_closely(&self) -> Result<Permit, CircuitOpen> {
+        let acquired = self.0.stripe().acquire(&self.0, self.0.clock.ticks());
+        acquired.map_err(|refused| self.0.error(refused))
     }
 
     /// Makes a call, and judges it.
@@ -192,7 +196,11 @@ impl CircuitBreaker {
             machine.advance(now);
             (machine.view(), machine.transition_counts.clone())
         });
-        let in_flight = self.0.stripes().iter().map(|stripe| self.0.in_flight(stripe));
+        let in_flight = self
+            .0
+            .stripes()
+            .iter()
+            .map(|stripe| self.0.in_flight(stripe));
         let rest = snapshot::Rest {
             name: self.0.name,
             key: self.0.key.clone(),
@@ -229,7 +237,10 @@ impl CircuitBreaker {
     pub fn transitions(&self) -> Vec<Transition> {
         let view = self.0.times(self.0.clock.ticks());
         let records = self.0.history.transitions();
-        let kept = records.iter().rev().take_while(|record| record.at >= view.cutoff);
+        let kept = records
+            .iter()
+            .rev()
+            .take_while(|record| record.at >= view.cutoff);
         kept.map(|record| view.transition(record)).collect()
     }
 
@@ -348,8 +359,8 @@ impl fmt::Debug for CircuitBreaker {
     }
 }
 
-/// A stripe, with its reference counts.
-const STRIPE_BYTES: usize = size_of::<Stripe>() + 2 * size_of::<usize>();
+/// A stripe, with its reference counts on a cache line of their own.
+const STRIPE_BYTES: usize = size_of::<Stripe>() + align_of::<Stripe>();
 
 impl Shared {
     pub(crate) fn name(&self) -> Name {
@@ -368,7 +379,7 @@ impl Shared {
     }
 
     /// The stripe of the current thread.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn stripe(&self) -> &Arc<Stripe> {
         match self.stripes.get() {
             None => &self.first,
@@ -430,10 +441,7 @@ impl Shared {
     }
 
     /// Looks at the machine as it is now.
-    pub(crate) fn look<T>(
-        &self,
-        look: impl FnOnce(&mut Machine, &mut Locals<'_>) -> T,
-    ) -> T {
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&mut Machine, &mut Locals<'_>) -> T) -> T {
         let now = self.clock.ticks();
         self.update(now, |machine, locals| {
             machine.advance(now);
@@ -481,19 +489,16 @@ impl Shared {
     }
 
     /// The error for a call that was refused.
-    pub(crate) fn error(&self, refusal: Refusal) -> CircuitOpen {
+    #[inline]
+    pub(crate) fn error(&self, refused: Refused) -> CircuitOpen {
         let Refusal {
             state,
             reason,
             until,
-        } = refusal;
-        let retry_after = match (state, until) {
-            (State::Open, until) if until != crate::machine::NEVER => {
-                let now = self.clock.ticks();
-                Some(Duration::from_nanos(until.saturating_sub(now)))
-            }
-            _ => None,
-        };
+        } = refused.refusal;
+        // When probes answer is not known.
+        let known = state == State::Open && until != NEVER;
+        let retry_after = known.then(|| Duration::from_nanos(until.saturating_sub(refused.at)));
         CircuitOpen::new(self.name, state, reason, retry_after)
     }
 
@@ -555,8 +560,8 @@ impl Inner {
         change: impl FnOnce(&mut Machine, &mut Locals<'_>) -> T,
     ) -> (T, bool, bool) {
         let machine = &mut self.machine;
-        for local in locals.iter_mut() {
-            local.merge_into(machine);
+        for (stripe, local) in breaker.stripes().iter().zip(locals.iter_mut()) {
+            stripe.merge_into(local, machine);
         }
         if machine.settings.overdue.is_some() {
             let overdue = locals.iter_mut().map(|local| local.overdue(now)).sum();

@@ -1,9 +1,6 @@
 //! Telling others what a breaker does.
 
-use crate::{
-    CircuitBreaker, Evidence, Reason, Transition,
-    sync::Mutex,
-};
+use crate::{CircuitBreaker, Evidence, Reason, Transition, sync::Mutex};
 use plimsoll_core::Name;
 use std::{
     collections::VecDeque,

@@ -1,6 +1,6 @@
 //! The future of a guarded call.
 
-use crate::{Classify, CircuitOpen, Outcome, Permit};
+use crate::{CircuitOpen, Classify, Outcome, Permit};
 use pin_project_lite::pin_project;
 use plimsoll_core::BoxError;
 use std::{
@@ -25,19 +25,16 @@ pin_project! {
 pin_project! {
     #[project = StateProj]
     enum State<F> {
-        Admitted { #[pin] call: F, permit: Option<Permit> },
+        Admitted { #[pin] call: F, permit: Permit },
         Refused { open: Option<CircuitOpen> },
     }
 }
 
 impl<F, C> ResponseFuture<F, C> {
-    #[inline]
+    #[inline(always)]
     pub(crate) const fn admitted(call: F, permit: Permit, classify: C) -> Self {
         Self {
-            state: State::Admitted {
-                call,
-                permit: Some(permit),
-            },
+            state: State::Admitted { call, permit },
             classify,
         }
     }
@@ -63,16 +60,15 @@ where
         let this = self.project();
         match this.state.project() {
             StateProj::Admitted { call, permit } => {
-                let mut judging = Judging {
+                let mut polling = Polling {
                     permit,
-                    pending: false,
+                    returned: false,
                 };
                 let polled = call.poll(cx);
-                judging.pending = polled.is_pending();
+                polling.returned = true;
                 let result = ready!(polled).map_err(Into::into);
-                if let Some(permit) = judging.permit.take() {
-                    permit.record_with(|elapsed| this.classify.classify(result.as_ref(), elapsed));
-                }
+                let judge = |elapsed| this.classify.classify(result.as_ref(), elapsed);
+                polling.permit.settle(judge);
                 Poll::Ready(result)
             }
             StateProj::Refused { open } => {
@@ -85,18 +81,16 @@ where
 
 /// Judges a call that panics while it is polled a failure, there and then: whoever catches the
 /// panic may drop the future long after, when nothing tells of it any more.
-struct Judging<'a> {
-    permit: &'a mut Option<Permit>,
-    pending: bool,
+struct Polling<'a> {
+    permit: &'a mut Permit,
+    returned: bool,
 }
 
-impl Drop for Judging<'_> {
+impl Drop for Polling<'_> {
     #[inline]
     fn drop(&mut self) {
-        if !self.pending
-            && let Some(permit) = self.permit.take()
-        {
-            permit.record(Outcome::Failure);
+        if !self.returned {
+            self.permit.settle(|_| Outcome::Failure);
         }
     }
 }

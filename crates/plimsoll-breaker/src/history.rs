@@ -146,11 +146,7 @@ impl HistoryConfig {
             problems.duration("history.retention", self.retention, second..=longest);
         }
         let week = Duration::from_secs(7 * 86_400);
-        problems.duration(
-            "history.sweep_interval",
-            self.sweep_interval,
-            second..=week,
-        );
+        problems.duration("history.sweep_interval", self.sweep_interval, second..=week);
     }
 
     /// Checks every value.
@@ -270,7 +266,11 @@ impl Record {
     #[inline]
     const fn pack(duration: u64) -> u32 {
         let longest = (Self::MANTISSA as u64) << 31;
-        let duration = if duration > longest { longest } else { duration };
+        let duration = if duration > longest {
+            longest
+        } else {
+            duration
+        };
         let bits = u64::BITS - duration.leading_zeros();
         let shift = bits.saturating_sub(27);
         shift << 27 | (duration >> shift) as u32

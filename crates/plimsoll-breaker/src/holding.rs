@@ -164,7 +164,8 @@ impl Shared {
 impl CircuitBreaker {
     /// Keeps about the newest so many records of the history, and drops the others.
     pub fn trim(&self, calls: usize, transitions: usize) -> Removed {
-        self.shared().keep(calls, transitions, RemovalReason::Manual)
+        self.shared()
+            .keep(calls, transitions, RemovalReason::Manual)
     }
 
     /// How long until the history is swept again, if it is registered.

@@ -87,9 +87,7 @@ mod window;
 
 pub use self::{
     breaker::CircuitBreaker,
-    config::{
-        AfterHalfOpen, CircuitBreakerConfig, ConfigError, ConfigProblem, ProbeRule, Window,
-    },
+    config::{AfterHalfOpen, CircuitBreakerConfig, ConfigError, ConfigProblem, ProbeRule, Window},
     error::{CircuitOpen, IllegalTransition},
     event::{Event, EventKind, Events, Observer},
     history::{HistoryConfig, HistoryUsage},

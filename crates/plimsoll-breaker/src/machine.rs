@@ -5,8 +5,8 @@
 //! moment that never comes.
 
 use crate::{
-    AfterHalfOpen, CallTotals, CircuitBreakerConfig, Evidence, IllegalTransition, Outcome, ProbeRule, Reason,
-    State, config, nanos,
+    AfterHalfOpen, CallTotals, CircuitBreakerConfig, Evidence, IllegalTransition, Outcome,
+    ProbeRule, Reason, State, config, nanos,
     records::TransitionRecord,
     window::{Counts, Window},
 };
@@ -83,7 +83,10 @@ impl Settings {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Decision {
     /// It passes, as the probe of this number, or as an ordinary call with 0.
-    Admitted { generation: u64, probe: u32 },
+    Admitted {
+        generation: u64,
+        probe: u32,
+    },
     Refused(Refusal),
 }
 
@@ -554,9 +557,7 @@ impl Machine {
 
     fn broken_rate(&self, counts: Counts, minimum: u32) -> Option<Reason> {
         let (failures, slow) = rates(counts, minimum, &self.settings);
-        let reached = |rate: Option<f64>, threshold: Option<f64>| {
-            matches!((rate, threshold), (Some(rate), Some(threshold)) if rate >= threshold)
-        };
+        let reached = |rate: Option<f64>, threshold: Option<f64>| matches!((rate, threshold), (Some(rate), Some(threshold)) if rate >= threshold);
         if reached(failures, self.settings.failure_rate) {
             Some(Reason::FailureRate)
         } else if reached(slow, self.settings.slow_rate) {
@@ -589,7 +590,8 @@ impl Machine {
             let reached = matches!((rate, threshold), (Some(r), Some(t)) if r >= t);
             if reached && !std::mem::replace(&mut self.announced[announced], true) {
                 let evidence = self.evidence();
-                self.changes.push(Change::ThresholdReached(reason, evidence));
+                self.changes
+                    .push(Change::ThresholdReached(reason, evidence));
             }
         }
         let refused = requested.is_some() || self.broken_threshold().is_some();

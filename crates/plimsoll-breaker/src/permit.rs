@@ -2,7 +2,7 @@ use crate::{
     Outcome,
     stripe::{End, Stripe},
 };
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, mem, sync::Arc, time::Duration};
 
 /// The right to make one call, from [`CircuitBreaker::try_acquire`](crate::CircuitBreaker::try_acquire).
 ///
@@ -18,49 +18,51 @@ use std::{fmt, sync::Arc, time::Duration};
 pub struct Permit {
     stripe: Arc<Stripe>,
     generation: u64,
-    /// The number of the probe, or 0.
-    probe: u32,
-    settled: bool,
     began: u64,
+    /// The number of the probe, 0 for a call that is none, or [`SETTLED`]. As wide as the others:
+    /// a permit is moved by words, and reading words of what was written in parts costs more than
+    /// a lock.
+    probe: u64,
 }
 
+const SETTLED: u64 = u64::MAX;
+
 impl Permit {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn new(stripe: Arc<Stripe>, generation: u64, probe: u32, began: u64) -> Self {
         Self {
             stripe,
             generation,
-            probe,
-            settled: false,
             began,
+            probe: probe as u64,
         }
     }
 
     /// Judges the call.
     #[inline]
-    pub fn record(self, outcome: Outcome) {
-        let now = self.stripe.clock.ticks();
-        self.record_at(outcome, now);
+    pub fn record(mut self, outcome: Outcome) {
+        self.settle(|_| outcome);
     }
 
     /// Judges the call by `judge`, which is given how long it took.
     #[inline]
-    pub fn record_with(self, judge: impl FnOnce(Duration) -> Outcome) {
+    pub fn record_with(mut self, judge: impl FnOnce(Duration) -> Outcome) {
+        self.settle(judge);
+    }
+
+    /// Judges the call where it is: moving a permit costs more than it should.
+    #[inline]
+    pub(crate) fn settle(&mut self, judge: impl FnOnce(Duration) -> Outcome) {
         let now = self.stripe.clock.ticks();
         let outcome = judge(Duration::from_nanos(now.saturating_sub(self.began)));
-        self.record_at(outcome, now);
+        self.end(End::Judged(outcome), now);
     }
 
     #[inline]
-    pub(crate) fn record_at(mut self, outcome: Outcome, now: u64) {
-        self.settle(End::Judged(outcome), now);
-    }
-
-    #[inline]
-    fn settle(&mut self, end: End, now: u64) {
-        self.settled = true;
+    fn end(&mut self, end: End, now: u64) {
+        let probe = mem::replace(&mut self.probe, SETTLED);
         self.stripe
-            .settle(self.generation, self.probe, self.began, now, end);
+            .settle(self.generation, probe as u32, self.began, now, end);
     }
 
     /// How long ago the call began.
@@ -80,7 +82,7 @@ impl Permit {
 impl Drop for Permit {
     #[inline]
     fn drop(&mut self) {
-        if self.settled {
+        if self.probe == SETTLED {
             return;
         }
         let end = match std::thread::panicking() {
@@ -88,7 +90,7 @@ impl Drop for Permit {
             false => End::Dropped,
         };
         let now = self.stripe.clock.ticks();
-        self.settle(end, now);
+        self.end(end, now);
     }
 }
 

@@ -1,5 +1,6 @@
 use crate::{
-    CircuitBreaker, ErrorsAreFailures, OnOpen, Classify, future::ResponseFuture, machine::{NEVER, Refusal}, waiters::Waiter,
+    CircuitBreaker, Classify, ErrorsAreFailures, OnOpen, Permit, future::ResponseFuture,
+    machine::NEVER, stripe::Refused, waiters::Waiter,
 };
 use plimsoll_core::BoxError;
 use std::{
@@ -33,7 +34,7 @@ enum Readiness {
     Ready,
     /// The breaker refuses the call. The inner service was not asked, so it must not be called,
     /// even if the circuit closes before the call.
-    Refused(Refusal),
+    Refused(Refused),
 }
 
 /// A service that is not ready because of its breaker.
@@ -79,19 +80,18 @@ impl<S, C> CircuitBreakerService<S, C> {
             });
             waiting.waiter.listen(cx.waker());
             let now = shared.ticks();
-            let Some(refusal) = shared.stripe().refusal(now) else {
+            let Some(refused) = shared.stripe().refusal(now) else {
                 self.waiting = None;
                 return Poll::Ready(());
             };
             // Until told: only a change of the breaker can let calls pass.
-            if refusal.until == NEVER {
+            let until = refused.refusal.until;
+            if until == NEVER {
                 waiting.timer = None;
                 return Poll::Pending;
             }
-            let wait = Duration::from_nanos(refusal.until - now).max(SHORTEST_WAIT);
-            let timer = waiting
-                .timer
-                .insert(Box::pin(tokio::time::sleep(wait)));
+            let wait = Duration::from_nanos(until - now).max(SHORTEST_WAIT);
+            let timer = waiting.timer.insert(Box::pin(tokio::time::sleep(wait)));
             ready!(timer.as_mut().poll(cx));
         }
     }
@@ -127,8 +127,8 @@ where
             match self.on_open {
                 // The breaker answers for the inner service, so it must not wait on it.
                 OnOpen::Reject => {
-                    if let Some(refusal) = stripe.refusal(shared.ticks()) {
-                        self.readiness = Readiness::Refused(refusal);
+                    if let Some(refused) = stripe.refusal(shared.ticks()) {
+                        self.readiness = Readiness::Refused(refused);
                         return Poll::Ready(Ok(()));
                     }
                 }
@@ -147,29 +147,43 @@ where
     /// If `poll_ready` was not ready before.
     #[inline]
     fn call(&mut self, request: Req) -> Self::Future {
-        let readiness = mem::replace(&mut self.readiness, Readiness::Unready);
-        let decision = match readiness {
-            Readiness::Ready => self.breaker.try_acquire(),
-            Readiness::Refused(refusal) => {
-                let shared = self.breaker.shared();
-                shared.stripe().count_refused();
-                return ResponseFuture::refused(shared.error(refusal), self.classify.clone());
+        let shared = self.breaker.shared();
+        let stripe = shared.stripe();
+        match mem::replace(&mut self.readiness, Readiness::Unready) {
+            Readiness::Ready => {
+                // Most calls, on a path of their own: a permit is not moved through a result.
+                if let Some(permit) = stripe.pass() {
+                    return self.admit(request, permit);
+                }
+                match self.breaker.try_acquire_closely() {
+                    Ok(permit) => self.admit(request, permit),
+                    Err(open) => {
+                        // What the inner service reserved for this call is given back with it.
+                        let unready = self.inner.clone();
+                        drop(mem::replace(&mut self.inner, unready));
+                        ResponseFuture::refused(open, self.classify.clone())
+                    }
+                }
+            }
+            Readiness::Refused(refused) => {
+                stripe.count_refused(refused.at);
+                ResponseFuture::refused(shared.error(refused), self.classify.clone())
             }
             Readiness::Unready => panic!("`poll_ready` must be ready before `call`"),
-        };
-        match decision {
-            Ok(permit) => {
-                // Should this panic, the drop of the permit sees it.
-                let call = self.inner.call(request);
-                ResponseFuture::admitted(call, permit, self.classify.clone())
-            }
-            Err(open) => {
-                // What the inner service reserved for this call is given back with it.
-                let unready = self.inner.clone();
-                drop(mem::replace(&mut self.inner, unready));
-                ResponseFuture::refused(open, self.classify.clone())
-            }
         }
+    }
+}
+
+impl<S, C> CircuitBreakerService<S, C> {
+    #[inline(always)]
+    fn admit<Req>(&mut self, request: Req, permit: Permit) -> ResponseFuture<S::Future, C>
+    where
+        S: Service<Req>,
+        C: Clone,
+    {
+        // Should this panic, the drop of the permit sees it.
+        let call = self.inner.call(request);
+        ResponseFuture::admitted(call, permit, self.classify.clone())
     }
 }
 

@@ -153,8 +153,8 @@ pub(crate) struct Rest {
 
 pub(crate) fn of(view: &View, times: &Times, rest: Rest) -> Snapshot {
     let (since, age) = times.time(view.since);
-    let retry_after = (view.until != NEVER)
-        .then(|| Duration::from_nanos(view.until.saturating_sub(times.now)));
+    let retry_after =
+        (view.until != NEVER).then(|| Duration::from_nanos(view.until.saturating_sub(times.now)));
     let transitions = rest.transitions.into_iter();
     Snapshot {
         name: rest.name,

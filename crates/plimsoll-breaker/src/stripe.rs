@@ -11,32 +11,56 @@
 //! stripe taken moves to another.
 
 use crate::{
-    Outcome,
+    Outcome, Reason, State,
     breaker::Shared,
     history::{Chunk, Flags, History, Record},
-    machine::{Ended, Gate, Mirror, Refusal},
+    machine::{Ended, Gate, Machine, Mirror, Refusal},
     permit::Permit,
     records::CallOutcome,
-    sync::{AtomicU64, Mutex, MutexGuard, Ordering},
+    sync::{AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering},
 };
 use plimsoll_core::{Clock, stripe};
 use std::sync::{Arc, Weak};
 
-/// The lowest bit of a stripe's gate: every call passes.
-const PASS: u64 = 1;
+/// The bits of a stripe's gate below the generation: what becomes of every call, if that is the
+/// same for all, and why they are refused.
+mod gate {
+    pub(super) const PASS: u64 = 1;
+    pub(super) const REFUSE: u64 = 1 << 1;
+    pub(super) const STATE: u32 = 2;
+    pub(super) const REASON: u32 = 5;
+    pub(super) const GENERATION: u32 = 9;
+}
 
+// Aligned, so that no two share a cache line.
+#[repr(align(64))]
 pub(crate) struct Stripe {
-    /// The generation and, in the lowest bit, whether every call passes. Written under the lock;
-    /// read without it, for a call that passes needs nothing else. Its acquire load pairs with
-    /// the release store of [`Local::apply`].
+    /// The generation and the bits of [`gate`]. Written under the lock; read without it, for most
+    /// calls need nothing else. Its acquire load pairs with the release store of
+    /// [`Stripe::apply`].
     gate: AtomicU64,
+    /// Until when calls are refused. May be that of another moment than the gate's: a call that
+    /// is refused by a deadline just past, or asks the machine before it is due, does no harm.
+    refuse_until: AtomicU64,
+    /// Calls refused since the machine was told last.
+    rejected: AtomicU64,
     local: Mutex<Local>,
+    /// The thread that was here last, how often that changed, and when it had changed
+    /// [`SWITCHES`] times.
+    visitor: AtomicUsize,
+    switches: AtomicU32,
+    switched_at: AtomicU64,
     pub(crate) clock: Clock,
     history: Arc<History>,
     breaker: Weak<Shared>,
     /// Its place among the others.
     number: usize,
 }
+
+/// After so many changes of thread it is asked how long they took.
+const SWITCHES: u32 = 64;
+/// Threads that take turns faster than that are in each other's way, in nanoseconds.
+const SWITCHES_FAST: u64 = 1_000_000;
 
 /// What a stripe has counted since it was asked last, and what it goes by.
 #[derive(Debug)]
@@ -46,7 +70,6 @@ pub(crate) struct Local {
     ignored: u64,
     dropped: u64,
     stale: u64,
-    rejected: u64,
     would_reject: u64,
     /// Calls ever written to the history.
     pub(crate) recorded: u64,
@@ -54,6 +77,13 @@ pub(crate) struct Local {
     pub(crate) chunk: Chunk,
     pub(crate) keeps_calls: bool,
     in_flight: Option<Box<InFlight>>,
+}
+
+/// A refusal, and when that was.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Refused {
+    pub(crate) refusal: Refusal,
+    pub(crate) at: u64,
 }
 
 /// How a call ended.
@@ -78,7 +108,6 @@ impl Stripe {
             ignored: 0,
             dropped: 0,
             stale: 0,
-            rejected: 0,
             would_reject: 0,
             recorded: 0,
             last_ended: 0,
@@ -86,10 +115,15 @@ impl Stripe {
             keeps_calls: history.keeps_calls(),
             in_flight: None,
         };
-        let gate = local.apply(mirror, &history);
+        let (gate, refuse_until) = local.apply(mirror, &history);
         Self {
             gate: AtomicU64::new(gate),
+            refuse_until: AtomicU64::new(refuse_until),
+            rejected: AtomicU64::new(0),
             local: Mutex::new(local),
+            visitor: AtomicUsize::new(0),
+            switches: AtomicU32::new(0),
+            switched_at: AtomicU64::new(0),
             clock,
             history,
             breaker,
@@ -110,34 +144,44 @@ impl Stripe {
     }
 
     /// Whether every call passes now.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn passes(&self) -> bool {
-        self.gate.load(Ordering::Acquire) & PASS != 0
+        self.gate.load(Ordering::Acquire) & gate::PASS != 0
     }
 
     /// Shows the stripe what the machine has become.
     pub(crate) fn apply(&self, local: &mut Local, mirror: Mirror) {
-        let gate = local.apply(mirror, &self.history);
+        let (gate, refuse_until) = local.apply(mirror, &self.history);
+        self.refuse_until.store(refuse_until, Ordering::Relaxed);
         self.gate.store(gate, Ordering::Release);
     }
 
-    /// Admits a call or refuses it.
-    #[inline]
-    pub(crate) fn acquire(self: &Arc<Self>, breaker: &Shared) -> Result<Permit, Refusal> {
-        let now = self.clock.ticks();
-        let gate = self.gate.load(Ordering::Acquire);
-        if gate & PASS != 0 {
-            return Ok(Permit::new(self.clone(), gate >> 1, 0, now));
+    /// Gives the machine what was counted here since the last time.
+    pub(crate) fn merge_into(&self, local: &mut Local, machine: &mut Machine) {
+        local.merge_into(machine);
+        if self.rejected.load(Ordering::Relaxed) > 0 {
+            machine.add_rejected(self.rejected.swap(0, Ordering::Relaxed));
         }
-        self.acquire_closely(breaker, now)
     }
 
-    /// Admits a call or refuses it where the gate alone does not tell.
-    pub(crate) fn acquire_closely(
-        self: &Arc<Self>,
-        breaker: &Shared,
-        now: u64,
-    ) -> Result<Permit, Refusal> {
+    /// Admits a call where every call passes.
+    #[inline(always)]
+    pub(crate) fn pass(self: &Arc<Self>) -> Option<Permit> {
+        let gate = self.gate.load(Ordering::Acquire);
+        if gate & gate::PASS == 0 {
+            return None;
+        }
+        let generation = gate >> gate::GENERATION;
+        let now = self.clock.ticks();
+        Some(Permit::new(self.clone(), generation, 0, now))
+    }
+
+    /// Admits a call or refuses it.
+    pub(crate) fn acquire(self: &Arc<Self>, breaker: &Shared, now: u64) -> Result<Permit, Refused> {
+        if let Some(refused) = self.refusal(now) {
+            self.count_refused(now);
+            return Err(refused);
+        }
         let mut local = self.lock_or_move();
         let admitted = match local.mirror.gate {
             Gate::Pass { .. } => local.begin(now),
@@ -148,67 +192,104 @@ impl Stripe {
                 }
                 admitted
             }
-            Gate::Refuse(refusal) if now < refusal.until => {
-                local.rejected += 1;
-                return Err(refusal);
-            }
             Gate::Refuse(_) | Gate::Ask => false,
         };
+        let generation = local.mirror.generation;
+        drop(local);
         if admitted {
-            let generation = local.mirror.generation;
-            drop(local);
             return Ok(Permit::new(self.clone(), generation, 0, now));
         }
-        drop(local);
-        breaker.acquire(self, now)
+        let asked = breaker.acquire(self, now);
+        asked.map_err(|refusal| Refused { refusal, at: now })
     }
 
     /// What a call would be refused with at `now`, if it would be.
-    pub(crate) fn refusal(&self, now: u64) -> Option<Refusal> {
-        match self.lock_or_move().mirror.gate {
-            Gate::Refuse(refusal) if now < refusal.until => Some(refusal),
-            _ => None,
+    #[inline]
+    pub(crate) fn refusal(&self, now: u64) -> Option<Refused> {
+        let gate = self.gate.load(Ordering::Acquire);
+        let until = self.refuse_until.load(Ordering::Relaxed);
+        if gate & gate::REFUSE == 0 || now >= until {
+            return None;
+        }
+        let refusal = Refusal {
+            state: State::ALL[(gate >> gate::STATE & 0b111) as usize],
+            reason: Reason::ALL[(gate >> gate::REASON & 0b1111) as usize],
+            until,
+        };
+        Some(Refused { refusal, at: now })
+    }
+
+    /// Counts a call that is refused.
+    #[inline]
+    pub(crate) fn count_refused(&self, now: u64) {
+        self.visit(now);
+        self.rejected.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notices threads that take turns here: they seldom find the lock taken, but the cache line
+    /// it is in is always with the other.
+    #[inline(always)]
+    fn visit(&self, now: u64) {
+        let thread = stripe::current();
+        if self.visitor.load(Ordering::Relaxed) != thread {
+            self.switch(thread, now);
         }
     }
 
-    /// Counts a call that is refused by an earlier decision, whatever the breaker does now.
-    pub(crate) fn count_refused(&self) {
-        self.lock_or_move().rejected += 1;
+    #[inline(never)]
+    fn switch(&self, thread: usize, now: u64) {
+        self.visitor.store(thread, Ordering::Relaxed);
+        let switches = self.switches.fetch_add(1, Ordering::Relaxed);
+        if switches % SWITCHES == SWITCHES - 1 {
+            let before = self.switched_at.swap(now, Ordering::Relaxed);
+            if now.saturating_sub(before) < SWITCHES_FAST {
+                self.spread();
+            }
+        }
+    }
+
+    /// Sends the current thread to another stripe, and makes more if there is one only.
+    fn spread(&self) {
+        stripe::move_on();
+        if let Some(breaker) = self.breaker.upgrade() {
+            breaker.grow();
+        }
     }
 
     /// Takes the end of a call that began at `began`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn settle(&self, generation: u64, probe: u32, began: u64, now: u64, end: End) {
+        let good = matches!(end, End::Judged(Outcome::Success)) && probe == 0;
+        if !(good && self.settle_good(generation, began, now)) {
+            self.settle_closely(generation, probe, began, now, end);
+        }
+    }
+
+    /// Counts a success by itself, if it commutes with those of other stripes.
+    #[inline(never)]
+    fn settle_good(&self, generation: u64, began: u64, now: u64) -> bool {
         let elapsed = now.saturating_sub(began);
+        self.visit(now);
         let mut local = self.lock_or_move();
         let mirror = &local.mirror;
         // Whoever merges the stripes writes the mirror under their locks: what is seen here
         // holds until this one is let go.
-        if matches!(end, End::Judged(Outcome::Success))
+        let commutes = mirror.commutes
             && generation == mirror.generation
-            && mirror.commutes
             && now < mirror.next_roll
-            && elapsed <= mirror.slow_after
-        {
+            && elapsed <= mirror.slow_after;
+        if commutes {
             local.successes += 1;
             local.ended(generation, began);
             let flags = const { Flags::new(CallOutcome::Success, false, false, false) };
             local.remember(now, elapsed, flags, &self.history);
-            return;
         }
-        self.settle_closely(local, generation, probe, began, now, end);
+        commutes
     }
 
     #[cold]
-    fn settle_closely(
-        &self,
-        mut local: MutexGuard<'_, Local>,
-        generation: u64,
-        probe: u32,
-        began: u64,
-        now: u64,
-        end: End,
-    ) {
+    fn settle_closely(&self, generation: u64, probe: u32, began: u64, now: u64, end: End) {
+        let mut local = self.lock_or_move();
         let elapsed = now.saturating_sub(began);
         let mirror = local.mirror;
         let slow = elapsed > mirror.slow_after;
@@ -271,10 +352,7 @@ impl Stripe {
 
     #[cold]
     fn lock_contended(&self) -> MutexGuard<'_, Local> {
-        stripe::move_on();
-        if let Some(breaker) = self.breaker.upgrade() {
-            breaker.grow();
-        }
+        self.spread();
         self.local.lock()
     }
 }
@@ -288,14 +366,12 @@ const fn kind_of(outcome: Outcome) -> CallOutcome {
 }
 
 impl Local {
-    /// Gives the machine what was counted since the last time.
-    pub(crate) fn merge_into(&mut self, machine: &mut crate::machine::Machine) {
+    fn merge_into(&mut self, machine: &mut Machine) {
         use std::mem::take;
         machine.add_successes(take(&mut self.successes));
         machine.totals.ignored += take(&mut self.ignored);
         machine.totals.dropped += take(&mut self.dropped);
         machine.totals.stale += take(&mut self.stale);
-        machine.add_rejected(take(&mut self.rejected));
         machine.add_would_reject(take(&mut self.would_reject));
     }
 
@@ -348,11 +424,13 @@ impl Local {
         // Calls of a chunk are in order, however late a thread comes with what it read.
         self.last_ended = self.last_ended.max(ended);
         self.recorded += 1;
-        self.chunk.push(Record::new(self.last_ended, duration, flags));
+        self.chunk
+            .push(Record::new(self.last_ended, duration, flags));
     }
 
-    /// Goes by another mirror from now on, and says what the gate becomes.
-    fn apply(&mut self, mirror: Mirror, history: &History) -> u64 {
+    /// Goes by another mirror from now on, and says what the gate becomes and until when calls
+    /// are refused.
+    fn apply(&mut self, mirror: Mirror, history: &History) -> (u64, u64) {
         let new_generation = mirror.generation != self.mirror.generation;
         self.mirror = mirror;
         let counts = self.in_flight.as_ref().map_or(0, |calls| calls.after);
@@ -363,12 +441,20 @@ impl Local {
                 after => Some(Box::new(InFlight::new(after))),
             };
             let bytes = size_of::<InFlight>() as i64;
-            history.meter.add(
-                bytes * (i64::from(self.in_flight.is_some()) - i64::from(had)),
-            );
+            history
+                .meter
+                .add(bytes * (i64::from(self.in_flight.is_some()) - i64::from(had)));
         }
-        let passes = matches!(mirror.gate, Gate::Pass { .. }) && self.in_flight.is_none();
-        mirror.generation << 1 | u64::from(passes)
+        let generation = mirror.generation << gate::GENERATION;
+        match mirror.gate {
+            Gate::Pass { .. } if self.in_flight.is_none() => (generation | gate::PASS, 0),
+            Gate::Refuse(refusal) => {
+                let state = (refusal.state as u64) << gate::STATE;
+                let reason = (refusal.reason as u64) << gate::REASON;
+                (generation | gate::REFUSE | state | reason, refusal.until)
+            }
+            _ => (generation, 0),
+        }
     }
 }
 

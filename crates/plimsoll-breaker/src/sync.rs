@@ -8,7 +8,7 @@ use std::sync::{PoisonError, TryLockError};
 
 pub(crate) use imp::{
     MutexGuard,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
 };
 
 /// A mutex that ignores poison. Whoever uses it leaves nothing half-written where it can panic.

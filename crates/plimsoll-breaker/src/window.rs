@@ -277,7 +277,9 @@ impl TimeWindow {
     /// Adds the buckets of this window to another at the time they began, oldest first.
     fn replay(&self, into: &mut Self) {
         let oldest = self.head.saturating_sub(BUCKETS as u64 - 1);
-        let newest = self.origin.saturating_add(self.head.saturating_mul(self.width));
+        let newest = self
+            .origin
+            .saturating_add(self.head.saturating_mul(self.width));
         // The other begins as far back as it can look.
         let back = into.width.saturating_mul(BUCKETS as u64 - 1);
         into.origin = newest.saturating_sub(back);

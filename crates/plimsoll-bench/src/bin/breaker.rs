@@ -51,7 +51,11 @@ fn answer(request: u64) -> Ready<Result<u64, Down>> {
 
 #[inline(never)]
 fn answer_or_fail(request: u64) -> Ready<Result<u64, Down>> {
-    ready(if request % FAILS == 0 { Err(Down) } else { Ok(request) })
+    ready(if request % FAILS == 0 {
+        Err(Down)
+    } else {
+        Ok(request)
+    })
 }
 
 fn main() -> Result<(), Error> {
@@ -109,12 +113,22 @@ const CLOSED: &str = "closed tower-resilience calls=100";
 const OPEN: &str = "open recloser len=100";
 
 fn ours(suite: &mut Suite) -> Result<(), Error> {
-    let config = || CircuitBreakerConfig::new().failure_rate(60.0).open_for(HOUR).open_max(HOUR);
+    let config = || {
+        CircuitBreakerConfig::new()
+            .failure_rate(60.0)
+            .open_for(HOUR)
+            .open_max(HOUR)
+    };
     let make = |config| CircuitBreaker::new("bench", config);
     for calls in [100, 10_000] {
         let breaker = make(config().window(Window::Calls(calls)))?;
         let guarded = CircuitBreakerLayer::new(breaker).layer(good());
-        service(suite, &format!("closed plimsoll calls={calls}"), CLOSED, &guarded);
+        service(
+            suite,
+            &format!("closed plimsoll calls={calls}"),
+            CLOSED,
+            &guarded,
+        );
     }
     let breaker = make(config().window(Window::Time(Duration::from_secs(10))))?;
     let guarded = CircuitBreakerLayer::new(breaker).layer(good());
@@ -122,7 +136,12 @@ fn ours(suite: &mut Suite) -> Result<(), Error> {
 
     let breaker = make(config().history(plimsoll_breaker::HistoryConfig::disabled()))?;
     let guarded = CircuitBreakerLayer::new(breaker).layer(good());
-    service(suite, "closed plimsoll calls=100, no history", CLOSED, &guarded);
+    service(
+        suite,
+        "closed plimsoll calls=100, no history",
+        CLOSED,
+        &guarded,
+    );
 
     let breaker = make(config())?;
     let guarded = CircuitBreakerLayer::new(breaker).layer(flaky());
@@ -166,9 +185,27 @@ fn failsafe_cases(suite: &mut Suite) {
         let policy = failure_policy::consecutive_failures(5, backoff::constant(HOUR));
         Config::new().failure_policy(policy).build()
     };
-    future_case!(suite, "closed failsafe default", CLOSED, good(), Config::new().build());
-    future_case!(suite, "closed failsafe consecutive=5", CLOSED, good(), consecutive());
-    future_case!(suite, "2% failures failsafe consecutive=5", CLOSED, flaky(), consecutive());
+    future_case!(
+        suite,
+        "closed failsafe default",
+        CLOSED,
+        good(),
+        Config::new().build()
+    );
+    future_case!(
+        suite,
+        "closed failsafe consecutive=5",
+        CLOSED,
+        good(),
+        consecutive()
+    );
+    future_case!(
+        suite,
+        "2% failures failsafe consecutive=5",
+        CLOSED,
+        flaky(),
+        consecutive()
+    );
     let open = || {
         let breaker = consecutive();
         runtime().block_on(async {
@@ -192,8 +229,20 @@ fn recloser_cases(suite: &mut Suite) {
             .into()
     };
     future_case!(suite, "closed recloser len=100", CLOSED, good(), make(100));
-    future_case!(suite, "closed recloser len=10000", CLOSED, good(), make(10_000));
-    future_case!(suite, "2% failures recloser len=100", CLOSED, flaky(), make(100));
+    future_case!(
+        suite,
+        "closed recloser len=10000",
+        CLOSED,
+        good(),
+        make(10_000)
+    );
+    future_case!(
+        suite,
+        "2% failures recloser len=100",
+        CLOSED,
+        flaky(),
+        make(100)
+    );
     let open = || {
         let breaker = make(100);
         runtime().block_on(async {

@@ -1,9 +1,6 @@
 //! What is counted, by endpoint.
 
-use super::{
-    EndpointSnapshot,
-    cells::Cells,
-};
+use super::{EndpointSnapshot, cells::Cells};
 use http::{Method, Response, StatusCode, header};
 use http_body::Body;
 use plimsoll_core::{Clock, Name, stripe};
