@@ -3,7 +3,7 @@ use crate::{
     IllegalTransition, Snapshot, State, Transition,
     event::{Event, EventKind, Outbox},
     history::{self, History, Meter},
-    machine::{Change, Decision, Machine, Mirror, NEVER, Refusal},
+    machine::{Change, Decision, Machine, NEVER, Refusal},
     permit::Permit,
     snapshot,
     stripe::{Local, Refused, Stripe},
@@ -13,10 +13,7 @@ use crate::{
 use plimsoll_core::{Clock, Name, Removed, stripe};
 use std::{
     fmt,
-    sync::{
-        Arc, OnceLock, Weak,
-        atomic::{AtomicI64, AtomicU64},
-    },
+    sync::{Arc, OnceLock, Weak, atomic::AtomicI64},
     time::{Duration, SystemTime},
 };
 
@@ -50,18 +47,16 @@ pub(crate) struct Shared {
     first: Arc<Stripe>,
     /// All stripes, the first included, once threads met on that.
     stripes: OnceLock<Box<[Arc<Stripe>]>>,
-    pub(crate) history: Arc<History>,
-    pub(crate) outbox: Outbox,
-    pub(crate) waiters: Arc<Waiters>,
-    /// For keyed breakers: when it was asked for last, in ticks.
-    pub(crate) used: AtomicU64,
+    pub(crate) history: History,
+    /// Made when there is something to tell or somebody who listens.
+    outbox: OnceLock<Box<Outbox>>,
+    /// Made when somebody waits.
+    waiters: OnceLock<Arc<Waiters>>,
 }
 
 /// What the lock of the machine guards.
 struct Inner {
     machine: Machine,
-    /// What the stripes were shown last.
-    mirror: Mirror,
     /// Bytes of the machine that are counted.
     machine_bytes: usize,
 }
@@ -91,37 +86,32 @@ impl CircuitBreaker {
     pub(crate) fn of_checked(name: Name, config: CircuitBreakerConfig, member: Member) -> Self {
         let clock = member.clock.unwrap_or_default();
         let now = clock.ticks();
-        let history_config = config.history;
-        let machine = Machine::new(name, config, now);
+        let machine = Machine::new(name, &config, now);
         let mirror = machine.mirror();
-        let meter = Meter::new(member.bytes);
         let machine_bytes = machine.bytes();
-        // Reference counts come with each of the three.
-        let counts = 2 * size_of::<usize>();
-        let fixed = size_of::<Shared>() + size_of::<History>() + size_of::<Waiters>() + 3 * counts;
+        let meter = Meter::new(member.bytes);
+        let fixed = size_of::<Shared>() + 2 * size_of::<usize>();
         meter.add((fixed + machine_bytes + STRIPE_BYTES) as i64);
-        let history = Arc::new(History::new(&history_config, meter));
+        let history = History::new(config.history, meter);
         Self(Arc::new_cyclic(|this: &Weak<Shared>| Shared {
             name,
             key: member.key,
             machine: Mutex::new(Inner {
                 machine,
-                mirror,
                 machine_bytes,
             }),
             first: Arc::new(Stripe::new(
                 0,
                 mirror,
                 clock.clone(),
-                history.clone(),
+                &history,
                 this.clone(),
             )),
             clock,
             stripes: OnceLock::new(),
             history,
-            outbox: Outbox::default(),
-            waiters: Arc::default(),
-            used: AtomicU64::new(now),
+            outbox: OnceLock::new(),
+            waiters: OnceLock::new(),
         }))
     }
 
@@ -194,7 +184,7 @@ impl CircuitBreaker {
         let now = self.0.clock.ticks();
         let (view, transitions) = self.0.update(now, |machine, _| {
             machine.advance(now);
-            (machine.view(), machine.transition_counts.clone())
+            (machine.view(), machine.transition_counts().to_vec())
         });
         let in_flight = self
             .0
@@ -208,7 +198,7 @@ impl CircuitBreaker {
             transitions,
             history: self.history_usage(),
             bytes: self.bytes(),
-            lost_events: self.0.outbox.dropped(),
+            lost_events: self.0.outbox.get().map_or(0, |outbox| outbox.dropped()),
         };
         snapshot::of(&view, &self.0.times(now), rest)
     }
@@ -252,11 +242,11 @@ impl CircuitBreaker {
         let ago = |at| Duration::from_nanos(now.saturating_sub(at));
         HistoryUsage {
             calls: self.0.held_calls(),
-            max_calls: config.calls as u64,
+            max_calls: u64::from(config.calls),
             transitions: self.0.history.transition_count() as u64,
-            max_transitions: config.transitions as u64,
-            retention: config.retention,
-            sweep_interval: config.sweep_interval,
+            max_transitions: u64::from(config.transitions),
+            retention: config.kept_for(),
+            sweep_interval: config.swept_every(),
             last_sweep: self.0.history.last_sweep().map(ago),
         }
     }
@@ -270,7 +260,8 @@ impl CircuitBreaker {
     /// The configuration it goes by.
     #[must_use]
     pub fn config(&self) -> CircuitBreakerConfig {
-        self.0.machine.lock().machine.config().clone()
+        let history = self.0.history_config();
+        self.0.machine.lock().machine.config(history)
     }
 
     // Control.
@@ -393,17 +384,14 @@ impl Shared {
             return;
         }
         // Under this lock no mirror changes.
-        let inner = self.machine.lock();
+        let _machine = self.machine.lock();
         let stripes = self.stripes.get_or_init(|| {
             let number = processors().next_power_of_two().clamp(2, MAX_STRIPES);
+            let mirror = self.first.lock().mirror();
             let more = (1..number).map(|number| {
-                Arc::new(Stripe::new(
-                    number,
-                    inner.mirror,
-                    self.clock.clone(),
-                    self.history.clone(),
-                    self.first.breaker(),
-                ))
+                let (clock, breaker) = (self.clock.clone(), self.first.breaker());
+                let stripe = Stripe::new(number, mirror, clock, &self.history, breaker);
+                Arc::new(stripe)
             });
             let stripes: Box<[_]> = std::iter::once(self.first.clone()).chain(more).collect();
             let bytes = (number - 1) * STRIPE_BYTES + size_of_val(&*stripes);
@@ -432,10 +420,10 @@ impl Shared {
             inner.update(self, &mut locals, now, change)
         };
         if told {
-            self.outbox.deliver();
+            self.outbox().deliver();
         }
-        if moved {
-            self.waiters.wake();
+        if moved && let Some(waiters) = self.waiters.get() {
+            waiters.wake();
         }
         result
     }
@@ -461,7 +449,7 @@ impl Shared {
             },
             Change::Reset => EventKind::Reset,
         };
-        self.outbox.push(Event {
+        self.outbox().push(Event {
             breaker: self.name,
             key: self.key.clone(),
             kind,
@@ -506,7 +494,8 @@ impl Shared {
         let now = self.clock.ticks();
         self.update(now, |machine, _| {
             machine.advance(now);
-            machine.command(to, wait, now)
+            let done = machine.command(to, wait, now);
+            done.map_err(|from| IllegalTransition::new(self.name, from, to))
         })
     }
 
@@ -519,33 +508,47 @@ impl Shared {
     fn reconfigure(&self, config: CircuitBreakerConfig) {
         let now = self.clock.ticks();
         self.update(now, |machine, locals| {
-            self.history.configure(&config.history);
+            self.history.configure(config.history);
             let keeps_calls = self.history.keeps_calls();
             for local in locals.iter_mut() {
                 // Chunks have another length from now on.
                 self.history.take_back(std::mem::take(&mut local.chunk));
                 local.keeps_calls = keeps_calls;
             }
-            machine.reconfigure(config, now);
+            machine.reconfigure(self.name, &config, now);
         });
     }
 
     /// The times of records as seen at `now`, and which records are seen.
     pub(crate) fn times(&self, now: u64) -> history::View {
-        self.times_with(self.history_config(), now)
-    }
-
-    fn times_with(&self, config: HistoryConfig, now: u64) -> history::View {
+        let config = self.history_config();
         history::View {
             now,
             wall: SystemTime::now(),
-            cap: self.history.full_calls().1,
-            cutoff: history::cutoff(config.retention, now),
+            cap: config.max_calls(),
+            cutoff: history::cutoff(&config, now),
         }
     }
 
     pub(crate) fn history_config(&self) -> HistoryConfig {
-        self.machine.lock().machine.config().history
+        self.history.config()
+    }
+
+    pub(crate) fn outbox(&self) -> &Outbox {
+        self.outbox.get_or_init(|| {
+            self.history.meter.add(Outbox::BYTES as i64);
+            Box::default()
+        })
+    }
+
+    pub(crate) fn waiters(&self) -> &Arc<Waiters> {
+        self.waiters.get_or_init(|| {
+            let counts = 2 * size_of::<usize>();
+            self.history
+                .meter
+                .add((size_of::<Waiters>() + counts) as i64);
+            Arc::default()
+        })
     }
 }
 
@@ -563,17 +566,20 @@ impl Inner {
         for (stripe, local) in breaker.stripes().iter().zip(locals.iter_mut()) {
             stripe.merge_into(local, machine);
         }
-        if machine.settings.overdue.is_some() {
+        if machine.settings.counts_overdue() {
             let overdue = locals.iter_mut().map(|local| local.overdue(now)).sum();
             machine.judge_overdue(overdue, now);
         }
         let result = change(machine, locals);
         let mirror = machine.mirror();
-        let moved = mirror != self.mirror;
+        // All stripes are shown the same.
+        let moved = locals
+            .iter_mut()
+            .next()
+            .is_some_and(|local| local.mirror() != mirror);
         if moved {
-            self.mirror = mirror;
             for (stripe, local) in breaker.stripes().iter().zip(locals.iter_mut()) {
-                stripe.apply(local, mirror);
+                stripe.apply(local, mirror, &breaker.history);
             }
         }
         let bytes = machine.bytes();
@@ -587,7 +593,7 @@ impl Inner {
         let changes = machine.take_changes();
         if !changes.is_empty() {
             // Under the lock of the machine, so that they are in order.
-            let times = breaker.times_with(machine.config().history, now);
+            let times = breaker.times(now);
             for change in &changes {
                 breaker.tell(change, &times);
             }
@@ -617,4 +623,26 @@ impl<'a> Locals<'a> {
 fn processors() -> usize {
     static PROCESSORS: OnceLock<usize> = OnceLock::new();
     *PROCESSORS.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn sizes() {
+        eprintln!(
+            "shared {} machine {} config {} settings {} stripe {} local {} history {} outbox {} permit {} transition {}",
+            size_of::<super::Shared>(),
+            size_of::<super::Machine>(),
+            size_of::<super::CircuitBreakerConfig>(),
+            size_of::<crate::machine::Settings>(),
+            size_of::<super::Stripe>(),
+            size_of::<super::Local>(),
+            size_of::<super::History>(),
+            size_of::<super::Outbox>(),
+            size_of::<crate::Permit>(),
+            size_of::<crate::records::TransitionRecord>()
+        );
+        let b = super::CircuitBreaker::new("x", super::CircuitBreakerConfig::new()).unwrap();
+        eprintln!("bytes {}", b.bytes());
+    }
 }

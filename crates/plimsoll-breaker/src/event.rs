@@ -137,6 +137,9 @@ struct Queue {
 }
 
 impl Outbox {
+    /// Bytes on the heap when nothing waits.
+    pub(crate) const BYTES: usize = size_of::<Self>();
+
     pub(crate) fn observe(&self, observer: Arc<dyn Observer>) -> Result<(), TooManyObservers> {
         let mut queue = self.queue.lock();
         if queue.observers.len() >= MAX_OBSERVERS {
@@ -270,12 +273,12 @@ impl CircuitBreaker {
     ///
     /// A breaker has at most 16 observers.
     pub fn observe(&self, observer: impl Observer) -> Result<(), TooManyObservers> {
-        self.shared().outbox.observe(Arc::new(observer))
+        self.shared().outbox().observe(Arc::new(observer))
     }
 
     /// The events from now on, for a task of your own to read.
     #[must_use]
     pub fn events(&self) -> Events {
-        self.shared().outbox.subscribe()
+        self.shared().outbox().subscribe()
     }
 }

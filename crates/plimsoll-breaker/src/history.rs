@@ -21,7 +21,7 @@ use crate::{
     config::{ConfigError, Problems},
     nanos,
     records::TransitionRecord,
-    sync::{Mutex, MutexGuard},
+    sync::Mutex,
 };
 use plimsoll_core::{RemovalReason, Removed};
 use std::{
@@ -40,7 +40,7 @@ const CHUNKS_PER_READ: usize = 64;
 /// How many chunks a sweep looks into for calls that expired before the others in their chunk.
 const CHUNKS_PER_TRIM: usize = 4_096;
 /// The most records of one kind that can be asked for.
-const MAX_CAP: usize = 100_000_000;
+const MAX_CAP: u32 = 100_000_000;
 
 /// How much of its past a breaker keeps.
 ///
@@ -48,10 +48,12 @@ const MAX_CAP: usize = 100_000_000;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct HistoryConfig {
     pub(crate) enabled: bool,
-    pub(crate) calls: usize,
-    pub(crate) transitions: usize,
-    pub(crate) retention: Duration,
-    pub(crate) sweep_interval: Duration,
+    /// As small as can be, for every breaker has one; 0 is no cap.
+    pub(crate) calls: u32,
+    pub(crate) transitions: u32,
+    /// In nanoseconds; 0 is no limit.
+    retention: u64,
+    sweep_interval: u64,
 }
 
 impl Default for HistoryConfig {
@@ -61,13 +63,13 @@ impl Default for HistoryConfig {
 }
 
 impl HistoryConfig {
-    const fn preset(minutes: u64, hours: u64, calls: usize, transitions: usize) -> Self {
+    const fn preset(minutes: u64, hours: u64, calls: u32, transitions: u32) -> Self {
         Self {
             enabled: true,
             calls,
             transitions,
-            retention: Duration::from_secs(hours * 3_600),
-            sweep_interval: Duration::from_secs(minutes * 60),
+            retention: hours * 3_600_000_000_000,
+            sweep_interval: minutes * 60_000_000_000,
         }
     }
 
@@ -110,21 +112,21 @@ impl HistoryConfig {
     /// The most calls that are kept; the oldest goes first. 0 is no cap.
     #[must_use]
     pub const fn calls(mut self, calls: usize) -> Self {
-        self.calls = calls;
+        self.calls = saturated(calls);
         self
     }
 
     /// The most transitions that are kept; the oldest goes first. 0 is no cap.
     #[must_use]
     pub const fn transitions(mut self, transitions: usize) -> Self {
-        self.transitions = transitions;
+        self.transitions = saturated(transitions);
         self
     }
 
     /// How long a record is kept, 1 second to 10 years. Zero is no limit.
     #[must_use]
     pub const fn retention(mut self, retention: Duration) -> Self {
-        self.retention = retention;
+        self.retention = nanos(retention);
         self
     }
 
@@ -133,20 +135,42 @@ impl HistoryConfig {
     /// Readers never see one that is too old, swept or not.
     #[must_use]
     pub const fn sweep_interval(mut self, interval: Duration) -> Self {
-        self.sweep_interval = interval;
+        self.sweep_interval = nanos(interval);
         self
+    }
+
+    pub(crate) const fn max_calls(&self) -> usize {
+        no_cap(self.calls)
+    }
+
+    /// How many calls a chunk has place for; 0 where none are kept. A short history has short
+    /// chunks, so that what is held above the cap is in proportion.
+    fn chunk(&self) -> usize {
+        match self.enabled {
+            true => (self.max_calls() / 16).clamp(1, CHUNK),
+            false => 0,
+        }
+    }
+
+    pub(crate) const fn kept_for(&self) -> Duration {
+        Duration::from_nanos(self.retention)
+    }
+
+    pub(crate) const fn swept_every(&self) -> Duration {
+        Duration::from_nanos(self.sweep_interval)
     }
 
     pub(crate) fn validate(&self, problems: &mut Problems) {
         let second = Duration::from_secs(1);
         problems.number("history.calls", self.calls, 0..=MAX_CAP);
         problems.number("history.transitions", self.transitions, 0..=MAX_CAP);
-        if !self.retention.is_zero() {
+        if self.retention > 0 {
             let longest = Duration::from_secs(10 * 365 * 86_400);
-            problems.duration("history.retention", self.retention, second..=longest);
+            problems.duration("history.retention", self.kept_for(), second..=longest);
         }
         let week = Duration::from_secs(7 * 86_400);
-        problems.duration("history.sweep_interval", self.sweep_interval, second..=week);
+        let interval = self.swept_every();
+        problems.duration("history.sweep_interval", interval, second..=week);
     }
 
     /// Checks every value.
@@ -379,7 +403,8 @@ impl Drop for Meter {
 #[derive(Debug)]
 pub(crate) struct History {
     calls: Mutex<Calls>,
-    transitions: Mutex<Transitions>,
+    /// Nothing before the first.
+    transitions: Mutex<Option<Box<Transitions>>>,
     pub(crate) meter: Meter,
     /// When it was swept last, in ticks; 0 is never.
     last_sweep: AtomicU64,
@@ -391,73 +416,82 @@ struct Calls {
     /// How many chunks have ever left at the front: the number of the first one.
     front: u64,
     records: usize,
-    /// No more than these, or any number.
-    cap: usize,
-    /// How many calls a new chunk has place for; 0 where calls are not kept.
-    chunk: usize,
+    config: HistoryConfig,
     /// How many stripes fill chunks.
     stripes: usize,
     /// The number of the last chunk that was given out.
     issued: u64,
     /// Removed for reasons other than the cap.
-    removed: Removed,
+    removed: Gone,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Transitions {
     records: VecDeque<TransitionRecord>,
-    cap: usize,
-    enabled: bool,
     inserted: u64,
-    removed: Removed,
+    evicted: u64,
+    removed: Gone,
+}
+
+/// How many records went, by the reasons there are for them.
+#[derive(Clone, Copy, Debug, Default)]
+struct Gone([u64; Self::REASONS.len()]);
+
+impl Gone {
+    const REASONS: [RemovalReason; 4] = [
+        RemovalReason::Expired,
+        RemovalReason::Pressure,
+        RemovalReason::Manual,
+        RemovalReason::Closed,
+    ];
+
+    fn add(&mut self, reason: RemovalReason, records: u64) {
+        for (known, count) in Self::REASONS.into_iter().zip(&mut self.0) {
+            if known == reason {
+                *count += records;
+            }
+        }
+    }
+
+    fn removed(&self) -> Removed {
+        let mut removed = Removed::NONE;
+        for (reason, count) in Self::REASONS.into_iter().zip(self.0) {
+            removed.add(reason, count);
+        }
+        removed
+    }
 }
 
 impl History {
-    pub(crate) fn new(config: &HistoryConfig, meter: Meter) -> Self {
-        let history = Self {
+    pub(crate) fn new(config: HistoryConfig, meter: Meter) -> Self {
+        Self {
             calls: Mutex::new(Calls {
                 chunks: VecDeque::new(),
                 front: 0,
                 records: 0,
-                cap: 0,
-                chunk: 0,
+                config,
                 stripes: 1,
                 issued: 0,
-                removed: Removed::NONE,
+                removed: Gone::default(),
             }),
-            transitions: Mutex::new(Transitions {
-                records: VecDeque::new(),
-                cap: 0,
-                enabled: false,
-                inserted: 0,
-                removed: Removed::NONE,
-            }),
+            transitions: Mutex::new(None),
             meter,
             last_sweep: AtomicU64::new(0),
-        };
-        history.configure(config);
-        history
+        }
     }
 
     /// Sets the caps. What is over them goes with the next record, or sweep.
-    pub(crate) fn configure(&self, config: &HistoryConfig) {
-        let mut calls = self.calls.lock();
-        calls.cap = no_cap(config.calls);
-        calls.chunk = match config.enabled {
-            false => 0,
-            // A short history has short chunks: what is held above the cap is in proportion.
-            true => (calls.cap / 16).clamp(1, CHUNK),
-        };
-        drop(calls);
-        let mut transitions = self.transitions.lock();
-        transitions.cap = no_cap(config.transitions);
-        transitions.enabled = config.enabled;
+    pub(crate) fn configure(&self, config: HistoryConfig) {
+        self.calls.lock().config = config;
+    }
+
+    pub(crate) fn config(&self) -> HistoryConfig {
+        self.calls.lock().config
     }
 
     /// Stops keeping records.
     pub(crate) fn disable(&self) {
-        self.calls.lock().chunk = 0;
-        self.transitions.lock().enabled = false;
+        self.calls.lock().config.enabled = false;
     }
 
     pub(crate) fn set_stripes(&self, stripes: usize) {
@@ -465,7 +499,7 @@ impl History {
     }
 
     pub(crate) fn keeps_calls(&self) -> bool {
-        self.calls.lock().chunk > 0
+        self.config().enabled
     }
 
     /// Takes a chunk that is full (or new: without place for any call) and gives an empty one.
@@ -475,14 +509,15 @@ impl History {
     pub(crate) fn hand_over(&self, full: Chunk) -> Chunk {
         let mut calls = self.calls.lock();
         calls.seal(full, &self.meter);
+        let length = calls.config.chunk();
         let mut new = match calls.enforce_cap() {
-            Some(mut oldest) if oldest.records.capacity() == calls.chunk => {
+            Some(mut oldest) if oldest.records.capacity() == length => {
                 oldest.records.clear();
                 oldest.first = 0;
                 oldest
             }
             other => {
-                let new = Chunk::with_capacity(calls.chunk);
+                let new = Chunk::with_capacity(length);
                 let freed = other.map_or(0, |chunk| chunk.bytes());
                 self.meter.add(new.bytes() - freed);
                 new
@@ -503,29 +538,34 @@ impl History {
     }
 
     pub(crate) fn push_transition(&self, record: TransitionRecord) {
-        let mut transitions = self.transitions.lock();
-        if !transitions.enabled {
+        let config = self.config();
+        if !config.enabled {
             return;
         }
+        let cap = no_cap(config.transitions);
+        let mut transitions = self.transitions.lock();
+        let transitions = transitions.get_or_insert_with(|| {
+            self.meter.add(size_of::<Transitions>() as i64);
+            Box::default()
+        });
         transitions.inserted += 1;
-        while transitions.records.len() >= transitions.cap {
+        while transitions.records.len() >= cap {
             transitions.records.pop_front();
-            transitions.removed.add(RemovalReason::Capacity, 1);
+            transitions.evicted += 1;
         }
-        self.metered(&mut transitions, |records| records.push_back(record));
+        self.metered(transitions, |records| records.push_back(record));
     }
 
-    fn metered<T>(
+    fn metered(
         &self,
-        transitions: &mut MutexGuard<'_, Transitions>,
-        change: impl FnOnce(&mut VecDeque<TransitionRecord>) -> T,
-    ) -> T {
+        transitions: &mut Transitions,
+        change: impl FnOnce(&mut VecDeque<TransitionRecord>),
+    ) {
         let record = size_of::<TransitionRecord>() as i64;
         let before = transitions.records.capacity() as i64;
-        let changed = change(&mut transitions.records);
+        change(&mut transitions.records);
         let after = transitions.records.capacity() as i64;
         self.meter.add((after - before) * record);
-        changed
     }
 
     /// Drops calls in full chunks that ended before `cutoff`, `budget` at most, and says how many
@@ -562,17 +602,21 @@ impl History {
     /// Drops transitions from before `cutoff`.
     pub(crate) fn sweep_transitions(&self, cutoff: u64, budget: usize) -> (usize, bool) {
         let mut transitions = self.transitions.lock();
+        let Some(transitions) = &mut *transitions else {
+            return (0, true);
+        };
         let expired = |transition: &TransitionRecord| transition.at < cutoff;
         let mut dropped = 0;
         while transitions.records.front().is_some_and(expired) && dropped < budget {
             transitions.records.pop_front();
             dropped += 1;
         }
-        let removed = Removed::expired(dropped as u64);
-        transitions.removed += removed;
+        transitions
+            .removed
+            .add(RemovalReason::Expired, dropped as u64);
         let done = !transitions.records.front().is_some_and(expired);
         if transitions.records.is_empty() {
-            self.metered(&mut transitions, VecDeque::shrink_to_fit);
+            self.metered(transitions, VecDeque::shrink_to_fit);
         }
         (dropped, done)
     }
@@ -585,11 +629,14 @@ impl History {
     /// Drops the oldest transitions until `keep` are left.
     pub(crate) fn keep_transitions(&self, keep: usize, reason: RemovalReason) -> u64 {
         let mut transitions = self.transitions.lock();
+        let Some(transitions) = &mut *transitions else {
+            return 0;
+        };
         let excess = transitions.records.len().saturating_sub(keep);
         transitions.records.drain(..excess);
         transitions.removed.add(reason, excess as u64);
-        if keep == 0 || excess > keep {
-            self.metered(&mut transitions, VecDeque::shrink_to_fit);
+        if excess > 0 {
+            self.metered(transitions, VecDeque::shrink_to_fit);
         }
         excess as u64
     }
@@ -616,21 +663,29 @@ impl History {
     /// Calls in full chunks, and the cap.
     pub(crate) fn full_calls(&self) -> (usize, usize) {
         let calls = self.calls.lock();
-        (calls.records, calls.cap)
+        (calls.records, calls.config.max_calls())
     }
 
     pub(crate) fn transition_count(&self) -> usize {
-        self.transitions.lock().records.len()
+        let transitions = self.transitions.lock();
+        transitions.as_ref().map_or(0, |kept| kept.records.len())
     }
 
+    /// Calls that were removed for a reason other than the cap.
     pub(crate) fn removed_calls(&self) -> Removed {
-        self.calls.lock().removed
+        self.calls.lock().removed.removed()
     }
 
     /// Transitions inserted, and removed by reason.
     pub(crate) fn transition_totals(&self) -> (u64, Removed) {
-        let transitions = self.transitions.lock();
-        (transitions.inserted, transitions.removed)
+        match &*self.transitions.lock() {
+            None => (0, Removed::NONE),
+            Some(transitions) => {
+                let mut removed = transitions.removed.removed();
+                removed.add(RemovalReason::Capacity, transitions.evicted);
+                (transitions.inserted, removed)
+            }
+        }
     }
 
     /// Copies the calls of full chunks, a slice at a time, so that no writer waits long.
@@ -658,7 +713,10 @@ impl History {
     }
 
     pub(crate) fn transitions(&self) -> Vec<TransitionRecord> {
-        self.transitions.lock().records.iter().copied().collect()
+        match &*self.transitions.lock() {
+            None => Vec::new(),
+            Some(transitions) => transitions.records.iter().copied().collect(),
+        }
     }
 
     pub(crate) fn swept(&self, now: u64) {
@@ -670,8 +728,16 @@ impl History {
     }
 }
 
-const fn no_cap(cap: usize) -> usize {
-    if cap == 0 { usize::MAX } else { cap }
+const fn saturated(records: usize) -> u32 {
+    if records > u32::MAX as usize {
+        u32::MAX
+    } else {
+        records as u32
+    }
+}
+
+const fn no_cap(cap: u32) -> usize {
+    if cap == 0 { usize::MAX } else { cap as usize }
 }
 
 impl Calls {
@@ -697,9 +763,9 @@ impl Calls {
     /// Takes out the oldest chunk if there are enough calls without it.
     fn enforce_cap(&mut self) -> Option<Chunk> {
         let oldest = self.chunks.front()?;
-        let others = (self.stripes - 1) * self.chunk;
+        let others = (self.stripes - 1) * self.config.chunk();
         let left = self.records - oldest.len();
-        if left < self.cap.saturating_add(others) {
+        if left < self.config.max_calls().saturating_add(others) {
             return None;
         }
         self.pop_front()
@@ -786,10 +852,9 @@ impl View {
 }
 
 /// The moment before which records are too old.
-pub(crate) fn cutoff(retention: Duration, now: u64) -> u64 {
-    if retention.is_zero() {
-        0
-    } else {
-        now.saturating_sub(nanos(retention))
+pub(crate) const fn cutoff(config: &HistoryConfig, now: u64) -> u64 {
+    match config.retention {
+        0 => 0,
+        retention => now.saturating_sub(retention),
     }
 }

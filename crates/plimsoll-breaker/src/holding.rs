@@ -26,7 +26,9 @@ impl Bounded for Shared {
         let config = self.history_config();
         match (config.calls, config.transitions) {
             (0, _) | (_, 0) => usage,
-            (calls, transitions) => usage.with_max_entries((calls + transitions) as u64),
+            (calls, transitions) => {
+                usage.with_max_entries(u64::from(calls) + u64::from(transitions))
+            }
         }
     }
 
@@ -52,13 +54,13 @@ impl Bounded for Shared {
         }
         self.history.swept(self.ticks());
         let config = self.history_config();
-        if !config.enabled || config.retention.is_zero() {
+        if !config.enabled || config.kept_for().is_zero() {
             return Step {
                 removed,
                 ..Step::idle()
             };
         }
-        Step::at(removed, now + config.sweep_interval)
+        Step::at(removed, now + config.swept_every())
     }
 
     fn shrink(&self, share: f64, _: usize) -> Step {
@@ -103,7 +105,7 @@ impl Shared {
     /// Drops records that are too old, about `budget` at a time.
     fn sweep_records(&self, budget: usize) -> (Removed, bool) {
         let config = self.history_config();
-        let cutoff = history::cutoff(config.retention, self.ticks());
+        let cutoff = history::cutoff(&config, self.ticks());
         if cutoff == 0 {
             return (Removed::NONE, true);
         }
@@ -171,6 +173,6 @@ impl CircuitBreaker {
     /// How long until the history is swept again, if it is registered.
     #[must_use]
     pub fn sweep_interval(&self) -> Duration {
-        self.shared().history_config().sweep_interval
+        self.shared().history_config().swept_every()
     }
 }

@@ -5,8 +5,8 @@
 //! moment that never comes.
 
 use crate::{
-    AfterHalfOpen, CallTotals, CircuitBreakerConfig, Evidence, IllegalTransition, Outcome,
-    ProbeRule, Reason, State, config, nanos,
+    AfterHalfOpen, CallTotals, CircuitBreakerConfig, Evidence, HistoryConfig, Outcome, ProbeRule,
+    Reason, State, config, nanos,
     records::TransitionRecord,
     window::{Counts, Window},
 };
@@ -16,30 +16,37 @@ use std::{collections::VecDeque, time::Duration};
 /// A moment that never comes.
 pub(crate) const NEVER: u64 = u64::MAX;
 
-/// A configuration, checked, in nanoseconds.
+/// A configuration, checked, in nanoseconds, as small as can be: every breaker has one.
 #[derive(Debug)]
 pub(crate) struct Settings {
-    minimum_calls: u32,
-    failure_rate: Option<f64>,
-    slow_rate: Option<f64>,
+    window: config::Window,
+    /// Percentages; 0 where a rate is not looked at.
+    failure_rate: f64,
+    slow_rate: f64,
     slow_after: u64,
-    consecutive_failures: Option<u32>,
-    /// How many calls may not be overdue, and after how long they are.
-    pub(crate) overdue: Option<(u64, u32)>,
+    /// After how long a call is overdue; 0 where that is not looked at.
+    overdue_after: u64,
     open_for: u64,
     open_factor: f64,
     open_max: u64,
     jitter: f64,
-    requested_wait: (u64, u64),
+    requested_shortest: u64,
+    requested_longest: u64,
+    /// 0 for the default.
+    probe_lease: u64,
+    half_open_timeout: u64,
+    dropped_fails_after: u64,
+    minimum_calls: u32,
+    /// 0 where failures in a row do not count.
+    consecutive_failures: u32,
+    overdue_calls: u32,
     probes: u32,
     probe_rule: ProbeRule,
-    probe_lease: u64,
-    half_open_timeout: Option<(u64, AfterHalfOpen)>,
-    pub(crate) dropped_fails_after: u64,
+    after_half_open: AfterHalfOpen,
 }
 
 impl Settings {
-    pub(crate) fn new(name: Name, config: &CircuitBreakerConfig) -> Self {
+    fn new(name: Name, config: &CircuitBreakerConfig) -> Self {
         let mut minimum_calls = config.minimum_calls;
         if let config::Window::Calls(window) = config.window
             && minimum_calls > window
@@ -52,31 +59,78 @@ impl Settings {
             );
             minimum_calls = window;
         }
-        let lease = config.open_for.max(Duration::from_secs(30));
+        let (slow_after, slow_rate) = config.slow_calls.unwrap_or((Duration::MAX, 0.0));
+        let (overdue_after, overdue_calls) = config.overdue_calls.unwrap_or_default();
+        let (half_open_timeout, after_half_open) = config
+            .half_open_timeout
+            .unwrap_or((Duration::MAX, AfterHalfOpen::Open));
         let (shortest, longest) = config.requested_wait;
         Self {
-            minimum_calls,
-            failure_rate: config.failure_rate,
-            slow_rate: config.slow_calls.map(|(_, percent)| percent),
-            slow_after: config.slow_calls.map_or(NEVER, |(after, _)| nanos(after)),
-            consecutive_failures: config.consecutive_failures,
-            overdue: config
-                .overdue_calls
-                .map(|(after, calls)| (nanos(after), calls)),
+            window: config.window,
+            failure_rate: config.failure_rate.unwrap_or(0.0),
+            slow_rate,
+            slow_after: nanos(slow_after),
+            overdue_after: nanos(overdue_after),
             open_for: nanos(config.open_for),
             open_factor: config.open_factor,
             open_max: nanos(config.open_max),
             jitter: config.jitter,
-            requested_wait: (nanos(shortest), nanos(longest)),
+            requested_shortest: nanos(shortest),
+            requested_longest: nanos(longest),
+            probe_lease: nanos(config.probe_lease.unwrap_or_default()),
+            half_open_timeout: nanos(half_open_timeout),
+            dropped_fails_after: nanos(config.dropped_fails_after.unwrap_or(Duration::MAX)),
+            minimum_calls,
+            consecutive_failures: config.consecutive_failures.unwrap_or(0),
+            overdue_calls,
             probes: config.probes,
             probe_rule: config.probe_rule,
-            probe_lease: nanos(config.probe_lease.unwrap_or(lease)),
-            half_open_timeout: config
-                .half_open_timeout
-                .map(|(timeout, then)| (nanos(timeout), then)),
-            dropped_fails_after: config.dropped_fails_after.map_or(NEVER, nanos),
+            after_half_open,
         }
     }
+
+    /// The configuration they were made of.
+    fn to_config(&self, history: HistoryConfig) -> CircuitBreakerConfig {
+        let time = Duration::from_nanos;
+        let set = |nanos: u64| (nanos != NEVER).then(|| time(nanos));
+        CircuitBreakerConfig {
+            window: self.window,
+            minimum_calls: self.minimum_calls,
+            failure_rate: threshold(self.failure_rate),
+            slow_calls: set(self.slow_after).map(|after| (after, self.slow_rate)),
+            consecutive_failures: Some(self.consecutive_failures).filter(|most| *most > 0),
+            overdue_calls: (self.overdue_after > 0)
+                .then(|| (time(self.overdue_after), self.overdue_calls)),
+            open_for: time(self.open_for),
+            open_factor: self.open_factor,
+            open_max: time(self.open_max),
+            jitter: self.jitter,
+            requested_wait: (time(self.requested_shortest), time(self.requested_longest)),
+            probes: self.probes,
+            probe_rule: self.probe_rule,
+            probe_lease: (self.probe_lease > 0).then(|| time(self.probe_lease)),
+            half_open_timeout: set(self.half_open_timeout)
+                .map(|timeout| (timeout, self.after_half_open)),
+            dropped_fails_after: set(self.dropped_fails_after),
+            history,
+        }
+    }
+
+    fn probe_lease(&self) -> u64 {
+        const LEAST: u64 = 30_000_000_000;
+        match self.probe_lease {
+            0 => self.open_for.max(LEAST),
+            lease => lease,
+        }
+    }
+
+    pub(crate) fn counts_overdue(&self) -> bool {
+        self.overdue_after > 0
+    }
+}
+
+fn threshold(percent: f64) -> Option<f64> {
+    Some(percent).filter(|percent| *percent > 0.0)
 }
 
 /// What the machine does with a call that wants to pass.
@@ -150,8 +204,6 @@ pub(crate) enum Gate {
 
 #[derive(Debug)]
 pub(crate) struct Machine {
-    name: Name,
-    config: CircuitBreakerConfig,
     pub(crate) settings: Settings,
     state: State,
     /// Counts changes of state and resets. A call is judged in its own generation only.
@@ -166,21 +218,28 @@ pub(crate) struct Machine {
     consecutive: u32,
     /// How many times it opened without closing.
     attempt: u32,
-    /// While half open: the results of probes. While open: what opened it.
+    /// While half open: the results of probes. While open: what opened it, and how many calls
+    /// its rates had needed.
     judged: Counts,
-    /// The rates that belong to `judged` while open.
-    judged_rates: (Option<f64>, Option<f64>),
+    judged_minimum: u32,
+    rejected: u64,
+    pub(crate) totals: CallTotals,
+    /// Only a breaker that was not always closed has this.
+    past: Option<Box<Past>>,
+}
+
+/// What a breaker that never left its first state does without.
+#[derive(Debug, Default)]
+struct Past {
+    changes: Vec<Change>,
     /// Probes in flight, oldest first, and the number of the last.
     probes: VecDeque<Probe>,
     last_probe: u32,
     /// While metrics only: which thresholds were told of, and until when calls would be refused.
     announced: [bool; 2],
     shadow_until: u64,
-    rejected: u64,
-    pub(crate) totals: CallTotals,
     /// By where from, where to and why. As many as there are kinds of transitions, at most.
-    pub(crate) transition_counts: Vec<(State, State, Reason, u64)>,
-    changes: Vec<Change>,
+    transitions: Vec<(State, State, Reason, u64)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -210,10 +269,9 @@ pub(crate) struct View {
 }
 
 impl Machine {
-    pub(crate) fn new(name: Name, config: CircuitBreakerConfig, now: u64) -> Self {
+    pub(crate) fn new(name: Name, config: &CircuitBreakerConfig, now: u64) -> Self {
         Self {
-            name,
-            settings: Settings::new(name, &config),
+            settings: Settings::new(name, config),
             state: State::Closed,
             generation: 0,
             since: now,
@@ -223,21 +281,39 @@ impl Machine {
             consecutive: 0,
             attempt: 0,
             judged: Counts::default(),
-            judged_rates: (None, None),
-            probes: VecDeque::new(),
-            last_probe: 0,
-            announced: [false; 2],
-            shadow_until: 0,
+            judged_minimum: 0,
             rejected: 0,
             totals: CallTotals::default(),
-            transition_counts: Vec::new(),
-            changes: Vec::new(),
-            config,
+            past: None,
         }
     }
 
-    pub(crate) fn config(&self) -> &CircuitBreakerConfig {
-        &self.config
+    pub(crate) fn config(&self, history: HistoryConfig) -> CircuitBreakerConfig {
+        self.settings.to_config(history)
+    }
+
+    pub(crate) fn transition_counts(&self) -> &[(State, State, Reason, u64)] {
+        self.past.as_ref().map_or(&[], |past| &past.transitions)
+    }
+
+    fn probes(&self) -> Option<&VecDeque<Probe>> {
+        self.past.as_ref().map(|past| &past.probes)
+    }
+
+    fn oldest_probe(&self) -> Option<&Probe> {
+        self.probes().and_then(VecDeque::front)
+    }
+
+    fn probes_in_flight(&self) -> u32 {
+        self.probes().map_or(0, VecDeque::len) as u32
+    }
+
+    fn shadow_until(&self) -> u64 {
+        self.past.as_ref().map_or(0, |past| past.shadow_until)
+    }
+
+    fn past(&mut self) -> &mut Past {
+        self.past.get_or_insert_default()
     }
 
     pub(crate) fn state(&self) -> State {
@@ -246,14 +322,20 @@ impl Machine {
 
     /// Bytes on the heap.
     pub(crate) fn bytes(&self) -> usize {
-        self.window.bytes()
-            + self.probes.capacity() * size_of::<Probe>()
-            + self.transition_counts.capacity() * size_of::<(State, State, Reason, u64)>()
+        let past = self.past.as_ref().map_or(0, |past| {
+            size_of::<Past>()
+                + past.probes.capacity() * size_of::<Probe>()
+                + past.transitions.capacity() * size_of::<(State, State, Reason, u64)>()
+        });
+        self.window.bytes() + past
     }
 
     /// What happened since this was asked last.
     pub(crate) fn take_changes(&mut self) -> Vec<Change> {
-        std::mem::take(&mut self.changes)
+        match &mut self.past {
+            Some(past) => std::mem::take(&mut past.changes),
+            None => Vec::new(),
+        }
     }
 
     // What happens.
@@ -267,21 +349,19 @@ impl Machine {
         if self.state != State::HalfOpen {
             return;
         }
-        while let Some(oldest) = self.probes.front()
-            && now >= oldest.began.saturating_add(self.settings.probe_lease)
+        while let Some(oldest) = self.oldest_probe()
+            && now >= oldest.began.saturating_add(self.settings.probe_lease())
         {
-            self.probes.pop_front();
-            let slow = self.settings.slow_rate.is_some();
+            self.past().probes.pop_front();
+            let slow = self.settings.slow_rate > 0.0;
             self.count(true, slow);
             self.judge_probe(true, slow, now);
             if self.state != State::HalfOpen {
                 return;
             }
         }
-        if let Some((timeout, then)) = self.settings.half_open_timeout
-            && now >= self.since.saturating_add(timeout)
-        {
-            match then {
+        if now >= self.since.saturating_add(self.settings.half_open_timeout) {
+            match self.settings.after_half_open {
                 AfterHalfOpen::Open => self.open(Reason::HalfOpenTimeout, None, now),
                 AfterHalfOpen::Close => self.enter(State::Closed, Reason::HalfOpenTimeout, now),
             }
@@ -298,21 +378,20 @@ impl Machine {
         match self.state {
             State::Closed | State::Disabled => admitted,
             State::MetricsOnly => {
-                if now < self.shadow_until {
+                if now < self.shadow_until() {
                     self.add_would_reject(1);
                 }
                 admitted
             }
             State::HalfOpen if self.probes_free() > 0 => {
                 // 0 stands for a call that is no probe.
-                self.last_probe = self.last_probe.wrapping_add(1).max(1);
-                self.probes.push_back(Probe {
-                    number: self.last_probe,
-                    began: now,
-                });
+                let past = self.past();
+                let number = past.last_probe.wrapping_add(1).max(1);
+                past.last_probe = number;
+                past.probes.push_back(Probe { number, began: now });
                 Decision::Admitted {
                     generation: self.generation,
-                    probe: self.last_probe,
+                    probe: number,
                 }
             }
             State::Open | State::HalfOpen | State::ForcedOpen => {
@@ -393,10 +472,7 @@ impl Machine {
 
     /// Looks at how many calls are overdue.
     pub(crate) fn judge_overdue(&mut self, overdue: u64, now: u64) {
-        let Some((_, most)) = self.settings.overdue else {
-            return;
-        };
-        if overdue < u64::from(most) {
+        if !self.settings.counts_overdue() || overdue < u64::from(self.settings.overdue_calls) {
             return;
         }
         match self.state {
@@ -408,15 +484,16 @@ impl Machine {
 
     // What it is told.
 
-    /// Goes to `to` by hand. To stay where it is changes nothing.
+    /// Goes to `to` by hand. To stay where it is changes nothing. Where that makes no sense it
+    /// gives the state it is in.
     pub(crate) fn command(
         &mut self,
         to: State,
         wait: Option<Duration>,
         now: u64,
-    ) -> Result<(), IllegalTransition> {
+    ) -> Result<(), State> {
         if !self.state.may_become(to) {
-            return Err(IllegalTransition::new(self.name, self.state, to));
+            return Err(self.state);
         }
         match (to, wait) {
             (State::Open, Some(wait)) if self.state == State::Open => {
@@ -436,19 +513,18 @@ impl Machine {
         } else {
             self.enter(State::Closed, Reason::Manual, now);
         }
-        self.changes.push(Change::Reset);
+        self.past().changes.push(Change::Reset);
     }
 
     /// Takes on another configuration. State, attempts, deadlines and as much of the window as
     /// fits stay.
-    pub(crate) fn reconfigure(&mut self, config: CircuitBreakerConfig, now: u64) {
+    pub(crate) fn reconfigure(&mut self, name: Name, config: &CircuitBreakerConfig, now: u64) {
         self.advance(now);
-        self.settings = Settings::new(self.name, &config);
-        if self.config.window != config.window {
+        let old = std::mem::replace(&mut self.settings, Settings::new(name, config));
+        if old.window != config.window {
             self.window = self.window.reshaped(config.window, now);
             self.window.roll(now);
         }
-        self.config = config;
         if self.state == State::HalfOpen {
             self.conclude_probes(now);
         }
@@ -461,7 +537,7 @@ impl Machine {
             State::Closed => Gate::Pass { watched: true },
             State::Disabled => Gate::Pass { watched: false },
             State::MetricsOnly => Gate::Shadow {
-                refused_until: self.shadow_until,
+                refused_until: self.shadow_until(),
             },
             State::HalfOpen if self.probes_free() > 0 => Gate::Ask,
             State::Open | State::HalfOpen | State::ForcedOpen => Gate::Refuse(self.refusal()),
@@ -474,28 +550,16 @@ impl Machine {
             next_roll: self.window.next_roll(),
             slow_after: self.settings.slow_after,
             dropped_fails_after: self.settings.dropped_fails_after,
-            overdue_after: match self.settings.overdue {
-                Some((after, _)) if watching => after,
-                _ => 0,
+            overdue_after: match watching {
+                true => self.settings.overdue_after,
+                false => 0,
             },
         }
     }
 
     pub(crate) fn view(&self) -> View {
-        let (counts, (failure_rate, slow_rate)) = match self.state {
-            State::Open => (self.judged, self.judged_rates),
-            State::HalfOpen => (
-                self.judged,
-                rates(self.judged, self.probes_needed(), &self.settings),
-            ),
-            _ => {
-                let counts = self.window.counts();
-                (
-                    counts,
-                    rates(counts, self.settings.minimum_calls, &self.settings),
-                )
-            }
-        };
+        let (counts, minimum) = self.judgement();
+        let (failure_rate, slow_rate) = rates(counts, minimum, &self.settings);
         View {
             state: self.state,
             reason: self.reason,
@@ -511,12 +575,21 @@ impl Machine {
             failure_rate,
             slow_rate,
             rejected: self.rejected,
-            probes_in_flight: self.probes.len() as u32,
+            probes_in_flight: self.probes_in_flight(),
             probes_free: match self.state {
                 State::HalfOpen => self.probes_free(),
                 _ => 0,
             },
             totals: self.totals,
+        }
+    }
+
+    /// The calls it judges by, and how many must be there for their rates to mean anything.
+    fn judgement(&self) -> (Counts, u32) {
+        match self.state {
+            State::Open => (self.judged, self.judged_minimum),
+            State::HalfOpen => (self.judged, self.probes_needed()),
+            _ => (self.window.counts(), self.settings.minimum_calls),
         }
     }
 
@@ -547,9 +620,8 @@ impl Machine {
     /// The first threshold that the window has reached.
     fn broken_threshold(&self) -> Option<Reason> {
         let counts = self.window.counts();
-        if let Some(most) = self.settings.consecutive_failures
-            && self.consecutive >= most
-        {
+        let most = self.settings.consecutive_failures;
+        if most > 0 && self.consecutive >= most {
             return Some(Reason::ConsecutiveFailures);
         }
         self.broken_rate(counts, self.settings.minimum_calls)
@@ -557,7 +629,6 @@ impl Machine {
 
     fn broken_rate(&self, counts: Counts, minimum: u32) -> Option<Reason> {
         let (failures, slow) = rates(counts, minimum, &self.settings);
-        let reached = |rate: Option<f64>, threshold: Option<f64>| matches!((rate, threshold), (Some(rate), Some(threshold)) if rate >= threshold);
         if reached(failures, self.settings.failure_rate) {
             Some(Reason::FailureRate)
         } else if reached(slow, self.settings.slow_rate) {
@@ -582,22 +653,24 @@ impl Machine {
     fn shadow(&mut self, requested: Option<u64>, now: u64) {
         let counts = self.window.counts();
         let (failures, slow) = rates(counts, self.settings.minimum_calls, &self.settings);
-        let reached = [
+        let rates = [
             (Reason::FailureRate, failures, self.settings.failure_rate),
             (Reason::SlowCallRate, slow, self.settings.slow_rate),
         ];
-        for (announced, (reason, rate, threshold)) in reached.into_iter().enumerate() {
-            let reached = matches!((rate, threshold), (Some(r), Some(t)) if r >= t);
-            if reached && !std::mem::replace(&mut self.announced[announced], true) {
+        for (announced, (reason, rate, threshold)) in rates.into_iter().enumerate() {
+            if reached(rate, threshold)
+                && !std::mem::replace(&mut self.past().announced[announced], true)
+            {
                 let evidence = self.evidence();
-                self.changes
+                self.past()
+                    .changes
                     .push(Change::ThresholdReached(reason, evidence));
             }
         }
         let refused = requested.is_some() || self.broken_threshold().is_some();
-        if refused && now >= self.shadow_until {
+        if refused && now >= self.shadow_until() {
             let wait = requested.unwrap_or(self.settings.open_for);
-            self.shadow_until = now.saturating_add(wait);
+            self.past().shadow_until = now.saturating_add(wait);
         }
     }
 
@@ -636,23 +709,28 @@ impl Machine {
     }
 
     fn probes_free(&self) -> u32 {
-        let taken = self.judged.calls.saturating_add(self.probes.len() as u32);
+        let taken = self.judged.calls.saturating_add(self.probes_in_flight());
         self.settings.probes.saturating_sub(taken)
     }
 
     /// Whether that probe was still in flight; it is not any more.
     fn take_probe(&mut self, number: u32) -> bool {
-        let place = self.probes.iter().position(|probe| probe.number == number);
-        place.is_some_and(|place| self.probes.remove(place).is_some())
+        let probes = &mut self.past().probes;
+        let place = probes.iter().position(|probe| probe.number == number);
+        place.is_some_and(|place| probes.remove(place).is_some())
     }
 
     // How it moves.
 
     fn requested(&self, wait: Duration) -> u64 {
-        let (shortest, longest) = self.settings.requested_wait;
+        let (shortest, longest) = (
+            self.settings.requested_shortest,
+            self.settings.requested_longest,
+        );
         match nanos(wait) {
             NEVER => NEVER,
-            wait => wait.clamp(shortest, longest.max(shortest)),
+            // The longest is not shorter than the shortest: that was checked.
+            wait => wait.max(shortest).min(longest),
         }
     }
 
@@ -670,25 +748,28 @@ impl Machine {
         let mut evidence = self.evidence();
         evidence.generation += 1;
         if to == State::Open {
-            let view = self.view();
-            self.judged = view.counts;
-            self.judged_rates = (view.failure_rate, view.slow_rate);
+            let (counts, minimum) = self.judgement();
+            self.judged = counts;
+            self.judged_minimum = minimum;
             evidence.open_for = match self.until {
                 NEVER => None,
                 until => Some(Duration::from_nanos(until.saturating_sub(now))),
             };
         }
-        self.changes.push(Change::Transition(TransitionRecord {
-            at: now,
-            from,
-            to,
-            reason,
-            evidence,
-        }));
+        self.past()
+            .changes
+            .push(Change::Transition(TransitionRecord {
+                at: now,
+                from,
+                to,
+                reason,
+                evidence,
+            }));
         let key = (from, to, reason);
-        match (self.transition_counts.iter_mut()).find(|(f, t, r, _)| (*f, *t, *r) == key) {
+        let counts = &mut self.past().transitions;
+        match (counts.iter_mut()).find(|(from, to, reason, _)| (*from, *to, *reason) == key) {
             Some((.., count)) => *count += 1,
-            None => self.transition_counts.push((from, to, reason, 1)),
+            None => counts.push((from, to, reason, 1)),
         }
         self.begin(to, reason, now);
     }
@@ -703,9 +784,11 @@ impl Machine {
         self.consecutive = 0;
         self.window.clear();
         self.window.roll(now);
-        self.probes.clear();
-        self.announced = [false; 2];
-        self.shadow_until = 0;
+        if let Some(past) = &mut self.past {
+            past.probes.clear();
+            past.announced = [false; 2];
+            past.shadow_until = 0;
+        }
         match state {
             State::Open | State::Disabled | State::ForcedOpen | State::MetricsOnly => {}
             // A circuit that closed has recovered; whatever else is entered proves nothing.
@@ -745,15 +828,10 @@ impl Machine {
 
     /// While half open: when a probe in flight will have taken too long, or all of them.
     fn next_release(&self) -> u64 {
-        let lease = self.settings.probe_lease;
-        let lease = self
-            .probes
-            .front()
-            .map_or(NEVER, |oldest| oldest.began.saturating_add(lease));
-        let timeout = self
-            .settings
-            .half_open_timeout
-            .map_or(NEVER, |(timeout, _)| self.since.saturating_add(timeout));
+        let lease = self.oldest_probe().map_or(NEVER, |oldest| {
+            oldest.began.saturating_add(self.settings.probe_lease())
+        });
+        let timeout = self.since.saturating_add(self.settings.half_open_timeout);
         lease.min(timeout)
     }
 }
@@ -779,6 +857,11 @@ fn rates(counts: Counts, minimum: u32, settings: &Settings) -> (Option<f64>, Opt
         return (None, None);
     }
     let percent = |part: u32| f64::from(part) * 100.0 / f64::from(counts.calls);
-    let slow = settings.slow_rate.map(|_| percent(counts.slow));
+    let slow = threshold(settings.slow_rate).map(|_| percent(counts.slow));
     (Some(percent(counts.failures)), slow)
+}
+
+/// Whether a rate has reached its threshold, if there is one.
+fn reached(rate: Option<f64>, percent: f64) -> bool {
+    matches!((rate, threshold(percent)), (Some(rate), Some(threshold)) if rate >= threshold)
 }

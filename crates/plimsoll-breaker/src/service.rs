@@ -74,7 +74,7 @@ impl<S, C> CircuitBreakerService<S, C> {
         loop {
             let waiting = self.waiting.get_or_insert_with(|| {
                 Box::new(Waiting {
-                    waiter: shared.waiters.join(),
+                    waiter: shared.waiters().join(),
                     timer: None,
                 })
             });
@@ -149,22 +149,22 @@ where
     fn call(&mut self, request: Req) -> Self::Future {
         let shared = self.breaker.shared();
         let stripe = shared.stripe();
+        // Most calls, on a path of their own: a permit is not moved through a result.
+        if let Readiness::Ready = self.readiness
+            && let Some(permit) = stripe.pass()
+        {
+            return self.admit(request, permit);
+        }
         match mem::replace(&mut self.readiness, Readiness::Unready) {
-            Readiness::Ready => {
-                // Most calls, on a path of their own: a permit is not moved through a result.
-                if let Some(permit) = stripe.pass() {
-                    return self.admit(request, permit);
+            Readiness::Ready => match self.breaker.try_acquire_closely() {
+                Ok(permit) => self.admit(request, permit),
+                Err(open) => {
+                    // What the inner service reserved for this call is given back with it.
+                    let unready = self.inner.clone();
+                    drop(mem::replace(&mut self.inner, unready));
+                    ResponseFuture::refused(open, self.classify.clone())
                 }
-                match self.breaker.try_acquire_closely() {
-                    Ok(permit) => self.admit(request, permit),
-                    Err(open) => {
-                        // What the inner service reserved for this call is given back with it.
-                        let unready = self.inner.clone();
-                        drop(mem::replace(&mut self.inner, unready));
-                        ResponseFuture::refused(open, self.classify.clone())
-                    }
-                }
-            }
+            },
             Readiness::Refused(refused) => {
                 stripe.count_refused(refused.at);
                 ResponseFuture::refused(shared.error(refused), self.classify.clone())
@@ -181,6 +181,7 @@ impl<S, C> CircuitBreakerService<S, C> {
         S: Service<Req>,
         C: Clone,
     {
+        self.readiness = Readiness::Unready;
         // Should this panic, the drop of the permit sees it.
         let call = self.inner.call(request);
         ResponseFuture::admitted(call, permit, self.classify.clone())

@@ -45,20 +45,21 @@ pub(crate) struct Stripe {
     /// Calls refused since the machine was told last.
     rejected: AtomicU64,
     local: Mutex<Local>,
-    /// The thread that was here last, how often that changed, and when it had changed
+    /// The thread that was seen here last, how often that changed, and when it had changed
     /// [`SWITCHES`] times.
     visitor: AtomicUsize,
     switches: AtomicU32,
     switched_at: AtomicU64,
     pub(crate) clock: Clock,
-    history: Arc<History>,
     breaker: Weak<Shared>,
     /// Its place among the others.
-    number: usize,
+    number: u32,
 }
 
+/// One in so many calls looks which thread was here before. A power of two.
+const LOOKS: u64 = 32;
 /// After so many changes of thread it is asked how long they took.
-const SWITCHES: u32 = 64;
+const SWITCHES: u32 = 8;
 /// Threads that take turns faster than that are in each other's way, in nanoseconds.
 const SWITCHES_FAST: u64 = 1_000_000;
 
@@ -99,7 +100,7 @@ impl Stripe {
         number: usize,
         mirror: Mirror,
         clock: Clock,
-        history: Arc<History>,
+        history: &History,
         breaker: Weak<Shared>,
     ) -> Self {
         let mut local = Local {
@@ -115,7 +116,7 @@ impl Stripe {
             keeps_calls: history.keeps_calls(),
             in_flight: None,
         };
-        let (gate, refuse_until) = local.apply(mirror, &history);
+        let (gate, refuse_until) = local.apply(mirror, history);
         Self {
             gate: AtomicU64::new(gate),
             refuse_until: AtomicU64::new(refuse_until),
@@ -125,14 +126,13 @@ impl Stripe {
             switches: AtomicU32::new(0),
             switched_at: AtomicU64::new(0),
             clock,
-            history,
             breaker,
-            number,
+            number: number as u32,
         }
     }
 
-    pub(crate) fn number(&self) -> usize {
-        self.number
+    pub(crate) const fn number(&self) -> usize {
+        self.number as usize
     }
 
     pub(crate) fn breaker(&self) -> Weak<Shared> {
@@ -150,8 +150,8 @@ impl Stripe {
     }
 
     /// Shows the stripe what the machine has become.
-    pub(crate) fn apply(&self, local: &mut Local, mirror: Mirror) {
-        let (gate, refuse_until) = local.apply(mirror, &self.history);
+    pub(crate) fn apply(&self, local: &mut Local, mirror: Mirror, history: &History) {
+        let (gate, refuse_until) = local.apply(mirror, history);
         self.refuse_until.store(refuse_until, Ordering::Relaxed);
         self.gate.store(gate, Ordering::Release);
     }
@@ -222,30 +222,25 @@ impl Stripe {
     /// Counts a call that is refused.
     #[inline]
     pub(crate) fn count_refused(&self, now: u64) {
-        self.visit(now);
-        self.rejected.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Notices threads that take turns here: they seldom find the lock taken, but the cache line
-    /// it is in is always with the other.
-    #[inline(always)]
-    fn visit(&self, now: u64) {
-        let thread = stripe::current();
-        if self.visitor.load(Ordering::Relaxed) != thread {
-            self.switch(thread, now);
+        if self.rejected.fetch_add(1, Ordering::Relaxed) % LOOKS == 0 && self.is_disputed(now) {
+            self.spread();
         }
     }
 
+    /// Whether threads take turns here: they seldom find the lock taken, but the cache line it is
+    /// in is always with the other.
     #[inline(never)]
-    fn switch(&self, thread: usize, now: u64) {
-        self.visitor.store(thread, Ordering::Relaxed);
-        let switches = self.switches.fetch_add(1, Ordering::Relaxed);
-        if switches % SWITCHES == SWITCHES - 1 {
-            let before = self.switched_at.swap(now, Ordering::Relaxed);
-            if now.saturating_sub(before) < SWITCHES_FAST {
-                self.spread();
-            }
+    fn is_disputed(&self, now: u64) -> bool {
+        let thread = stripe::current();
+        if self.visitor.swap(thread, Ordering::Relaxed) == thread {
+            return false;
         }
+        let switches = self.switches.fetch_add(1, Ordering::Relaxed);
+        if switches % SWITCHES != SWITCHES - 1 {
+            return false;
+        }
+        let before = self.switched_at.swap(now, Ordering::Relaxed);
+        now.saturating_sub(before) < SWITCHES_FAST
     }
 
     /// Sends the current thread to another stripe, and makes more if there is one only.
@@ -269,7 +264,6 @@ impl Stripe {
     #[inline(never)]
     fn settle_good(&self, generation: u64, began: u64, now: u64) -> bool {
         let elapsed = now.saturating_sub(began);
-        self.visit(now);
         let mut local = self.lock_or_move();
         let mirror = &local.mirror;
         // Whoever merges the stripes writes the mirror under their locks: what is seen here
@@ -278,13 +272,18 @@ impl Stripe {
             && generation == mirror.generation
             && now < mirror.next_roll
             && elapsed <= mirror.slow_after;
-        if commutes {
-            local.successes += 1;
-            local.ended(generation, began);
-            let flags = const { Flags::new(CallOutcome::Success, false, false, false) };
-            local.remember(now, elapsed, flags, &self.history);
+        if !commutes {
+            return false;
         }
-        commutes
+        local.successes += 1;
+        local.ended(generation, began);
+        let flags = const { Flags::new(CallOutcome::Success, false, false, false) };
+        local.remember(now, elapsed, flags, &self.breaker);
+        if local.successes % LOOKS == 0 && self.is_disputed(now) {
+            drop(local);
+            self.spread();
+        }
+        true
     }
 
     #[cold]
@@ -303,7 +302,7 @@ impl Stripe {
         if generation != mirror.generation {
             local.stale += 1;
             let flags = Flags::new(kind, slow, probe != 0, true);
-            local.remember(now, elapsed, flags, &self.history);
+            local.remember(now, elapsed, flags, &self.breaker);
             return;
         }
         if mirror.gate == (Gate::Pass { watched: false }) {
@@ -313,7 +312,7 @@ impl Stripe {
             local.ended(generation, began);
             local.count_unjudged(kind);
             let flags = Flags::new(kind, slow, false, false);
-            local.remember(now, elapsed, flags, &self.history);
+            local.remember(now, elapsed, flags, &self.breaker);
             return;
         }
         drop(local);
@@ -331,7 +330,7 @@ impl Stripe {
             let stale = machine.record(call, now);
             let Some(local) = locals.of(self) else { return };
             let flags = Flags::new(kind, slow, probe != 0, stale);
-            local.remember(now, elapsed, flags, &self.history);
+            local.remember(now, elapsed, flags, &self.breaker);
             if !stale {
                 local.ended(generation, began);
                 if outcome == Outcome::Ignore {
@@ -414,18 +413,29 @@ impl Local {
     }
 
     #[inline]
-    fn remember(&mut self, ended: u64, duration: u64, flags: Flags, history: &History) {
-        if self.chunk.is_full() {
-            if !self.keeps_calls {
-                return;
-            }
-            self.chunk = history.hand_over(std::mem::take(&mut self.chunk));
+    fn remember(&mut self, ended: u64, duration: u64, flags: Flags, breaker: &Weak<Shared>) {
+        if self.chunk.is_full() && !self.renew_chunk(breaker) {
+            return;
         }
         // Calls of a chunk are in order, however late a thread comes with what it read.
         self.last_ended = self.last_ended.max(ended);
         self.recorded += 1;
         self.chunk
             .push(Record::new(self.last_ended, duration, flags));
+    }
+
+    /// Has a full chunk replaced by an empty one. There is none if the history keeps no calls.
+    fn renew_chunk(&mut self, breaker: &Weak<Shared>) -> bool {
+        if self.keeps_calls
+            && let Some(breaker) = breaker.upgrade()
+        {
+            self.chunk = breaker.history.hand_over(std::mem::take(&mut self.chunk));
+        }
+        !self.chunk.is_full()
+    }
+
+    pub(crate) const fn mirror(&self) -> Mirror {
+        self.mirror
     }
 
     /// Goes by another mirror from now on, and says what the gate becomes and until when calls
