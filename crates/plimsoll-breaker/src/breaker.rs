@@ -47,7 +47,7 @@ pub(crate) struct Shared {
     first: Arc<Stripe>,
     /// All stripes, the first included, once threads met on that.
     stripes: OnceLock<Box<[Arc<Stripe>]>>,
-    pub(crate) history: History,
+    pub(crate) history: Arc<History>,
     /// Made when there is something to tell or somebody who listens.
     outbox: OnceLock<Box<Outbox>>,
     /// Made when somebody waits.
@@ -60,9 +60,6 @@ struct Inner {
     /// Bytes of the machine that are counted.
     machine_bytes: usize,
 }
-
-/// What all stripes know, locked.
-pub(crate) struct Locals<'a>([Option<MutexGuard<'a, Local>>; MAX_STRIPES]);
 
 /// How a breaker is made when it is one of many.
 #[derive(Clone, Debug, Default)]
@@ -90,9 +87,10 @@ impl CircuitBreaker {
         let mirror = machine.mirror();
         let machine_bytes = machine.bytes();
         let meter = Meter::new(member.bytes);
-        let fixed = size_of::<Shared>() + 2 * size_of::<usize>();
+        // Each with its reference counts.
+        let fixed = size_of::<Shared>() + size_of::<History>() + 4 * size_of::<usize>();
         meter.add((fixed + machine_bytes + STRIPE_BYTES) as i64);
-        let history = History::new(config.history, meter);
+        let history = Arc::new(History::new(config.history, meter));
         Self(Arc::new_cyclic(|this: &Weak<Shared>| Shared {
             name,
             key: member.key,
@@ -104,7 +102,7 @@ impl CircuitBreaker {
                 0,
                 mirror,
                 clock.clone(),
-                &history,
+                history.clone(),
                 this.clone(),
             )),
             clock,
@@ -182,7 +180,7 @@ impl CircuitBreaker {
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let now = self.0.clock.ticks();
-        let (view, transitions) = self.0.update(now, |machine, _| {
+        let (view, transitions) = self.0.update(now, 0, |machine, _| {
             machine.advance(now);
             (machine.view(), machine.transition_counts().to_vec())
         });
@@ -319,7 +317,7 @@ impl CircuitBreaker {
     /// means nothing any more.
     pub fn reset(&self) {
         let now = self.0.clock.ticks();
-        self.0.update(now, |machine, _| machine.reset(now));
+        self.0.update(now, 0, |machine, _| machine.reset(now));
     }
 
     /// Takes on another configuration. The state, the deadline, the attempts and the history
@@ -390,7 +388,7 @@ impl Shared {
             let mirror = self.first.lock().mirror();
             let more = (1..number).map(|number| {
                 let (clock, breaker) = (self.clock.clone(), self.first.breaker());
-                let stripe = Stripe::new(number, mirror, clock, &self.history, breaker);
+                let stripe = Stripe::new(number, mirror, clock, self.history.clone(), breaker);
                 Arc::new(stripe)
             });
             let stripes: Box<[_]> = std::iter::once(self.first.clone()).chain(more).collect();
@@ -408,16 +406,18 @@ impl Shared {
         Arc::strong_count(stripe).saturating_sub(ours) as u64
     }
 
-    /// Changes the machine, with all that the stripes know put into it first.
+    /// Changes the machine, with all that the stripes know put into it first. `own` is the number
+    /// of the stripe whose locals the change wants.
     pub(crate) fn update<T>(
         &self,
         now: u64,
+        own: usize,
         change: impl FnOnce(&mut Machine, &mut Locals<'_>) -> T,
     ) -> T {
         let (result, moved, told) = {
             let mut inner = self.machine.lock();
-            let mut locals = Locals::lock(self.stripes());
-            inner.update(self, &mut locals, now, change)
+            let mut locals = Locals::new(self.stripes());
+            inner.update(self, &mut locals, now, own, change)
         };
         if told {
             self.outbox().deliver();
@@ -431,7 +431,7 @@ impl Shared {
     /// Looks at the machine as it is now.
     pub(crate) fn look<T>(&self, look: impl FnOnce(&mut Machine, &mut Locals<'_>) -> T) -> T {
         let now = self.clock.ticks();
-        self.update(now, |machine, locals| {
+        self.update(now, 0, |machine, locals| {
             machine.advance(now);
             look(machine, locals)
         })
@@ -459,7 +459,7 @@ impl Shared {
     /// Asks the machine about a call that wants to pass.
     #[cold]
     pub(crate) fn acquire(&self, stripe: &Arc<Stripe>, now: u64) -> Result<Permit, Refusal> {
-        let decision = self.update(now, |machine, locals| {
+        let decision = self.update(now, stripe.number(), |machine, locals| {
             let decision = machine.acquire(now);
             if let Decision::Admitted { probe: 0, .. } = decision
                 && let Some(local) = locals.of(stripe)
@@ -492,7 +492,7 @@ impl Shared {
 
     fn command(&self, to: State, wait: Option<Duration>) -> Result<(), IllegalTransition> {
         let now = self.clock.ticks();
-        self.update(now, |machine, _| {
+        self.update(now, 0, |machine, _| {
             machine.advance(now);
             let done = machine.command(to, wait, now);
             done.map_err(|from| IllegalTransition::new(self.name, from, to))
@@ -507,16 +507,17 @@ impl Shared {
 
     fn reconfigure(&self, config: CircuitBreakerConfig) {
         let now = self.clock.ticks();
-        self.update(now, |machine, locals| {
+        self.update(now, 0, |machine, _| {
             self.history.configure(config.history);
-            let keeps_calls = self.history.keeps_calls();
-            for local in locals.iter_mut() {
-                // Chunks have another length from now on.
-                self.history.take_back(std::mem::take(&mut local.chunk));
-                local.keeps_calls = keeps_calls;
-            }
             machine.reconfigure(self.name, &config, now);
         });
+        // Chunks have another length from now on.
+        let keeps_calls = self.history.keeps_calls();
+        for stripe in self.stripes() {
+            let mut local = stripe.lock();
+            self.history.take_back(std::mem::take(&mut local.chunk));
+            local.keeps_calls = keeps_calls;
+        }
     }
 
     /// The times of records as seen at `now`, and which records are seen.
@@ -560,34 +561,39 @@ impl Inner {
         breaker: &Shared,
         locals: &mut Locals<'_>,
         now: u64,
+        own: usize,
         change: impl FnOnce(&mut Machine, &mut Locals<'_>) -> T,
     ) -> (T, bool, bool) {
         let machine = &mut self.machine;
-        for (stripe, local) in breaker.stripes().iter().zip(locals.iter_mut()) {
-            stripe.merge_into(local, machine);
+        let shown = locals.lock(own, machine).mirror();
+        let mut overdue = 0;
+        for stripe in breaker.stripes() {
+            stripe.merge_rejected_into(machine);
+            if machine.settings.counts_overdue() {
+                overdue += locals.lock(stripe.number(), machine).overdue(now);
+            } else if stripe.is_dirty() && stripe.number() != own {
+                // Let go at once, for its threads wait. What they count from now on is judged
+                // after this change, unless that shows the stripes something new.
+                stripe.merge_into(&mut stripe.lock(), machine);
+            }
         }
-        if machine.settings.counts_overdue() {
-            let overdue = locals.iter_mut().map(|local| local.overdue(now)).sum();
-            machine.judge_overdue(overdue, now);
-        }
+        machine.judge_overdue(overdue, now);
         let result = change(machine, locals);
-        let mirror = machine.mirror();
-        // All stripes are shown the same.
-        let moved = locals
-            .iter_mut()
-            .next()
-            .is_some_and(|local| local.mirror() != mirror);
+        let moved = machine.mirror() != shown;
         if moved {
+            for number in 0..breaker.stripes().len() {
+                locals.lock(number, machine);
+            }
+            machine.judge_again(now);
+            let mirror = machine.mirror();
             for (stripe, local) in breaker.stripes().iter().zip(locals.iter_mut()) {
-                stripe.apply(local, mirror, &breaker.history);
+                stripe.apply(local, mirror);
             }
         }
         let bytes = machine.bytes();
         if bytes != self.machine_bytes {
-            breaker
-                .history
-                .meter
-                .add(bytes as i64 - self.machine_bytes as i64);
+            let grown = bytes as i64 - self.machine_bytes as i64;
+            breaker.history.meter.add(grown);
             self.machine_bytes = bytes;
         }
         let changes = machine.take_changes();
@@ -602,20 +608,38 @@ impl Inner {
     }
 }
 
+/// What stripes know, locked one by one under the lock of the machine: so in any order.
+pub(crate) struct Locals<'a> {
+    stripes: &'a [Arc<Stripe>],
+    locked: [Option<MutexGuard<'a, Local>>; MAX_STRIPES],
+}
+
 impl<'a> Locals<'a> {
-    fn lock(stripes: &'a [Arc<Stripe>]) -> Self {
-        Self(std::array::from_fn(|number| {
-            stripes.get(number).map(|stripe| stripe.lock())
-        }))
+    fn new(stripes: &'a [Arc<Stripe>]) -> Self {
+        Self {
+            stripes,
+            locked: [const { None }; MAX_STRIPES],
+        }
     }
 
+    /// Locks a stripe, unless it is already, and gives the machine what it has counted.
+    fn lock(&mut self, number: usize, machine: &mut Machine) -> &mut Local {
+        let stripe = &self.stripes[number];
+        self.locked[number].get_or_insert_with(|| {
+            let mut local = stripe.lock();
+            stripe.merge_into(&mut local, machine);
+            local
+        })
+    }
+
+    /// Those that are locked.
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Local> {
-        self.0.iter_mut().flatten().map(|local| &mut **local)
+        self.locked.iter_mut().flatten().map(|local| &mut **local)
     }
 
-    /// Of the stripe of that number, which must exist.
+    /// Those of a stripe, if they are locked.
     pub(crate) fn of(&mut self, stripe: &Stripe) -> Option<&mut Local> {
-        self.0[stripe.number()].as_deref_mut()
+        self.locked[stripe.number()].as_deref_mut()
     }
 }
 

@@ -3,7 +3,7 @@
 //! # How calls are kept
 //!
 //! A call takes 12 bytes: when it ended, how long it took, and what it was. Calls are written to
-//! chunks of up to 32. Each stripe of threads fills a chunk of its own and hands it over when it
+//! chunks of up to 64. Each stripe of threads fills a chunk of its own and hands it over when it
 //! is full, so that threads meet once for each chunk and not for each call. Once the history is
 //! full, a chunk that is handed over takes the place of the oldest, whose memory the stripe goes
 //! on with: nothing is allocated.
@@ -13,11 +13,12 @@
 //! - Chunks are in the order they were handed over. Calls in later chunks are newer than those of
 //!   a chunk, but for the chunks that other stripes had not handed over yet: one for each.
 //! - The oldest chunk goes only when the newest `cap` calls are in the others, counting that in.
-//!   So a reader always finds the newest `cap`, and memory is bounded by the cap and two chunks
-//!   for each stripe.
+//!   So a reader always finds the newest `cap`, and memory is bounded by the cap and three chunks
+//!   for each stripe: one being filled, one of slack, one spare.
 
 use crate::{
     CallOutcome, CallRecord, CallsQuery, Transition,
+    breaker::MAX_STRIPES,
     config::{ConfigError, Problems},
     nanos,
     records::TransitionRecord,
@@ -34,7 +35,7 @@ use std::{
 };
 
 /// The longest chunk, in calls.
-const CHUNK: usize = 32;
+const CHUNK: usize = 64;
 /// How many chunks a reader copies before it lets writers at the history again.
 const CHUNKS_PER_READ: usize = 64;
 /// How many chunks a sweep looks into for calls that expired before the others in their chunk.
@@ -304,7 +305,8 @@ impl Record {
 /// Calls in the order they ended.
 #[derive(Debug, Default)]
 pub(crate) struct Chunk {
-    /// Counts the chunks of a history; 0 has no calls.
+    /// Counts the chunks of a history, times the most stripes, plus the number of the stripe
+    /// that fills it; 0 has no calls.
     number: u64,
     records: Vec<Record>,
     /// How many of them are gone already.
@@ -418,9 +420,12 @@ struct Calls {
     records: usize,
     config: HistoryConfig,
     /// How many stripes fill chunks.
-    stripes: usize,
-    /// The number of the last chunk that was given out.
-    issued: u64,
+    stripes: u32,
+    /// How many chunks were given out.
+    issued: u32,
+    /// One empty chunk for each stripe, once there are several: memory that another took out of
+    /// the history for it.
+    spares: Option<Box<[Chunk; MAX_STRIPES]>>,
     /// Removed for reasons other than the cap.
     removed: Gone,
 }
@@ -472,6 +477,7 @@ impl History {
                 config,
                 stripes: 1,
                 issued: 0,
+                spares: None,
                 removed: Gone::default(),
             }),
             transitions: Mutex::new(None),
@@ -482,7 +488,9 @@ impl History {
 
     /// Sets the caps. What is over them goes with the next record, or sweep.
     pub(crate) fn configure(&self, config: HistoryConfig) {
-        self.calls.lock().config = config;
+        let mut calls = self.calls.lock();
+        calls.config = config;
+        calls.drop_spares(&self.meter);
     }
 
     pub(crate) fn config(&self) -> HistoryConfig {
@@ -491,11 +499,19 @@ impl History {
 
     /// Stops keeping records.
     pub(crate) fn disable(&self) {
-        self.calls.lock().config.enabled = false;
+        let mut calls = self.calls.lock();
+        calls.config.enabled = false;
+        calls.drop_spares(&self.meter);
     }
 
+    /// Prepares for several stripes.
     pub(crate) fn set_stripes(&self, stripes: usize) {
-        self.calls.lock().stripes = stripes;
+        let mut calls = self.calls.lock();
+        calls.stripes = stripes as u32;
+        calls.spares.get_or_insert_with(|| {
+            self.meter.add(size_of::<[Chunk; MAX_STRIPES]>() as i64);
+            Box::default()
+        });
     }
 
     pub(crate) fn keeps_calls(&self) -> bool {
@@ -505,16 +521,16 @@ impl History {
     /// Takes a chunk that is full (or new: without place for any call) and gives an empty one.
     ///
     /// The one given has no place where calls are not kept.
-    #[cold]
-    pub(crate) fn hand_over(&self, full: Chunk) -> Chunk {
+    pub(crate) fn hand_over(&self, full: Chunk, stripe: usize) -> Chunk {
         let mut calls = self.calls.lock();
         calls.seal(full, &self.meter);
         let length = calls.config.chunk();
         let mut new = match calls.enforce_cap() {
-            Some(mut oldest) if oldest.records.capacity() == length => {
-                oldest.records.clear();
-                oldest.first = 0;
-                oldest
+            Some(oldest) if oldest.records.capacity() == length => {
+                let mut chunk = calls.exchange(oldest, stripe, &self.meter);
+                chunk.records.clear();
+                chunk.first = 0;
+                chunk
             }
             other => {
                 let new = Chunk::with_capacity(length);
@@ -523,8 +539,8 @@ impl History {
                 new
             }
         };
-        calls.issued += 1;
-        new.number = calls.issued;
+        calls.issued = calls.issued.wrapping_add(1).max(1);
+        new.number = u64::from(calls.issued) * MAX_STRIPES as u64 + stripe as u64;
         new
     }
 
@@ -653,6 +669,7 @@ impl History {
             self.meter.add(-chunk.bytes());
         }
         if calls.chunks.is_empty() {
+            calls.drop_spares(&self.meter);
             let before = calls.chunks.capacity();
             calls.chunks.shrink_to_fit();
             calls.grew(before, &self.meter);
@@ -763,12 +780,44 @@ impl Calls {
     /// Takes out the oldest chunk if there are enough calls without it.
     fn enforce_cap(&mut self) -> Option<Chunk> {
         let oldest = self.chunks.front()?;
-        let others = (self.stripes - 1) * self.config.chunk();
+        let others = (self.stripes as usize - 1) * self.config.chunk();
         let left = self.records - oldest.len();
         if left < self.config.max_calls().saturating_add(others) {
             return None;
         }
         self.pop_front()
+    }
+
+    fn drop_spares(&mut self, meter: &Meter) {
+        for spare in self.spares.iter_mut().flat_map(|spares| spares.iter_mut()) {
+            meter.add(-spare.bytes());
+            *spare = Chunk::default();
+        }
+    }
+
+    /// Gives memory for the memory of a chunk that was taken out: what `stripe` wrote itself, if
+    /// there is some, for memory that another processor wrote last is slow to write. That of
+    /// another stripe is kept for it.
+    ///
+    /// Each stripe gets memory that way once at most that was not there before; from then on it
+    /// goes round.
+    fn exchange(&mut self, oldest: Chunk, stripe: usize, meter: &Meter) -> Chunk {
+        let owner = (oldest.number % MAX_STRIPES as u64) as usize;
+        let Some(spares) = &mut self.spares else {
+            return oldest;
+        };
+        let length = oldest.records.capacity();
+        if owner == stripe || spares[owner].records.capacity() > 0 {
+            return oldest;
+        }
+        spares[owner] = oldest;
+        let spare = std::mem::take(&mut spares[stripe]);
+        if spare.records.capacity() == length {
+            return spare;
+        }
+        let new = Chunk::with_capacity(length);
+        meter.add(new.bytes() - spare.bytes());
+        new
     }
 
     /// Takes out the oldest chunk, whose bytes are still counted.

@@ -218,10 +218,6 @@ pub(crate) struct Machine {
     consecutive: u32,
     /// How many times it opened without closing.
     attempt: u32,
-    /// While half open: the results of probes. While open: what opened it, and how many calls
-    /// its rates had needed.
-    judged: Counts,
-    judged_minimum: u32,
     rejected: u64,
     pub(crate) totals: CallTotals,
     /// Only a breaker that was not always closed has this.
@@ -232,6 +228,10 @@ pub(crate) struct Machine {
 #[derive(Debug, Default)]
 struct Past {
     changes: Vec<Change>,
+    /// While half open: the results of probes. While open: what opened it, and how many calls
+    /// its rates had needed.
+    judged: Counts,
+    judged_minimum: u32,
     /// Probes in flight, oldest first, and the number of the last.
     probes: VecDeque<Probe>,
     last_probe: u32,
@@ -280,8 +280,6 @@ impl Machine {
             window: Window::new(config.window, now),
             consecutive: 0,
             attempt: 0,
-            judged: Counts::default(),
-            judged_minimum: 0,
             rejected: 0,
             totals: CallTotals::default(),
             past: None,
@@ -306,6 +304,12 @@ impl Machine {
 
     fn probes_in_flight(&self) -> u32 {
         self.probes().map_or(0, VecDeque::len) as u32
+    }
+
+    fn judged(&self) -> Counts {
+        self.past
+            .as_ref()
+            .map_or_else(Counts::default, |past| past.judged)
     }
 
     fn shadow_until(&self) -> u64 {
@@ -430,7 +434,7 @@ impl Machine {
         match self.state {
             State::HalfOpen => match requested {
                 Some(_) => {
-                    self.judged.add(failed, slow);
+                    self.past().judged.add(failed, slow);
                     self.open(Reason::Requested, requested, now);
                 }
                 None => self.judge_probe(failed, slow, now),
@@ -448,11 +452,23 @@ impl Machine {
     }
 
     /// Takes the results of `calls` that were good, and that no other result had to wait for.
-    pub(crate) fn add_successes(&mut self, calls: u64) {
-        if calls > 0 {
-            self.totals.successes += calls;
+    ///
+    /// Those of an earlier generation ended while this one began: they count, and decide nothing.
+    pub(crate) fn add_successes(&mut self, calls: u64, generation: u64) {
+        if calls == 0 {
+            return;
+        }
+        self.totals.successes += calls;
+        if generation == self.generation {
             self.window.push_successes(calls);
             self.consecutive = 0;
+        }
+    }
+
+    /// Judges by what was added since.
+    pub(crate) fn judge_again(&mut self, now: u64) {
+        if matches!(self.state, State::Closed | State::MetricsOnly) {
+            self.judge_window(None, now);
         }
     }
 
@@ -587,8 +603,11 @@ impl Machine {
     /// The calls it judges by, and how many must be there for their rates to mean anything.
     fn judgement(&self) -> (Counts, u32) {
         match self.state {
-            State::Open => (self.judged, self.judged_minimum),
-            State::HalfOpen => (self.judged, self.probes_needed()),
+            State::Open => (
+                self.judged(),
+                self.past.as_ref().map_or(0, |past| past.judged_minimum),
+            ),
+            State::HalfOpen => (self.judged(), self.probes_needed()),
             _ => (self.window.counts(), self.settings.minimum_calls),
         }
     }
@@ -675,25 +694,25 @@ impl Machine {
     }
 
     fn judge_probe(&mut self, failed: bool, slow: bool, now: u64) {
-        self.judged.add(failed, slow);
+        self.past().judged.add(failed, slow);
         self.conclude_probes(now);
     }
 
     fn conclude_probes(&mut self, now: u64) {
         match self.settings.probe_rule {
             ProbeRule::Rate => {
-                if self.judged.calls < self.probes_needed() {
+                if self.judged().calls < self.probes_needed() {
                     return;
                 }
-                match self.broken_rate(self.judged, self.probes_needed()) {
+                match self.broken_rate(self.judged(), self.probes_needed()) {
                     Some(reason) => self.open(reason, None, now),
                     None => self.enter(State::Closed, Reason::ProbesSucceeded, now),
                 }
             }
             ProbeRule::AllMustSucceed => {
-                if !self.judged.all_good() {
+                if !self.judged().all_good() {
                     self.open(Reason::ProbeFailed, None, now);
-                } else if self.judged.calls >= self.settings.probes {
+                } else if self.judged().calls >= self.settings.probes {
                     self.enter(State::Closed, Reason::ProbesSucceeded, now);
                 }
             }
@@ -709,7 +728,7 @@ impl Machine {
     }
 
     fn probes_free(&self) -> u32 {
-        let taken = self.judged.calls.saturating_add(self.probes_in_flight());
+        let taken = self.judged().calls.saturating_add(self.probes_in_flight());
         self.settings.probes.saturating_sub(taken)
     }
 
@@ -749,8 +768,9 @@ impl Machine {
         evidence.generation += 1;
         if to == State::Open {
             let (counts, minimum) = self.judgement();
-            self.judged = counts;
-            self.judged_minimum = minimum;
+            let past = self.past();
+            past.judged = counts;
+            past.judged_minimum = minimum;
             evidence.open_for = match self.until {
                 NEVER => None,
                 until => Some(Duration::from_nanos(until.saturating_sub(now))),
@@ -793,7 +813,7 @@ impl Machine {
             State::Open | State::Disabled | State::ForcedOpen | State::MetricsOnly => {}
             // A circuit that closed has recovered; whatever else is entered proves nothing.
             State::Closed => self.attempt = 0,
-            State::HalfOpen => self.judged = Counts::default(),
+            State::HalfOpen => self.past().judged = Counts::default(),
         }
     }
 

@@ -32,8 +32,10 @@ mod gate {
     pub(super) const GENERATION: u32 = 9;
 }
 
-// Aligned, so that no two share a cache line.
-#[repr(align(64))]
+/// On x86-64 the first cache line is read by calls and written when something changes, the second
+/// is what a call that ends writes and a thread that merges takes away, and the others are the
+/// stripe's own.
+#[repr(C, align(64))]
 pub(crate) struct Stripe {
     /// The generation and the bits of [`gate`]. Written under the lock; read without it, for most
     /// calls need nothing else. Its acquire load pairs with the release store of
@@ -44,20 +46,24 @@ pub(crate) struct Stripe {
     refuse_until: AtomicU64,
     /// Calls refused since the machine was told last.
     rejected: AtomicU64,
-    local: Mutex<Local>,
     /// The thread that was seen here last, how often that changed, and when it had changed
     /// [`SWITCHES`] times.
     visitor: AtomicUsize,
-    switches: AtomicU32,
     switched_at: AtomicU64,
     pub(crate) clock: Clock,
     breaker: Weak<Shared>,
+    switches: AtomicU32,
+    /// Whether something was counted since the machine was told last. Written under the lock;
+    /// whoever merges looks at it before that, to leave alone stripes that nobody uses.
+    dirty: AtomicU32,
+    local: Mutex<Local>,
+    history: Arc<History>,
     /// Its place among the others.
     number: u32,
 }
 
 /// One in so many calls looks which thread was here before. A power of two.
-const LOOKS: u64 = 32;
+const LOOKS: u32 = 32;
 /// After so many changes of thread it is asked how long they took.
 const SWITCHES: u32 = 8;
 /// Threads that take turns faster than that are in each other's way, in nanoseconds.
@@ -65,18 +71,23 @@ const SWITCHES_FAST: u64 = 1_000_000;
 
 /// What a stripe has counted since it was asked last, and what it goes by.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Local {
-    mirror: Mirror,
     successes: u64,
-    ignored: u64,
-    dropped: u64,
-    stale: u64,
-    would_reject: u64,
+    ignored: u32,
+    dropped: u32,
+    stale: u32,
+    would_reject: u32,
+    /// Calls that ended well here, up to the next look at who is here.
+    until_look: u32,
+    /// Whether something is to be given to the machine.
+    dirty: bool,
+    pub(crate) keeps_calls: bool,
+    last_ended: u64,
     /// Calls ever written to the history.
     pub(crate) recorded: u64,
-    last_ended: u64,
+    mirror: Mirror,
     pub(crate) chunk: Chunk,
-    pub(crate) keeps_calls: bool,
     in_flight: Option<Box<InFlight>>,
 }
 
@@ -100,7 +111,7 @@ impl Stripe {
         number: usize,
         mirror: Mirror,
         clock: Clock,
-        history: &History,
+        history: Arc<History>,
         breaker: Weak<Shared>,
     ) -> Self {
         let mut local = Local {
@@ -110,23 +121,27 @@ impl Stripe {
             dropped: 0,
             stale: 0,
             would_reject: 0,
+            until_look: LOOKS,
+            dirty: false,
             recorded: 0,
             last_ended: 0,
             chunk: Chunk::default(),
             keeps_calls: history.keeps_calls(),
             in_flight: None,
         };
-        let (gate, refuse_until) = local.apply(mirror, history);
+        let (gate, refuse_until) = local.apply(mirror, &history);
         Self {
             gate: AtomicU64::new(gate),
             refuse_until: AtomicU64::new(refuse_until),
             rejected: AtomicU64::new(0),
-            local: Mutex::new(local),
-            visitor: AtomicUsize::new(0),
-            switches: AtomicU32::new(0),
+            visitor: AtomicUsize::new(usize::MAX),
             switched_at: AtomicU64::new(0),
             clock,
             breaker,
+            switches: AtomicU32::new(0),
+            dirty: AtomicU32::new(0),
+            local: Mutex::new(local),
+            history,
             number: number as u32,
         }
     }
@@ -150,17 +165,38 @@ impl Stripe {
     }
 
     /// Shows the stripe what the machine has become.
-    pub(crate) fn apply(&self, local: &mut Local, mirror: Mirror, history: &History) {
-        let (gate, refuse_until) = local.apply(mirror, history);
+    pub(crate) fn apply(&self, local: &mut Local, mirror: Mirror) {
+        let (gate, refuse_until) = local.apply(mirror, &self.history);
         self.refuse_until.store(refuse_until, Ordering::Relaxed);
         self.gate.store(gate, Ordering::Release);
     }
 
+    /// Whether there is something to give to the machine.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.dirty.load(Ordering::Relaxed) != 0
+    }
+
     /// Gives the machine what was counted here since the last time.
+    ///
+    /// The successes of an earlier `generation` are counted but not judged.
     pub(crate) fn merge_into(&self, local: &mut Local, machine: &mut Machine) {
         local.merge_into(machine);
+        self.dirty.store(0, Ordering::Relaxed);
+    }
+
+    /// Gives the machine how many calls were refused here since the last time.
+    pub(crate) fn merge_rejected_into(&self, machine: &mut Machine) {
         if self.rejected.load(Ordering::Relaxed) > 0 {
             machine.add_rejected(self.rejected.swap(0, Ordering::Relaxed));
+        }
+    }
+
+    /// Notes that something was counted.
+    #[inline]
+    fn mark(&self, local: &mut Local) {
+        if !local.dirty {
+            local.dirty = true;
+            self.dirty.store(1, Ordering::Relaxed);
         }
     }
 
@@ -182,13 +218,14 @@ impl Stripe {
             self.count_refused(now);
             return Err(refused);
         }
-        let mut local = self.lock_or_move();
+        let mut local = self.local.lock();
         let admitted = match local.mirror.gate {
             Gate::Pass { .. } => local.begin(now),
             Gate::Shadow { refused_until } => {
                 let admitted = local.begin(now);
                 if admitted && now < refused_until {
                     local.would_reject += 1;
+                    self.mark(&mut local);
                 }
                 admitted
             }
@@ -222,7 +259,9 @@ impl Stripe {
     /// Counts a call that is refused.
     #[inline]
     pub(crate) fn count_refused(&self, now: u64) {
-        if self.rejected.fetch_add(1, Ordering::Relaxed) % LOOKS == 0 && self.is_disputed(now) {
+        if self.rejected.fetch_add(1, Ordering::Relaxed) % u64::from(LOOKS) == 0
+            && self.is_disputed(now)
+        {
             self.spread();
         }
     }
@@ -232,9 +271,10 @@ impl Stripe {
     #[inline(never)]
     fn is_disputed(&self, now: u64) -> bool {
         let thread = stripe::current();
-        if self.visitor.swap(thread, Ordering::Relaxed) == thread {
+        if self.visitor.load(Ordering::Relaxed) == thread {
             return false;
         }
+        self.visitor.store(thread, Ordering::Relaxed);
         let switches = self.switches.fetch_add(1, Ordering::Relaxed);
         if switches % SWITCHES != SWITCHES - 1 {
             return false;
@@ -264,7 +304,7 @@ impl Stripe {
     #[inline(never)]
     fn settle_good(&self, generation: u64, began: u64, now: u64) -> bool {
         let elapsed = now.saturating_sub(began);
-        let mut local = self.lock_or_move();
+        let mut local = self.local.lock();
         let mirror = &local.mirror;
         // Whoever merges the stripes writes the mirror under their locks: what is seen here
         // holds until this one is let go.
@@ -276,19 +316,24 @@ impl Stripe {
             return false;
         }
         local.successes += 1;
+        self.mark(&mut local);
         local.ended(generation, began);
         let flags = const { Flags::new(CallOutcome::Success, false, false, false) };
-        local.remember(now, elapsed, flags, &self.breaker);
-        if local.successes % LOOKS == 0 && self.is_disputed(now) {
+        local.remember(now, elapsed, flags, self);
+        local.until_look -= 1;
+        if local.until_look == 0 {
+            local.until_look = LOOKS;
             drop(local);
-            self.spread();
+            if self.is_disputed(now) {
+                self.spread();
+            }
         }
         true
     }
 
     #[cold]
     fn settle_closely(&self, generation: u64, probe: u32, began: u64, now: u64, end: End) {
-        let mut local = self.lock_or_move();
+        let mut local = self.local.lock();
         let elapsed = now.saturating_sub(began);
         let mirror = local.mirror;
         let slow = elapsed > mirror.slow_after;
@@ -301,8 +346,9 @@ impl Stripe {
         };
         if generation != mirror.generation {
             local.stale += 1;
+            self.mark(&mut local);
             let flags = Flags::new(kind, slow, probe != 0, true);
-            local.remember(now, elapsed, flags, &self.breaker);
+            local.remember(now, elapsed, flags, self);
             return;
         }
         if mirror.gate == (Gate::Pass { watched: false }) {
@@ -311,8 +357,9 @@ impl Stripe {
         if outcome == Outcome::Ignore && probe == 0 {
             local.ended(generation, began);
             local.count_unjudged(kind);
+            self.mark(&mut local);
             let flags = Flags::new(kind, slow, false, false);
-            local.remember(now, elapsed, flags, &self.breaker);
+            local.remember(now, elapsed, flags, self);
             return;
         }
         drop(local);
@@ -326,33 +373,19 @@ impl Stripe {
             outcome,
             elapsed,
         };
-        breaker.update(now, |machine, locals| {
+        breaker.update(now, self.number(), |machine, locals| {
             let stale = machine.record(call, now);
             let Some(local) = locals.of(self) else { return };
             let flags = Flags::new(kind, slow, probe != 0, stale);
-            local.remember(now, elapsed, flags, &self.breaker);
+            local.remember(now, elapsed, flags, self);
             if !stale {
                 local.ended(generation, began);
                 if outcome == Outcome::Ignore {
                     local.count_unjudged(kind);
+                    self.mark(local);
                 }
             }
         });
-    }
-
-    /// Locks the stripe. A thread that has to wait goes to another next time.
-    #[inline]
-    fn lock_or_move(&self) -> MutexGuard<'_, Local> {
-        match self.local.try_lock() {
-            Some(local) => local,
-            None => self.lock_contended(),
-        }
-    }
-
-    #[cold]
-    fn lock_contended(&self) -> MutexGuard<'_, Local> {
-        self.spread();
-        self.local.lock()
     }
 }
 
@@ -367,11 +400,12 @@ const fn kind_of(outcome: Outcome) -> CallOutcome {
 impl Local {
     fn merge_into(&mut self, machine: &mut Machine) {
         use std::mem::take;
-        machine.add_successes(take(&mut self.successes));
-        machine.totals.ignored += take(&mut self.ignored);
-        machine.totals.dropped += take(&mut self.dropped);
-        machine.totals.stale += take(&mut self.stale);
-        machine.add_would_reject(take(&mut self.would_reject));
+        machine.add_successes(take(&mut self.successes), self.mirror.generation);
+        machine.totals.ignored += u64::from(take(&mut self.ignored));
+        machine.totals.dropped += u64::from(take(&mut self.dropped));
+        machine.totals.stale += u64::from(take(&mut self.stale));
+        machine.add_would_reject(u64::from(take(&mut self.would_reject)));
+        self.dirty = false;
     }
 
     /// How many calls that began here are overdue.
@@ -413,8 +447,8 @@ impl Local {
     }
 
     #[inline]
-    fn remember(&mut self, ended: u64, duration: u64, flags: Flags, breaker: &Weak<Shared>) {
-        if self.chunk.is_full() && !self.renew_chunk(breaker) {
+    fn remember(&mut self, ended: u64, duration: u64, flags: Flags, stripe: &Stripe) {
+        if self.chunk.is_full() && !self.renew_chunk(stripe) {
             return;
         }
         // Calls of a chunk are in order, however late a thread comes with what it read.
@@ -425,11 +459,10 @@ impl Local {
     }
 
     /// Has a full chunk replaced by an empty one. There is none if the history keeps no calls.
-    fn renew_chunk(&mut self, breaker: &Weak<Shared>) -> bool {
-        if self.keeps_calls
-            && let Some(breaker) = breaker.upgrade()
-        {
-            self.chunk = breaker.history.hand_over(std::mem::take(&mut self.chunk));
+    fn renew_chunk(&mut self, stripe: &Stripe) -> bool {
+        if self.keeps_calls {
+            let full = std::mem::take(&mut self.chunk);
+            self.chunk = stripe.history.hand_over(full, stripe.number());
         }
         !self.chunk.is_full()
     }
