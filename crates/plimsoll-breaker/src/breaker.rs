@@ -176,6 +176,13 @@ impl CircuitBreaker {
         self.0.look(|machine, _| machine.state())
     }
 
+    /// How many calls hold a permit.
+    #[must_use]
+    pub fn in_flight(&self) -> u64 {
+        let stripes = self.0.stripes().iter();
+        stripes.map(|stripe| self.0.in_flight(stripe)).sum()
+    }
+
     /// Everything that is known of it now.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
@@ -184,15 +191,10 @@ impl CircuitBreaker {
             machine.advance(now);
             (machine.view(), machine.transition_counts().to_vec())
         });
-        let in_flight = self
-            .0
-            .stripes()
-            .iter()
-            .map(|stripe| self.0.in_flight(stripe));
         let rest = snapshot::Rest {
             name: self.0.name,
             key: self.0.key.clone(),
-            in_flight: in_flight.sum(),
+            in_flight: self.in_flight(),
             transitions,
             history: self.history_usage(),
             bytes: self.bytes(),
@@ -426,6 +428,11 @@ impl Shared {
             waiters.wake();
         }
         result
+    }
+
+    /// Looks at the machine as it was left, without what stripes have counted since.
+    pub(crate) fn peek<T>(&self, look: impl FnOnce(&Machine) -> T) -> T {
+        look(&self.machine.lock().machine)
     }
 
     /// Looks at the machine as it is now.

@@ -72,6 +72,8 @@ pub mod event;
 pub mod future;
 mod history;
 mod holding;
+mod keyed;
+mod keyed_service;
 mod layer;
 mod machine;
 mod outcome;
@@ -91,6 +93,8 @@ pub use self::{
     error::{CircuitOpen, IllegalTransition},
     event::{Event, EventKind, Events, Observer},
     history::{HistoryConfig, HistoryUsage},
+    keyed::{KeyedBreakers, KeyedConfig, Overflow},
+    keyed_service::{KeyedBreakerLayer, KeyedBreakerService},
     layer::{CircuitBreakerLayer, OnOpen},
     outcome::{Classify, ErrorsAreFailures, Outcome, judge_error},
     permit::Permit,

@@ -4,7 +4,7 @@
 use loom::sync as imp;
 #[cfg(not(plimsoll_loom))]
 use std::sync as imp;
-use std::sync::{PoisonError, TryLockError};
+use std::sync::PoisonError;
 
 pub(crate) use imp::{
     MutexGuard,
@@ -22,14 +22,5 @@ impl<T> Mutex<T> {
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// `None` while another thread has it.
-    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
-        match self.0.try_lock() {
-            Ok(guard) => Some(guard),
-            Err(TryLockError::Poisoned(poison)) => Some(poison.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        }
     }
 }

@@ -146,9 +146,9 @@ fn ours(suite: &mut Suite) -> Result<(), Error> {
     let breaker = make(config())?;
     let guarded = CircuitBreakerLayer::new(breaker).layer(flaky());
     {
-    let breaker = make(config().history(plimsoll_breaker::HistoryConfig::disabled()))?;
-    let guarded = CircuitBreakerLayer::new(breaker).layer(flaky());
-    service(suite, "2% failures plimsoll nohist", "bare", &guarded);
+        let breaker = make(config().history(plimsoll_breaker::HistoryConfig::disabled()))?;
+        let guarded = CircuitBreakerLayer::new(breaker).layer(flaky());
+        service(suite, "2% failures plimsoll nohist", "bare", &guarded);
     }
     service(suite, "2% failures plimsoll calls=100", "bare", &guarded);
 

@@ -1,0 +1,672 @@
+//! One breaker for each key: a host, a tenant, a shard.
+
+use crate::{
+    CircuitBreaker, CircuitBreakerConfig, ConfigError, HistoryConfig, Observer, State,
+    breaker::Member, config::Problems, machine::NEVER, nanos, sync::Mutex,
+};
+use plimsoll_core::{
+    Bounded, BoxFuture, Clock, CloseReport, Holding, Name, RemovalReason, Removed, Step, Totals,
+    Usage,
+};
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt,
+    hash::{BuildHasher, RandomState},
+    sync::{
+        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// Parts of the map that are locked on their own.
+const SHARDS: usize = 16;
+/// How long nothing is looked for after nothing was found that could be forgotten.
+const FULL_FOR: u64 = 1_000_000_000;
+
+/// What becomes of a call whose key finds no place.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Overflow {
+    /// All such calls share one breaker.
+    #[default]
+    Shared,
+    /// They pass without a breaker.
+    Pass,
+    /// They are refused.
+    Reject,
+}
+
+/// How [`KeyedBreakers`] are made and how many there may be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KeyedConfig {
+    breaker: CircuitBreakerConfig,
+    max_keys: usize,
+    idle: Duration,
+    max_key_bytes: usize,
+    overflow: Overflow,
+}
+
+impl Default for KeyedConfig {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl KeyedConfig {
+    /// 10 000 keys at most, forgotten when they were idle for 10 minutes, with the default
+    /// configuration of a breaker, but without histories.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            breaker: CircuitBreakerConfig::new().history(HistoryConfig::disabled()),
+            max_keys: 10_000,
+            idle: Duration::from_secs(600),
+            max_key_bytes: 256,
+            overflow: Overflow::Shared,
+        }
+    }
+
+    /// The configuration of each breaker. Mind the memory: a history is kept for each key.
+    #[must_use]
+    pub const fn breaker(mut self, config: CircuitBreakerConfig) -> Self {
+        self.breaker = config;
+        self
+    }
+
+    /// The most keys, 1 to 1 000 000. 10 000 by default. About 1.3 KiB each, and the key.
+    #[must_use]
+    pub const fn max_keys(mut self, keys: usize) -> Self {
+        self.max_keys = keys;
+        self
+    }
+
+    /// How long a key may be idle before it is forgotten, 1 second to 7 days. 10 minutes by
+    /// default. One whose circuit is not closed is kept longer.
+    #[must_use]
+    pub const fn idle(mut self, idle: Duration) -> Self {
+        self.idle = idle;
+        self
+    }
+
+    /// The longest key, 1 to 65 536 bytes. 256 by default. A longer one finds no place.
+    #[must_use]
+    pub const fn max_key_bytes(mut self, bytes: usize) -> Self {
+        self.max_key_bytes = bytes;
+        self
+    }
+
+    /// What becomes of calls whose key finds no place. They share a breaker by default.
+    #[must_use]
+    pub const fn overflow(mut self, overflow: Overflow) -> Self {
+        self.overflow = overflow;
+        self
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        self.breaker.validate()?;
+        let mut problems = Problems::default();
+        problems.number("max_keys", self.max_keys, 1..=1_000_000);
+        let week = Duration::from_secs(7 * 86_400);
+        problems.duration("idle", self.idle, Duration::from_secs(1)..=week);
+        problems.number("max_key_bytes", self.max_key_bytes, 1..=65_536);
+        problems.into_result()
+    }
+}
+
+/// A circuit breaker for each key, as many as there may be.
+///
+/// Cloning it gives another handle to the same breakers. Register it, so that idle keys are
+/// forgotten.
+///
+/// # The bound
+///
+/// A new key takes the place of one that would not be missed: the oldest whose breaker is as good
+/// as new; else one that is closed and was not asked for lately. A breaker that is open is never
+/// forgotten before its wait is over, nor one that was set by hand or has probes in flight. If
+/// there is no place, the key gets the [`Overflow`], which is counted.
+///
+/// A key that is forgotten takes nothing with it but what its window knew; calls in flight end as
+/// they would, and decide nothing.
+#[derive(Clone)]
+pub struct KeyedBreakers(Arc<Keyed>);
+
+struct Keyed {
+    name: Name,
+    config: KeyedConfig,
+    clock: Clock,
+    hasher: RandomState,
+    shards: [RwLock<Shard>; SHARDS],
+    /// Who goes first. Held while the map is changed, so that its lock comes before a shard's.
+    order: Mutex<Order>,
+    /// For keys without a place.
+    overflow: CircuitBreaker,
+    /// Those of every breaker. Its lock is taken under that of the order.
+    observers: Mutex<Vec<Arc<dyn Observer>>>,
+    overflowed: AtomicU64,
+    /// Bytes of all breakers.
+    breaker_bytes: Arc<AtomicI64>,
+}
+
+type Shard = HashMap<Arc<str>, Entry>;
+
+struct Entry {
+    breaker: CircuitBreaker,
+    /// Tells it from an earlier entry of the same key.
+    number: u64,
+    /// Whether it was asked for since somebody looked.
+    touched: AtomicBool,
+    /// When somebody looked and it had been asked for, in ticks.
+    used: AtomicU64,
+}
+
+#[derive(Default)]
+struct Order {
+    /// Keys that were as good as new when somebody looked, oldest first, and the others.
+    fresh: VecDeque<Place>,
+    used: VecDeque<Place>,
+    entries: usize,
+    key_bytes: usize,
+    next: u64,
+    /// Nothing can be forgotten before this, in ticks.
+    full_until: u64,
+    /// How far this round of the sweep has come.
+    swept: usize,
+    inserted: u64,
+    removed: Removed,
+    closed: bool,
+}
+
+#[derive(Clone)]
+struct Place {
+    number: u64,
+    key: Arc<str>,
+}
+
+/// What is known of an entry.
+struct Known {
+    /// Whether it was asked for since somebody looked before.
+    touched: bool,
+    used: u64,
+    worth: Worth,
+}
+
+/// What an entry is worth.
+enum Worth {
+    /// As good as new.
+    Nothing,
+    /// Closed.
+    Little,
+    /// Must be kept, at least until this time.
+    Kept(u64),
+}
+
+impl KeyedBreakers {
+    /// Makes the breakers, of which there is none yet. `name` is what they are registered, shown
+    /// and measured by, and the source of their refusals.
+    ///
+    /// # Errors
+    ///
+    /// Names each value of the configuration that is out of its range.
+    pub fn new(name: impl Into<Name>, config: KeyedConfig) -> Result<Self, ConfigError> {
+        config.validate()?;
+        let (name, clock) = (name.into(), Clock::new());
+        let breaker_bytes = Arc::new(AtomicI64::new(0));
+        let member = Member {
+            key: None,
+            clock: Some(clock.clone()),
+            bytes: Some(breaker_bytes.clone()),
+        };
+        let overflow = CircuitBreaker::of_checked(name, config.breaker.clone(), member);
+        match config.overflow {
+            Overflow::Shared => {}
+            Overflow::Pass => overflow.disable(),
+            Overflow::Reject => overflow.force_open(),
+        }
+        Ok(Self(Arc::new(Keyed {
+            name,
+            config,
+            clock,
+            hasher: RandomState::new(),
+            shards: std::array::from_fn(|_| RwLock::default()),
+            order: Mutex::default(),
+            overflow,
+            observers: Mutex::default(),
+            overflowed: AtomicU64::new(0),
+            breaker_bytes,
+        })))
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn name(&self) -> Name {
+        self.0.name
+    }
+
+    /// The breaker of `key`, made if there is none and there is a place, or the one for keys
+    /// without a place.
+    #[must_use]
+    pub fn get(&self, key: &str) -> CircuitBreaker {
+        match self.find(key) {
+            Some(breaker) => breaker,
+            None => self.0.insert(key),
+        }
+    }
+
+    /// The breaker of `key`, if there is one.
+    #[must_use]
+    pub fn find(&self, key: &str) -> Option<CircuitBreaker> {
+        let shard = self.0.shard(key);
+        let entry = shard.get(key)?;
+        // Most often it is set already, and the line stays shared.
+        if !entry.touched.load(Relaxed) {
+            entry.touched.store(true, Relaxed);
+        }
+        Some(entry.breaker.clone())
+    }
+
+    /// Forgets a key, whatever its breaker does. Says whether it was there.
+    pub fn remove(&self, key: &str) -> bool {
+        let mut order = self.0.order.lock();
+        let removed = self.0.remove(&mut order, key, RemovalReason::Manual);
+        drop(order);
+        removed.is_some()
+    }
+
+    /// Every breaker, in no order. The one for keys without a place is not among them.
+    #[must_use]
+    pub fn list(&self) -> Vec<CircuitBreaker> {
+        let mut breakers = Vec::new();
+        for shard in &self.0.shards {
+            let shard = read(shard);
+            breakers.extend(shard.values().map(|entry| entry.breaker.clone()));
+        }
+        breakers
+    }
+
+    /// Has `observer` told of every event of every key, as one
+    /// [of a breaker](CircuitBreaker::observe) is.
+    ///
+    /// # Errors
+    ///
+    /// There are at most 16 observers. A key whose breaker was given 16 of its own goes without.
+    pub fn observe(&self, observer: impl Observer) -> Result<(), TooManyObservers> {
+        let observer: Arc<dyn Observer> = Arc::new(observer);
+        // No key is made meanwhile, so that each has it once.
+        let _order = self.0.order.lock();
+        self.0
+            .overflow
+            .shared()
+            .outbox()
+            .observe(observer.clone())?;
+        for breaker in self.list() {
+            // One that was given observers of its own may have no place for another.
+            let _ = breaker.shared().outbox().observe(observer.clone());
+        }
+        self.0.observers.lock().push(observer);
+        Ok(())
+    }
+
+    /// How many keys there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.order.lock().entries
+    }
+
+    /// Whether there is no key.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The breaker for keys without a place.
+    #[must_use]
+    pub fn overflow(&self) -> &CircuitBreaker {
+        &self.0.overflow
+    }
+
+    /// How many times a key found no place.
+    #[must_use]
+    pub fn overflowed(&self) -> u64 {
+        self.0.overflowed.load(Relaxed)
+    }
+}
+
+impl fmt::Debug for KeyedBreakers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyedBreakers")
+            .field("name", &self.0.name)
+            .field("keys", &self.len())
+            .field("overflowed", &self.overflowed())
+            .finish_non_exhaustive()
+    }
+}
+
+fn read(shard: &RwLock<Shard>) -> RwLockReadGuard<'_, Shard> {
+    shard.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write(shard: &RwLock<Shard>) -> RwLockWriteGuard<'_, Shard> {
+    shard.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Keyed {
+    fn place_of(&self, key: &str) -> &RwLock<Shard> {
+        // The high bits: the map inside uses the low ones of a hash of its own.
+        &self.shards[(self.hasher.hash_one(key) >> 60) as usize]
+    }
+
+    fn shard(&self, key: &str) -> RwLockReadGuard<'_, Shard> {
+        read(self.place_of(key))
+    }
+
+    #[cold]
+    fn insert(&self, key: &str) -> CircuitBreaker {
+        let now = self.clock.ticks();
+        if key.len() > self.config.max_key_bytes {
+            return self.overflow();
+        }
+        let mut order = self.order.lock();
+        if let Some(entry) = self.shard(key).get(key) {
+            // Another thread was faster.
+            return entry.breaker.clone();
+        }
+        if order.closed
+            || order.entries >= self.config.max_keys
+                && !self.evict(&mut order, RemovalReason::Capacity, now)
+        {
+            return self.overflow();
+        }
+        let key: Arc<str> = key.into();
+        let member = Member {
+            key: Some(key.clone()),
+            clock: Some(self.clock.clone()),
+            bytes: Some(self.breaker_bytes.clone()),
+        };
+        let config = self.config.breaker.clone();
+        let breaker = CircuitBreaker::of_checked(self.name, config, member);
+        for observer in self.observers.lock().iter() {
+            // There are no more than one breaker may have.
+            let _ = breaker.shared().outbox().observe(observer.clone());
+        }
+        order.next += 1;
+        let number = order.next;
+        let entry = Entry {
+            breaker: breaker.clone(),
+            number,
+            touched: AtomicBool::new(false),
+            used: AtomicU64::new(now),
+        };
+        write(self.place_of(&key)).insert(key.clone(), entry);
+        order.entries += 1;
+        order.inserted += 1;
+        order.key_bytes += Self::key_bytes(&key);
+        order.fresh.push_back(Place { number, key });
+        // Places outlive keys that were removed, but are not many more.
+        if order.places() > 2 * order.entries + SHARDS {
+            self.tidy(&mut order);
+        }
+        breaker
+    }
+
+    fn overflow(&self) -> CircuitBreaker {
+        self.overflowed.fetch_add(1, Relaxed);
+        self.overflow.clone()
+    }
+
+    /// The text and its reference counts.
+    const fn key_bytes(key: &str) -> usize {
+        key.len() + 2 * size_of::<usize>()
+    }
+
+    /// Takes a key out of the map. Its place stays until somebody comes by.
+    fn remove(&self, order: &mut Order, key: &str, reason: RemovalReason) -> Option<Entry> {
+        let entry = write(self.place_of(key)).remove(key)?;
+        order.entries -= 1;
+        order.key_bytes -= Self::key_bytes(key);
+        order.removed.add(reason, 1);
+        order.full_until = 0;
+        Some(entry)
+    }
+
+    /// Makes room for one key.
+    fn evict(&self, order: &mut Order, reason: RemovalReason, now: u64) -> bool {
+        if now < order.full_until {
+            return false;
+        }
+        // The oldest that is still as good as new. Others are looked at once and never again here.
+        while let Some(place) = order.fresh.pop_front() {
+            match self.look_at(&place, now) {
+                None => {}
+                Some(known) if matches!(known.worth, Worth::Nothing) => {
+                    return self.remove(order, &place.key, reason).is_some();
+                }
+                Some(_) => order.used.push_back(place),
+            }
+        }
+        // Twice round: one that was asked for since it was seen last has a second chance.
+        let mut kept_until = now.saturating_add(FULL_FOR);
+        for _ in 0..2 * order.used.len() {
+            let Some(place) = order.used.pop_front() else {
+                break;
+            };
+            let Some(known) = self.look_at(&place, now) else {
+                continue;
+            };
+            let goes = match known.worth {
+                Worth::Nothing => true,
+                Worth::Little => !known.touched,
+                Worth::Kept(until) => {
+                    kept_until = kept_until.min(until);
+                    false
+                }
+            };
+            if goes {
+                return self.remove(order, &place.key, reason).is_some();
+            }
+            order.used.push_back(place);
+        }
+        // Nothing can go. Do not look again for each key that comes meanwhile.
+        order.full_until = kept_until;
+        false
+    }
+
+    /// Looks at an entry, and notes when it was asked for. `None` if it has gone.
+    fn look_at(&self, place: &Place, now: u64) -> Option<Known> {
+        let shard = self.shard(&place.key);
+        let entry = shard.get(&place.key)?;
+        if entry.number != place.number {
+            return None;
+        }
+        let touched = entry.touched.swap(false, Relaxed);
+        if touched {
+            entry.used.store(now, Relaxed);
+        }
+        Some(Known {
+            touched,
+            used: entry.used.load(Relaxed),
+            worth: entry.breaker.worth(now),
+        })
+    }
+
+    /// Drops the places of keys that have gone.
+    fn tidy(&self, order: &mut Order) {
+        let Order { fresh, used, .. } = order;
+        for places in [fresh, used] {
+            places.retain(|place| {
+                let shard = self.shard(&place.key);
+                let entry = shard.get(&place.key);
+                entry.is_some_and(|entry| entry.number == place.number)
+            });
+            if places.len() * 4 < places.capacity() {
+                places.shrink_to_fit();
+            }
+        }
+    }
+
+    /// Forgets keys that were idle, `budget` places at a time.
+    fn sweep_some(&self, now: u64, budget: usize) -> (u64, bool) {
+        let idle = nanos(self.config.idle);
+        let mut order = self.order.lock();
+        let mut expired = 0;
+        let mut histories = Vec::new();
+        let places = order.places();
+        let end = places.min(order.swept.saturating_add(budget.max(1)));
+        for place in order.swept..end {
+            let place = order.at(place);
+            let Some(known) = self.look_at(&place, now) else {
+                continue;
+            };
+            let is_idle = now.saturating_sub(known.used) >= idle;
+            if is_idle && !matches!(known.worth, Worth::Kept(_)) {
+                let removed = self.remove(&mut order, &place.key, RemovalReason::Expired);
+                expired += u64::from(removed.is_some());
+            } else if self.config.breaker.history.enabled {
+                histories.extend(self.shard(&place.key).get(&*place.key).map(Entry::handle));
+            }
+        }
+        order.swept = end;
+        let done = end >= places;
+        if done {
+            order.swept = 0;
+            self.tidy(&mut order);
+        }
+        drop(order);
+        // Without a lock, for this may tell observers of what has come to pass.
+        for breaker in histories {
+            breaker.cleanup();
+        }
+        if !done {
+            return (expired, false);
+        }
+        for shard in &self.shards {
+            let mut shard = write(shard);
+            if shard.len() * 4 < shard.capacity() {
+                shard.shrink_to_fit();
+            }
+        }
+        (expired, true)
+    }
+}
+
+impl Entry {
+    fn handle(&self) -> CircuitBreaker {
+        self.breaker.clone()
+    }
+}
+
+impl Order {
+    /// The place of that number, the used first.
+    fn at(&self, place: usize) -> Place {
+        match place.checked_sub(self.used.len()) {
+            None => self.used[place].clone(),
+            Some(fresh) => self.fresh[fresh].clone(),
+        }
+    }
+
+    fn places(&self) -> usize {
+        self.fresh.len() + self.used.len()
+    }
+}
+
+impl Bounded for Keyed {
+    fn name(&self) -> &str {
+        self.name.as_str()
+    }
+
+    fn usage(&self) -> Usage {
+        let mut bytes = size_of::<Self>() + 2 * size_of::<usize>();
+        for shard in &self.shards {
+            bytes += table_bytes(read(shard).capacity());
+        }
+        let order = self.order.lock();
+        bytes += order.key_bytes;
+        bytes += (order.fresh.capacity() + order.used.capacity()) * size_of::<Place>();
+        let breakers = u64::try_from(self.breaker_bytes.load(Relaxed)).unwrap_or(0);
+        Usage::new(order.entries as u64, bytes as u64 + breakers)
+            .with_max_entries(self.config.max_keys as u64)
+    }
+
+    fn totals(&self) -> Totals {
+        let order = self.order.lock();
+        Totals::new(order.inserted, order.removed)
+    }
+
+    fn sweep(&self, now: Instant, budget: usize) -> Step {
+        let (expired, done) = self.sweep_some(self.clock.ticks(), budget);
+        let removed = Removed::expired(expired);
+        match done {
+            true => Step::at(removed, now + self.config.idle / 2),
+            false => Step::more(removed),
+        }
+    }
+
+    /// Forgets keys that would not be missed, as it would for new ones.
+    fn shrink(&self, share: f64, _: usize) -> Step {
+        let now = self.clock.ticks();
+        let mut order = self.order.lock();
+        let keys = (order.entries as f64 * share.clamp(0.0, 1.0)) as u64;
+        let mut removed = 0;
+        while removed < keys && self.evict(&mut order, RemovalReason::Pressure, now) {
+            removed += 1;
+        }
+        Step {
+            removed: Removed::of(RemovalReason::Pressure, removed),
+            ..Step::idle()
+        }
+    }
+
+    fn close(self: Arc<Self>, _: Instant) -> BoxFuture<'static, CloseReport> {
+        Box::pin(async move {
+            let mut order = self.order.lock();
+            order.closed = true;
+            let mut dropped = 0;
+            for shard in &self.shards {
+                dropped += std::mem::take(&mut *write(shard)).len() as u64;
+            }
+            order.removed.add(RemovalReason::Closed, dropped);
+            (order.entries, order.key_bytes) = (0, 0);
+            (order.fresh, order.used) = (VecDeque::new(), VecDeque::new());
+            CloseReport::dropped(dropped)
+        })
+    }
+}
+
+impl Holding for KeyedBreakers {
+    fn bounded(&self) -> Arc<dyn Bounded> {
+        self.0.clone()
+    }
+}
+
+/// Bytes of a part of the map: the standard library's table has places for 8 entries in 7, a power
+/// of two of them, and a byte for each and for 16 more.
+const fn table_bytes(capacity: usize) -> usize {
+    if capacity == 0 {
+        return 0;
+    }
+    let places = (capacity * 8).div_ceil(7).next_power_of_two();
+    places * (size_of::<(Arc<str>, Entry)>() + 1) + 16
+}
+
+impl CircuitBreaker {
+    /// What would be lost if it were forgotten. Changes nothing, so that nobody is told of
+    /// anything while the locks of the keys are held.
+    fn worth(&self, now: u64) -> Worth {
+        let shared = self.shared();
+        let counting = shared.stripes().iter().any(|stripe| stripe.is_dirty());
+        let busy = counting || self.in_flight() > 0;
+        shared.peek(|machine| {
+            let view = machine.view();
+            match view.state {
+                State::Closed if !busy && machine.is_like_new() => Worth::Nothing,
+                State::Open if now < view.until => Worth::Kept(view.until),
+                State::Closed | State::Open => Worth::Little,
+                State::HalfOpen if view.probes_in_flight == 0 => Worth::Little,
+                State::HalfOpen | State::ForcedOpen | State::Disabled | State::MetricsOnly => {
+                    Worth::Kept(NEVER)
+                }
+            }
+        })
+    }
+}
