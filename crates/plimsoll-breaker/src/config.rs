@@ -377,7 +377,7 @@ impl Problems {
 
     pub(crate) fn number<T>(&mut self, field: &'static str, value: T, range: RangeInclusive<T>)
     where
-        T: PartialOrd + fmt::Display,
+        T: Copy + PartialOrd + fmt::Display,
     {
         if !range.contains(&value) {
             let expected = format!("between {} and {}", range.start(), range.end());

@@ -132,7 +132,8 @@ struct Queue {
     events: VecDeque<Event>,
     /// Whether a thread is bringing events round.
     delivering: bool,
-    observers: Arc<Vec<Arc<dyn Observer>>>,
+    /// `None` takes no memory.
+    observers: Option<Arc<Vec<Arc<dyn Observer>>>>,
     dropped: u64,
 }
 
@@ -142,10 +143,11 @@ impl Outbox {
 
     pub(crate) fn observe(&self, observer: Arc<dyn Observer>) -> Result<(), TooManyObservers> {
         let mut queue = self.queue.lock();
-        if queue.observers.len() >= MAX_OBSERVERS {
+        let observers = queue.observers.get_or_insert_default();
+        if observers.len() >= MAX_OBSERVERS {
             return Err(TooManyObservers(()));
         }
-        Arc::make_mut(&mut queue.observers).push(observer);
+        Arc::make_mut(observers).push(observer);
         Ok(())
     }
 
@@ -188,7 +190,7 @@ impl Outbox {
                 (event, queue.observers.clone())
             };
             guarded(&event, || log(&event));
-            for observer in observers.iter() {
+            for observer in observers.iter().flat_map(|all| all.iter()) {
                 guarded(&event, || observer.on_event(&event));
             }
             if let Some(stream) = self.stream.get() {
@@ -204,7 +206,10 @@ impl fmt::Debug for Outbox {
         let queue = self.queue.lock();
         f.debug_struct("Outbox")
             .field("events", &queue.events)
-            .field("observers", &queue.observers.len())
+            .field(
+                "observers",
+                &queue.observers.as_ref().map_or(0, |all| all.len()),
+            )
             .finish_non_exhaustive()
     }
 }

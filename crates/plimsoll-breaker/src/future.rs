@@ -34,7 +34,10 @@ impl<F, C> ResponseFuture<F, C> {
     #[inline(always)]
     pub(crate) const fn admitted(call: F, permit: Permit, classify: C) -> Self {
         Self {
-            state: State::Admitted { call, permit },
+            state: State::Admitted {
+                call,
+                permit: permit.guarded(),
+            },
             classify,
         }
     }

@@ -165,6 +165,7 @@ impl Shared {
 /// Trims the history of a breaker by hand, as an operator does who needs the memory.
 impl CircuitBreaker {
     /// Keeps about the newest so many records of the history, and drops the others.
+    #[allow(clippy::must_use_candidate, reason = "most want the effect alone")]
     pub fn trim(&self, calls: usize, transitions: usize) -> Removed {
         self.shared()
             .keep(calls, transitions, RemovalReason::Manual)

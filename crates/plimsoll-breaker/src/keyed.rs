@@ -2,7 +2,7 @@
 
 use crate::{
     CircuitBreaker, CircuitBreakerConfig, ConfigError, HistoryConfig, Observer, State,
-    breaker::Member, config::Problems, machine::NEVER, nanos, sync::Mutex,
+    breaker::Member, config::Problems, event::TooManyObservers, machine::NEVER, nanos, sync::Mutex,
 };
 use plimsoll_core::{
     Bounded, BoxFuture, Clock, CloseReport, Holding, Name, RemovalReason, Removed, Step, Totals,
@@ -218,7 +218,7 @@ impl KeyedBreakers {
             clock: Some(clock.clone()),
             bytes: Some(breaker_bytes.clone()),
         };
-        let overflow = CircuitBreaker::of_checked(name, config.breaker.clone(), member);
+        let overflow = CircuitBreaker::of_checked(name, &config.breaker, member);
         match config.overflow {
             Overflow::Shared => {}
             Overflow::Pass => overflow.disable(),
@@ -267,6 +267,7 @@ impl KeyedBreakers {
     }
 
     /// Forgets a key, whatever its breaker does. Says whether it was there.
+    #[allow(clippy::must_use_candidate, reason = "most want the effect alone")]
     pub fn remove(&self, key: &str) -> bool {
         let mut order = self.0.order.lock();
         let removed = self.0.remove(&mut order, key, RemovalReason::Manual);
@@ -384,8 +385,7 @@ impl Keyed {
             clock: Some(self.clock.clone()),
             bytes: Some(self.breaker_bytes.clone()),
         };
-        let config = self.config.breaker.clone();
-        let breaker = CircuitBreaker::of_checked(self.name, config, member);
+        let breaker = CircuitBreaker::of_checked(self.name, &self.config.breaker, member);
         for observer in self.observers.lock().iter() {
             // There are no more than one breaker may have.
             let _ = breaker.shared().outbox().observe(observer.clone());

@@ -746,10 +746,10 @@ impl Machine {
             self.settings.requested_shortest,
             self.settings.requested_longest,
         );
-        match nanos(wait) {
-            NEVER => NEVER,
+        match wait {
+            Duration::MAX => NEVER,
             // The longest is not shorter than the shortest: that was checked.
-            wait => wait.max(shortest).min(longest),
+            wait => nanos(wait).max(shortest).min(longest),
         }
     }
 

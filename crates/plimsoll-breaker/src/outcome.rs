@@ -44,7 +44,7 @@ where
 /// Judges every error a failure, but for the refusals of Plimsoll's own layers, which say nothing
 /// about the downstream: a limiter inside a breaker does not open it.
 #[derive(Clone, Copy, Debug, Default)]
-#[non_exhaustive]
+#[allow(clippy::exhaustive_structs, reason = "there is nothing to add to it")]
 pub struct ErrorsAreFailures;
 
 impl<Res> Classify<Res> for ErrorsAreFailures {

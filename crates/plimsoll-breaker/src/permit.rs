@@ -9,8 +9,8 @@ use std::{fmt, mem, sync::Arc, time::Duration};
 /// Ends in exactly one way: [`record`](Self::record) judges the call, and a permit that is
 /// dropped gives its place back. A call that is dropped counts for nothing, unless it had taken
 /// as long as
-/// [`dropped_fails_after`](crate::CircuitBreakerConfig::dropped_fails_after); dropped by a panic,
-/// it has failed.
+/// [`dropped_fails_after`](crate::CircuitBreakerConfig::dropped_fails_after); dropped while
+/// its thread panics, it has failed.
 ///
 /// What a permit says after the breaker has changed its state is counted and kept in the history
 /// as stale, and decides nothing.
@@ -19,13 +19,16 @@ pub struct Permit {
     stripe: Arc<Stripe>,
     generation: u64,
     began: u64,
-    /// The number of the probe, 0 for a call that is none, or [`SETTLED`]. As wide as the others:
+    /// The number of the probe, 0 for a call that is none, perhaps with [`GUARDED`]; or
+    /// [`SETTLED`]. As wide as the others:
     /// a permit is moved by words, and reading words of what was written in parts costs more than
     /// a lock.
     probe: u64,
 }
 
 const SETTLED: u64 = u64::MAX;
+/// Set where a panic of the call is seen by somebody else.
+const GUARDED: u64 = 1 << 32;
 
 impl Permit {
     #[inline(always)]
@@ -65,6 +68,14 @@ impl Permit {
             .settle(self.generation, probe as u32, self.began, now, end);
     }
 
+    /// Says that a panic of the call will be judged by whoever polls it: one that drops the permit
+    /// is not of the call.
+    #[inline(always)]
+    pub(crate) const fn guarded(mut self) -> Self {
+        self.probe |= GUARDED;
+        self
+    }
+
     /// How long ago the call began.
     #[must_use]
     pub fn elapsed(&self) -> Duration {
@@ -75,7 +86,7 @@ impl Permit {
     /// Whether the call is one of the probes of a half-open breaker.
     #[must_use]
     pub const fn is_probe(&self) -> bool {
-        self.probe != 0
+        self.probe as u32 != 0
     }
 }
 
@@ -85,7 +96,8 @@ impl Drop for Permit {
         if self.probe == SETTLED {
             return;
         }
-        let end = match std::thread::panicking() {
+        let of_the_call = self.probe & GUARDED == 0 && std::thread::panicking();
+        let end = match of_the_call {
             true => End::Judged(Outcome::Failure),
             false => End::Dropped,
         };

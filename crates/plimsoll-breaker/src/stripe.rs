@@ -259,9 +259,8 @@ impl Stripe {
     /// Counts a call that is refused.
     #[inline]
     pub(crate) fn count_refused(&self, now: u64) {
-        if self.rejected.fetch_add(1, Ordering::Relaxed) % u64::from(LOOKS) == 0
-            && self.is_disputed(now)
-        {
+        let before = self.rejected.fetch_add(1, Ordering::Relaxed);
+        if before.is_multiple_of(u64::from(LOOKS)) && self.is_disputed(now) {
             self.spread();
         }
     }
