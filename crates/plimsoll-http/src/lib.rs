@@ -4,6 +4,7 @@
 //!   counts by endpoint what was asked, how it ended, how long it took and how much went out.
 //! - [`RejectedToResponse`] turns the errors of a Tower stack into problem responses, so that
 //!   axum needs no `HandleErrorLayer`.
+//! - `HttpOutcome` judges responses for a circuit breaker. Feature `breaker`.
 //! - [`Server`] accepts, caps what a connection may take before a handler runs, and drains within
 //!   the deadline of a [`Lifecycle`](plimsoll_core::Lifecycle). Feature `server`, on by default.
 //!
@@ -35,10 +36,14 @@
 //! `Router::layer`, which sees the matched route and the fallback as well.
 
 pub mod edge;
+#[cfg(feature = "breaker")]
+pub mod outcome;
 pub mod reject;
 #[cfg(feature = "server")]
 pub mod server;
 
+#[cfg(feature = "breaker")]
+pub use self::outcome::HttpOutcome;
 #[cfg(feature = "server")]
 pub use self::server::{Server, ServerConfig};
 pub use self::{

@@ -19,6 +19,9 @@ use tower_service::Service;
 /// the status of its reason and, where known, a `Retry-After`. Any other error becomes a 500 that
 /// tells the client nothing of its cause, which is logged instead.
 ///
+/// The response to a [`Rejected`] has it among its extensions, so that layers further out can tell
+/// a refusal of our own from an answer of the service.
+///
 /// As a layer it wraps services in itself:
 ///
 /// ```
@@ -234,6 +237,7 @@ fn problem(error: &BoxError) -> Response<Bytes> {
             .headers_mut()
             .insert(header::RETRY_AFTER, seconds.into());
     }
+    response.extensions_mut().insert(*rejected);
     response
 }
 

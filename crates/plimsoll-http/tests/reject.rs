@@ -106,6 +106,15 @@ async fn a_rejection_is_found_behind_other_errors() {
 }
 
 #[tokio::test]
+async fn a_refusal_can_be_told_from_an_answer_of_the_service() {
+    let rejected = Rejected::new(RejectReason::QueueFull, SOURCE);
+    let (response, _) = answer(Outer(rejected.into())).await;
+    assert_eq!(response.extensions().get(), Some(&rejected));
+    let (response, _) = answer("broken").await;
+    assert_eq!(response.extensions().get::<Rejected>(), None);
+}
+
+#[tokio::test]
 async fn another_error_tells_the_client_nothing() {
     let secret = "password=hunter2";
     for error in [BoxError::from(secret), Box::new(Outer(secret.into()))] {

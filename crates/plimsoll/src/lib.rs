@@ -57,6 +57,8 @@ mod documents {
     struct Admin;
     #[doc = include_str!("../../../docs/guide/axum.md")]
     struct Axum;
+    #[doc = include_str!("../../../docs/guide/breaker.md")]
+    struct Breaker;
     #[doc = include_str!("../../../docs/guide/hyper.md")]
     struct Hyper;
     #[doc = include_str!("../../../docs/guide/shutdown.md")]

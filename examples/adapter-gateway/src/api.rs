@@ -75,6 +75,9 @@ Ask all but demo-flaky, or the adapters you name ({names}):
 Set how demo-flaky behaves (ok, slow, fail, hang, flaky):
 
   curl http://{host}/demo/faults -H 'content-type: application/json' -d '{{"mode": "flaky"}}'
+
+An adapter that fails too often is not asked for a while: its circuit breaker refuses, and says when
+to come again.
 "#,
         names = names.join(", "),
     )
@@ -90,12 +93,21 @@ async fn ask(
         let reply = gateway
             .adapters
             .ask(question, |adapter| adapter.by_default());
-        return Ok(Json(reply.await));
+        return answer(reply.await);
     };
     check_names(&names, &gateway.adapters)?;
     let chosen = |adapter: &str| names.iter().any(|name| name == adapter);
     let reply = gateway.adapters.ask(question, |a| chosen(a.name()));
-    Ok(Json(reply.await))
+    answer(reply.await)
+}
+
+/// Some answers are better than none, so only a question that nobody was asked is refused.
+fn answer(reply: Reply) -> Result<Json<Reply>, Problem> {
+    let Some(rejected) = reply.refused() else {
+        return Ok(Json(reply));
+    };
+    let errors: Vec<_> = reply.failures.values().map(ToString::to_string).collect();
+    Err(Problem::refused(rejected, errors.join("; ")))
 }
 
 async fn set_faults(

@@ -8,6 +8,7 @@ use crate::{
     vector::{Query, QueryResult},
 };
 use http::Uri;
+use plimsoll_breaker::CircuitBreakerConfig;
 use std::net::SocketAddr;
 
 /// The adapter `qa-vector-chroma`.
@@ -34,6 +35,10 @@ impl Chroma {
 impl Adapter for Chroma {
     fn name(&self) -> &'static str {
         "qa-vector-chroma"
+    }
+
+    fn circuit(&self) -> CircuitBreakerConfig {
+        CircuitBreakerConfig::network()
     }
 
     fn ask<'a>(&'a self, question: &'a str) -> Answering<'a> {

@@ -2,14 +2,15 @@
 
 use crate::adapters::Failure;
 use axum::body::Bytes;
-use http::{HeaderMap, Request, StatusCode, Uri, header};
+use http::{Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::{
     client::legacy::{self, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
+use plimsoll_http::outcome;
 use serde::{Serialize, de::DeserializeOwned};
-use std::time::Duration;
+use std::time::SystemTime;
 
 /// Largest response that is read.
 const MAX_RESPONSE_BYTES: usize = 256 * 1024;
@@ -54,10 +55,11 @@ impl JsonClient {
             .request(request)
             .await
             .map_err(|error| Failure::new(format!("no answer from {uri}: {error}")))?;
-        if response.status() != StatusCode::OK {
-            let wait = retry_after(response.headers());
-            let error = format!("{uri} answered {}", response.status());
-            return Err(Failure::new(error).retry_after(wait));
+        let status = response.status();
+        if status != StatusCode::OK {
+            let retry_after = response.headers().get(header::RETRY_AFTER);
+            let outcome = outcome::judge(status, retry_after, SystemTime::now());
+            return Err(Failure::new(format!("{uri} answered {status}")).judged(outcome));
         }
         let body = Limited::new(response.into_body(), MAX_RESPONSE_BYTES)
             .collect()
@@ -72,9 +74,4 @@ impl Default for JsonClient {
     fn default() -> Self {
         Self::new()
     }
-}
-
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?;
-    seconds.parse().ok().map(Duration::from_secs)
 }

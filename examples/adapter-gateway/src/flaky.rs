@@ -4,6 +4,7 @@ use crate::{
     adapters::{Adapter, Answering, Failure, Found},
     corpus::Passage,
 };
+use plimsoll_breaker::{CircuitBreakerConfig, Outcome, Window};
 use serde::{Deserialize, Serialize};
 use std::{
     future,
@@ -23,7 +24,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(2);
 pub enum Mode {
     /// Fails, and says when to come again.
     Fail,
-    /// Fails every other call, beginning with the second.
+    /// Fails every other call, beginning with the second, and does not say when to come again.
     Flaky,
     /// Never answers.
     Hang,
@@ -59,15 +60,12 @@ impl Flaky {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The mode for one call, with `Flaky` settled to one of the others.
-    fn draw(&self) -> Mode {
+    /// The mode for one call, and whether it is the turn of a failure.
+    fn draw(&self) -> (Mode, bool) {
         let mut state = self.lock();
-        if state.mode != Mode::Flaky {
-            return state.mode;
-        }
         let fails = state.next_fails;
         state.next_fails = !fails;
-        if fails { Mode::Fail } else { Mode::Ok }
+        (state.mode, fails)
     }
 }
 
@@ -80,15 +78,27 @@ impl Adapter for Flaky {
         false
     }
 
+    /// Soon open and soon tried again, so that one can watch.
+    fn circuit(&self) -> CircuitBreakerConfig {
+        CircuitBreakerConfig::local()
+            .window(Window::Calls(20))
+            .minimum_calls(5)
+            .open_for(Duration::from_secs(2))
+            .open_max(Duration::from_secs(10))
+    }
+
     fn ask<'a>(&'a self, question: &'a str) -> Answering<'a> {
         Box::pin(async move {
             match self.draw() {
-                Mode::Ok | Mode::Flaky => (),
-                Mode::Slow => sleep(SLOW).await,
-                Mode::Hang => future::pending().await,
-                Mode::Fail => {
+                (Mode::Ok, _) | (Mode::Flaky, false) => (),
+                (Mode::Slow, _) => sleep(SLOW).await,
+                (Mode::Hang, _) => future::pending().await,
+                (Mode::Fail, _) => {
                     let failure = Failure::new("demo-flaky was told to fail");
-                    return Err(failure.retry_after(RETRY_AFTER));
+                    return Err(failure.judged(Outcome::OpenFor(RETRY_AFTER)));
+                }
+                (Mode::Flaky, true) => {
+                    return Err(Failure::new("demo-flaky fails every other call"));
                 }
             }
             Ok(vec![Found {

@@ -2,13 +2,14 @@
 //!
 //! Each module is one part a service of this kind has: adapters over a database
 //! ([`sql`]), over HTTP ([`chroma`], with its server in [`vector`]) and one that
-//! fails on request ([`flaky`]); the parallel call ([`adapters`]); the HTTP API
-//! ([`api`]); and a load driver ([`load`]). `main.rs` wires them together.
+//! fails on request ([`flaky`]); the parallel call ([`adapters`]), each behind a circuit breaker
+//! ([`breakers`]); the HTTP API ([`api`]); and a load driver ([`load`]). `main.rs` wires them together.
 
 pub mod adapters;
 pub mod api;
 pub mod args;
 pub mod body;
+pub mod breakers;
 pub mod chroma;
 pub mod client;
 pub mod corpus;

@@ -45,11 +45,12 @@ const QUESTIONS: &[&str] = &[
     "What does the stop report list?",
 ];
 
-/// Puts questions to a gateway, to learn which adapters failed.
+/// Puts questions to the adapters of a gateway, to learn which of them failed.
 #[derive(Clone, Debug)]
 pub struct Asker {
     client: JsonClient,
     uri: Uri,
+    adapters: Vec<&'static str>,
 }
 
 /// What came of the load.
@@ -70,15 +71,19 @@ struct Reply {
 }
 
 impl Asker {
-    /// Will ask the gateway that listens on this address.
+    /// Will ask these adapters of the gateway that listens on this address.
     ///
     /// # Errors
     ///
     /// Fails when the address does not make a URI.
-    pub fn new(listening: SocketAddr) -> Result<Self, BoxError> {
+    pub fn new(
+        listening: SocketAddr,
+        adapters: impl IntoIterator<Item = &'static str>,
+    ) -> Result<Self, BoxError> {
         Ok(Self {
             client: JsonClient::new(),
             uri: format!("http://{}/ask", reachable(listening)).parse()?,
+            adapters: adapters.into_iter().collect(),
         })
     }
 
@@ -88,7 +93,7 @@ impl Asker {
     ///
     /// Fails when the gateway refuses or does not answer.
     pub async fn ask(self, question: &str) -> Result<Vec<String>, Failure> {
-        let body = json!({ "question": question });
+        let body = json!({"question": question, "adapters": self.adapters});
         let reply: Reply = timeout(REQUEST_TIMEOUT, self.client.post(&self.uri, &body))
             .await
             .map_err(|_| Failure::new(format!("no answer within {REQUEST_TIMEOUT:?}")))??;

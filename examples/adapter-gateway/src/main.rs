@@ -9,6 +9,7 @@ use adapter_gateway::{
     adapters::{Adapter, Adapters},
     api::{self, Gateway},
     args::Args,
+    breakers,
     chroma::Chroma,
     corpus::Corpus,
     flaky::Flaky,
@@ -66,15 +67,19 @@ async fn run(args: Args) -> Result<u8, BoxError> {
     let chroma = Chroma::new(vector_listener.local_addr()?)?;
     let flaky = Arc::new(Flaky::default());
     let known: [Arc<dyn Adapter>; 3] = [Arc::new(sql), Arc::new(chroma), flaky.clone()];
-    let adapters = Adapters::new(known);
-    let app = api::router(Gateway { adapters, flaky });
+    let adapters = Adapters::new(known)?;
+    breakers::register(&plimsoll, &adapters)?;
+    let app = api::router(Gateway {
+        adapters: adapters.clone(),
+        flaky,
+    });
 
     // The last requests still need the vector service. Tasks end after the listener has drained.
     let vector = vector::serve(vector_listener, index, plimsoll.cancellation_token());
     plimsoll.spawn("vector-service", vector)?;
     let load = match load {
         Some(duration) => {
-            let asker = load::Asker::new(listening)?;
+            let asker = load::Asker::new(listening, adapters.names())?;
             Some(plimsoll.spawn("load", drive(duration, asker, plimsoll.clone()))?)
         }
         None => None,
@@ -85,6 +90,7 @@ async fn run(args: Args) -> Result<u8, BoxError> {
     let report = plimsoll.serve(listener, app).await?;
     if let Some(load) = load {
         writeln!(io::stdout(), "{}", load.await?)?;
+        writeln!(io::stdout(), "{}", breakers::summary(&adapters))?;
     }
     writeln!(io::stdout(), "{report}")?;
     Ok(report.exit_code())

@@ -5,6 +5,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{HeaderValue, StatusCode, header};
+use plimsoll::Rejected;
 use serde_json::json;
 use std::fmt;
 
@@ -13,6 +14,7 @@ use std::fmt;
 pub struct Problem {
     status: StatusCode,
     detail: String,
+    rejected: Option<Rejected>,
 }
 
 impl Problem {
@@ -21,23 +23,43 @@ impl Problem {
         Self {
             status,
             detail: detail.to_string(),
+            rejected: None,
+        }
+    }
+
+    /// A problem that is a refusal, with its reason and when to ask again.
+    pub fn refused(rejected: Rejected, detail: impl fmt::Display) -> Self {
+        let status = StatusCode::from_u16(rejected.reason().status());
+        Self {
+            rejected: Some(rejected),
+            ..Self::new(status.unwrap_or(StatusCode::SERVICE_UNAVAILABLE), detail)
         }
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let body = json!({
+        let mut body = json!({
             "type": "about:blank",
             "title": self.status.canonical_reason(),
             "status": self.status.as_u16(),
             "detail": self.detail,
         });
+        if let Some(rejected) = self.rejected {
+            body["reason"] = json!(rejected.reason().as_str());
+            body["source"] = json!(rejected.source().as_str());
+            body["retry_after_s"] = json!(rejected.retry_after_seconds());
+        }
         let mut response = (self.status, Json(body)).into_response();
         response.headers_mut().insert(
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/problem+json"),
         );
+        if let Some(seconds) = self.rejected.and_then(|r| r.retry_after_seconds()) {
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, seconds.into());
+        }
         response
     }
 }

@@ -4,6 +4,7 @@ use adapter_gateway::{
     adapters::{Adapter, Adapters, Answering, DEFAULT_TIMEOUT, Failure, Found},
     corpus::Passage,
 };
+use plimsoll_breaker::Outcome;
 use serde_json::json;
 use std::{
     future,
@@ -56,7 +57,7 @@ impl Adapter for Stub {
                 Behaviour::Answer => (),
                 Behaviour::Fail => {
                     let wait = Duration::from_millis(1_001);
-                    return Err(Failure::new("out of order").retry_after(wait));
+                    return Err(Failure::new("out of order").judged(Outcome::OpenFor(wait)));
                 }
                 Behaviour::Hang => future::pending().await,
                 Behaviour::Panic => panic!("told to"),
@@ -83,7 +84,7 @@ fn adapters<const N: usize>(stubs: [(&'static str, Behaviour); N]) -> (Adapters,
             running: running.clone(),
         })
     });
-    (Adapters::new(known), running)
+    (Adapters::new(known).expect("valid circuits"), running)
 }
 
 #[tokio::test(start_paused = true)]

@@ -96,13 +96,18 @@ impl Running {
     }
 
     fn is_ready(&self) -> bool {
+        self.administer("/readyz").starts_with("HTTP/1.1 200")
+    }
+
+    /// What the admin listener answers.
+    fn administer(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(self.admin).expect("a connection");
         write!(
             stream,
-            "GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+            "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
         )
         .expect("sent");
-        rest(stream).starts_with("HTTP/1.1 200")
+        rest(stream)
     }
 
     fn signal(&self, signal: &str) {
@@ -194,6 +199,30 @@ fn a_second_signal_ends_the_stop_at_once() {
 }
 
 #[test]
+fn an_open_circuit_is_refused_and_shown_and_does_not_mar_the_stop() {
+    let program = Running::start("program-breaker", "0");
+    program.set_fault("fail");
+    let question = r#"{"question": "open?", "adapters": ["demo-flaky"]}"#;
+    let answer = rest(program.begin("/ask", question));
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let answer = rest(program.begin("/ask", question));
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert!(answer.contains("\r\nretry-after: "), "{answer}");
+    assert!(
+        answer.contains("the downstream asked for a pause"),
+        "{answer}"
+    );
+    let holdings = program.administer("/api/v1/holdings");
+    for name in ["qa-sql", "qa-vector-chroma", "demo-flaky"] {
+        assert!(holdings.contains(&format!(r#""{name}""#)), "{holdings}");
+    }
+    program.signal("-TERM");
+    let (code, said) = program.ended();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("holdings: 4 closed"), "{said}");
+}
+
+#[test]
 fn load_run_stops_by_itself_and_sums_up() {
     let root = folder("program-load");
     let output = run(&[
@@ -215,7 +244,11 @@ fn load_run_stops_by_itself_and_sums_up() {
         lines[2..5].iter().all(|line| line.starts_with("curl ")),
         "{text}"
     );
-    for line in ["errors    0", "failures  none"] {
+    for line in [
+        "errors    0",
+        "failures  none",
+        "breakers  qa-sql closed, qa-vector-chroma closed, demo-flaky closed",
+    ] {
         assert!(lines.contains(&line), "{text}");
     }
 }
