@@ -67,6 +67,7 @@
 
 mod breaker;
 mod config;
+mod directory;
 mod error;
 pub mod event;
 pub mod future;
@@ -74,6 +75,8 @@ mod history;
 mod holding;
 mod layer;
 mod machine;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod outcome;
 mod permit;
 mod records;
@@ -88,6 +91,7 @@ mod window;
 pub use self::{
     breaker::CircuitBreaker,
     config::{AfterHalfOpen, CircuitBreakerConfig, ConfigError, ConfigProblem, ProbeRule, Window},
+    directory::{Breakers, DuplicateBreaker},
     error::{CircuitOpen, IllegalTransition},
     event::{Event, EventKind, Events, Observer},
     history::{HistoryConfig, HistoryUsage},
