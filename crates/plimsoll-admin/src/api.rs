@@ -1,6 +1,7 @@
-//! The routes of *admin*: holdings and tasks.
+//! The routes of *admin*: holdings and tasks here, circuit breakers below.
 
 use crate::{
+    breakers,
     problem::{self, Problem},
     shared::Shared,
     view::{HoldingsView, SweepView, SweptView, TasksView},
@@ -20,6 +21,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/api/v1/holdings/sweep", post(sweep_all))
         .route("/api/v1/holdings/{name}/sweep", post(sweep))
         .route("/api/v1/tasks", get(tasks))
+        .merge(breakers::routes())
         .method_not_allowed_fallback(problem::method_not_allowed)
         .fallback(problem::not_found)
         .with_state(shared)
@@ -36,8 +38,7 @@ async fn sweep(
     State(shared): State<Arc<Shared>>,
     name: Result<Path<String>, PathRejection>,
 ) -> Result<Json<SweepView>, Problem> {
-    let Path(name) =
-        name.map_err(|rejection| Problem::new(StatusCode::BAD_REQUEST, rejection.body_text()))?;
+    let Path(name) = name?;
     let registry = shared.registry.clone();
     let (name, report) = shared
         .sweep(async move {

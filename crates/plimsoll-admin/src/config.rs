@@ -3,6 +3,7 @@ use crate::{
     error::InvalidControl,
     guard::Guard,
 };
+use plimsoll_breaker::Breakers;
 use std::{
     fmt,
     net::{Ipv4Addr, SocketAddr},
@@ -26,6 +27,7 @@ pub struct ControlConfig {
     hosts: Vec<String>,
     origins: Vec<String>,
     publishers: Vec<Publisher>,
+    breakers: Option<Breakers>,
 }
 
 /// Writes to the recorder what is counted elsewhere.
@@ -56,6 +58,7 @@ impl ControlConfig {
             hosts: Vec::new(),
             origins: Vec::new(),
             publishers: Vec::new(),
+            breakers: None,
         }
     }
 
@@ -122,6 +125,21 @@ impl ControlConfig {
     pub fn before_scrape(mut self, publish: impl Fn() + Send + Sync + 'static) -> Self {
         self.publishers.push(Arc::new(publish));
         self
+    }
+
+    /// Sets whose circuit breakers *admin* shows and operates, and whose metrics come with each
+    /// scrape.
+    ///
+    /// None by default; `plimsoll::Plimsoll` then sets its own.
+    pub fn breakers(mut self, breakers: Breakers) -> Self {
+        self.breakers = Some(breakers);
+        self
+    }
+
+    /// The directory that [`breakers`](Self::breakers) was given.
+    #[must_use]
+    pub const fn given_breakers(&self) -> Option<&Breakers> {
+        self.breakers.as_ref()
     }
 
     pub(crate) fn publishers(&self) -> Vec<Publisher> {

@@ -29,7 +29,8 @@ const GRACE: Duration = Duration::from_secs(1);
 /// How long [`Control::stop`] waits for the thread.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Two threads may be lost to a hanging holding and to a hanging log; rendering takes a third.
+/// Four threads may be lost: to a hanging holding, to hanging observers of breakers that are looked
+/// at and operated, and to a hanging log. Rendering takes a fifth.
 const MAX_BLOCKING_THREADS: usize = 8;
 
 /// The control listeners, on their own thread.
@@ -71,6 +72,7 @@ impl Control {
     ) -> Result<Self, ControlError> {
         let main = Handle::try_current().map_err(|_| ControlError::NoRuntime)?;
         let publishers = config.publishers();
+        let breakers = config.given_breakers().cloned().unwrap_or_default();
         let plan = config.plan()?;
         let sites = Site::bind(&plan)?;
         let addr = |wanted: fn(&Site) -> bool| {
@@ -79,7 +81,9 @@ impl Control {
         };
         let (probe_addr, admin_addr) = (addr(|site| site.probe), addr(|site| site.admin));
 
-        let shared = Arc::new(Shared::new(registry, lifecycle, metrics, publishers, main));
+        let shared = Arc::new(Shared::new(
+            registry, lifecycle, breakers, metrics, publishers, main,
+        ));
         let guard = Arc::new(plan.guard);
         let sites = sites.into_iter().map(|site| {
             let router = site.router(&shared, &guard);

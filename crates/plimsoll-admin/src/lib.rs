@@ -13,6 +13,10 @@
 //! | admin | `POST /api/v1/holdings/{name}/sweep` | sweeps one holding now |
 //! | admin | `POST /api/v1/holdings/sweep` | sweeps them all |
 //! | admin | `GET /api/v1/tasks` | the phase, and the named tasks alive |
+//! | admin | `GET /api/v1/breakers` | every circuit breaker of [`ControlConfig::breakers`] |
+//! | admin | `GET /api/v1/breakers/{name}` | one of them, with a page of its history |
+//! | admin | `POST /api/v1/breakers/{name}/{action}` | has it `open`, `close`, `force-open`, `half-open`, `reset`, `disable`, keep `metrics-only`, or do its `cleanup` |
+//! | admin | `POST /api/v1/breakers/cleanup` | cleans them all up |
 //!
 //! By default one listener on `127.0.0.1:8081` serves both.
 //!
@@ -59,11 +63,13 @@
 //! or after two where an answer is under way.
 //!
 //! A holding that does not answer within 2 seconds costs one thread, however often it is asked
-//! for; the listing says 503 meanwhile, and metrics show the figures from before.
+//! for; the listing says 503 meanwhile, and metrics show the figures from before. The same holds
+//! for circuit breakers, whose observers are called by whoever looks at them or operates them.
 
 mod api;
 mod ask;
 mod authority;
+mod breakers;
 mod config;
 mod control;
 mod error;

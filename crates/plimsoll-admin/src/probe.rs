@@ -3,7 +3,7 @@
 use crate::{
     problem::{self, Problem},
     shared::Shared,
-    telemetry,
+    telemetry::{self, Fresh},
 };
 use axum::{
     Router,
@@ -12,6 +12,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use plimsoll_breaker::Breakers;
 use std::sync::Arc;
 use tokio::task::spawn_blocking;
 
@@ -55,11 +56,14 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> Result<Response, Problem>
         .try_acquire_owned()
         .map_err(|_| Problem::busy("another scrape is under way"))?;
     let registry = shared.registry.clone();
-    let fresh = shared
-        .asker
-        .ask(move || registry.publish_metrics())
-        .await
-        .is_some();
+    let (holdings, breakers) = tokio::join!(
+        shared.asker.ask(move || registry.publish_metrics()),
+        shared.look_at_breakers(Breakers::publish_metrics),
+    );
+    let fresh = Fresh {
+        holdings: holdings.is_some(),
+        breakers: breakers.is_some(),
+    };
     // Rendering takes as long as there are series, and the other probes should not wait for it.
     let render = move || {
         let _scrape = scrape;

@@ -1,7 +1,7 @@
 //! Problem documents (RFC 9457), and the headers of every answer.
 
 use axum::{
-    extract::Request,
+    extract::{Request, rejection::PathRejection},
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -42,6 +42,13 @@ impl Problem {
     pub(crate) fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.header = Some((name, value));
         self
+    }
+}
+
+/// The path is no text.
+impl From<PathRejection> for Problem {
+    fn from(rejection: PathRejection) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, rejection.body_text())
     }
 }
 

@@ -1,6 +1,7 @@
 use crate::{ask::Asker, config::Publisher, problem::Problem};
 use axum::http::StatusCode;
 use metrics_exporter_prometheus::PrometheusHandle;
+use plimsoll_breaker::Breakers;
 use plimsoll_core::{Lifecycle, Registry};
 use std::{sync::Arc, time::Duration};
 use tokio::{runtime::Handle, sync::Semaphore, time::timeout};
@@ -15,12 +16,16 @@ pub(crate) const MAX_SWEEPS: usize = 4;
 pub(crate) struct Shared {
     pub(crate) registry: Registry,
     pub(crate) lifecycle: Lifecycle,
+    breakers: Breakers,
     pub(crate) metrics: Option<PrometheusHandle>,
     /// Run before each scrape.
     pub(crate) publishers: Vec<Publisher>,
     /// The runtime of the service, not the one that the routes run on.
     pub(crate) main: Handle,
     pub(crate) asker: Asker,
+    /// Apart, so that what an operator wants done waits for no long history that another reads.
+    breaker_looks: Asker,
+    breaker_commands: Asker,
     pub(crate) scrapes: Arc<Semaphore>,
     sweeps: Arc<Semaphore>,
 }
@@ -29,6 +34,7 @@ impl Shared {
     pub(crate) fn new(
         registry: Registry,
         lifecycle: Lifecycle,
+        breakers: Breakers,
         metrics: Option<PrometheusHandle>,
         publishers: Vec<Publisher>,
         main: Handle,
@@ -36,10 +42,13 @@ impl Shared {
         Self {
             registry,
             lifecycle,
+            breakers,
             metrics,
             publishers,
             main,
             asker: Asker::new(),
+            breaker_looks: Asker::new(),
+            breaker_commands: Asker::new(),
             scrapes: Arc::new(Semaphore::new(1)),
             sweeps: Arc::new(Semaphore::new(MAX_SWEEPS)),
         }
@@ -53,6 +62,35 @@ impl Shared {
         }
         // Each is counted and logged there.
         let _ = self.registry.check_overdue();
+    }
+
+    /// Looks at breakers, on another thread. `None` as [`Asker::ask`] says.
+    pub(crate) async fn look_at_breakers<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Breakers) -> T + Send + 'static,
+    ) -> Option<T> {
+        self.breaker_looks.ask(self.of_breakers(look)).await
+    }
+
+    /// Has something done to breakers, on another thread. `None` as [`Asker::ask`] says.
+    pub(crate) async fn command_breakers<T: Send + 'static>(
+        &self,
+        command: impl FnOnce(&Breakers) -> T + Send + 'static,
+    ) -> Option<T> {
+        self.breaker_commands.ask(self.of_breakers(command)).await
+    }
+
+    /// Whoever looks at a breaker may be the one who tells its observers, and what they spawn
+    /// belongs on the runtime of the service.
+    fn of_breakers<T>(
+        &self,
+        question: impl FnOnce(&Breakers) -> T + Send + 'static,
+    ) -> impl FnOnce() -> T + Send + 'static {
+        let (breakers, main) = (self.breakers.clone(), self.main.clone());
+        move || {
+            let _inside = main.enter();
+            question(&breakers)
+        }
     }
 
     /// Runs a sweep on the runtime of the service, whose holdings it may block.

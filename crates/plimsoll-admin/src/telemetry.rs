@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `plimsoll_tasks` | gauge |
 //! | `plimsoll_ready` | gauge, 0 or 1 |
-//! | `plimsoll_holdings_stale` | gauge, 0 or 1 |
+//! | `plimsoll_holdings_stale`, `plimsoll_breakers_stale` | gauge, 0 or 1 |
 //! | `plimsoll_tasks_spawned_total`, `_refused_total`, `_panicked_total` | counter |
 
 use metrics::{counter, describe_counter, describe_gauge, gauge};
@@ -13,11 +13,12 @@ use plimsoll_core::Lifecycle;
 const TASKS: &str = "plimsoll_tasks";
 const READY: &str = "plimsoll_ready";
 const HOLDINGS_STALE: &str = "plimsoll_holdings_stale";
+const BREAKERS_STALE: &str = "plimsoll_breakers_stale";
 const TASKS_SPAWNED: &str = "plimsoll_tasks_spawned_total";
 const TASKS_REFUSED: &str = "plimsoll_tasks_refused_total";
 const TASKS_PANICKED: &str = "plimsoll_tasks_panicked_total";
 
-const GAUGES: [(&str, &str); 11] = [
+const GAUGES: [(&str, &str); 18] = [
     (TASKS, "Named tasks alive."),
     (READY, "1 while the service is ready, else 0."),
     (
@@ -44,9 +45,31 @@ const GAUGES: [(&str, &str); 11] = [
         "Time from request heads to the ends of their response bodies.",
     ),
     ("plimsoll_connections_open", "Connections open."),
+    (
+        BREAKERS_STALE,
+        "1 while a circuit breaker does not answer, so that figures of breakers are from before.",
+    ),
+    (
+        "plimsoll_breaker_state",
+        "1 for the state the circuit breaker is in, 0 for the others.",
+    ),
+    (
+        "plimsoll_breaker_failure_ratio",
+        "Share of failures that the circuit breaker judges by; 0 below the minimum of calls.",
+    ),
+    (
+        "plimsoll_breaker_slow_ratio",
+        "Share of slow calls that the circuit breaker judges by; 0 below the minimum of calls.",
+    ),
+    ("plimsoll_breaker_in_flight", "Calls in flight."),
+    ("plimsoll_breaker_probes_in_flight", "Probes in flight."),
+    (
+        "plimsoll_breaker_history_records",
+        "Records of the history, by kind.",
+    ),
 ];
 
-const COUNTERS: [(&str, &str); 17] = [
+const COUNTERS: [(&str, &str); 23] = [
     (TASKS_SPAWNED, "Named tasks spawned."),
     (
         TASKS_REFUSED,
@@ -97,6 +120,27 @@ const COUNTERS: [(&str, &str); 17] = [
         "plimsoll_accept_errors_total",
         "Connections that could not be accepted.",
     ),
+    (
+        "plimsoll_breaker_calls_total",
+        "Calls that ended, by outcome.",
+    ),
+    ("plimsoll_breaker_slow_calls_total", "Calls that were slow."),
+    (
+        "plimsoll_breaker_rejected_total",
+        "Calls refused, by the state that refused them.",
+    ),
+    (
+        "plimsoll_breaker_would_reject_total",
+        "Calls that passed because only metrics are kept.",
+    ),
+    (
+        "plimsoll_breaker_transitions_total",
+        "Changes of state, by where from, where to and why.",
+    ),
+    (
+        "plimsoll_breaker_lost_events_total",
+        "Events that no observer was told of, because too many waited.",
+    ),
 ];
 
 /// Describes every metric of the workspace. Once is enough: a recorder keeps each
@@ -110,13 +154,20 @@ pub(crate) fn describe() {
     }
 }
 
-/// Sets the figures that nobody keeps up between scrapes. `fresh` says whether those of the
-/// holdings were published just before.
-pub(crate) fn publish(lifecycle: &Lifecycle, fresh: bool) {
+/// Whether the figures of holdings and of breakers were published just before.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fresh {
+    pub(crate) holdings: bool,
+    pub(crate) breakers: bool,
+}
+
+/// Sets the figures that nobody keeps up between scrapes.
+pub(crate) fn publish(lifecycle: &Lifecycle, fresh: Fresh) {
     let counts = lifecycle.task_counts();
     gauge!(TASKS).set(lifecycle.task_count() as f64);
     gauge!(READY).set(f64::from(u8::from(lifecycle.is_ready())));
-    gauge!(HOLDINGS_STALE).set(f64::from(u8::from(!fresh)));
+    gauge!(HOLDINGS_STALE).set(f64::from(u8::from(!fresh.holdings)));
+    gauge!(BREAKERS_STALE).set(f64::from(u8::from(!fresh.breakers)));
     counter!(TASKS_SPAWNED).absolute(counts.spawned);
     counter!(TASKS_REFUSED).absolute(counts.refused);
     counter!(TASKS_PANICKED).absolute(counts.panicked);

@@ -1,7 +1,9 @@
 //! The routes under a paused clock, without a listener.
 
 use crate::{
-    api, probe,
+    api,
+    ask::TIMEOUT,
+    probe,
     shared::{MAX_SWEEPS, SWEEP_TIMEOUT, Shared},
 };
 use axum::{
@@ -10,21 +12,26 @@ use axum::{
     http::{Method, Request, StatusCode, header},
     response::Response,
 };
+use plimsoll_breaker::{Breakers, CircuitBreaker, CircuitBreakerConfig, Event, State};
 use plimsoll_core::{
     Lifecycle, Phase, Registry, StopReason, lifecycle::StopReport, test_util::FakeHolding,
 };
-use std::{sync::Arc, time::Duration};
-use tokio::{runtime::Handle, sync::oneshot, task::JoinHandle, time::Instant};
+use std::{
+    sync::{Arc, Mutex, mpsc},
+    time::Duration,
+};
+use tokio::{
+    runtime::Handle,
+    sync::oneshot,
+    task::JoinHandle,
+    time::{Instant, advance},
+};
 use tower::ServiceExt;
 
 fn shared(registry: &Registry, lifecycle: &Lifecycle, main: Handle) -> Arc<Shared> {
-    Arc::new(Shared::new(
-        registry.clone(),
-        lifecycle.clone(),
-        None,
-        Vec::new(),
-        main,
-    ))
+    let (registry, lifecycle) = (registry.clone(), lifecycle.clone());
+    let shared = Shared::new(registry, lifecycle, Breakers::new(), None, Vec::new(), main);
+    Arc::new(shared)
 }
 
 async fn ask(router: &Router, method: Method, path: &str) -> Response {
@@ -143,4 +150,87 @@ async fn a_sweep_after_the_end_of_the_service_is_answered() {
             .await
             .contains("the runtime of the service has ended")
     );
+}
+
+/// The routes for a breaker whose observer hangs when it is called first, until the sender is
+/// dropped, and who tells when it does.
+fn with_an_observer_that_hangs(
+    breaker: &CircuitBreaker,
+) -> (Router, mpsc::Sender<()>, oneshot::Receiver<()>) {
+    let breakers = Breakers::new();
+    breakers.insert(breaker).unwrap();
+    let (release, hang) = mpsc::channel();
+    let (entered_tx, entered) = oneshot::channel();
+    let once = Mutex::new(Some((entered_tx, hang)));
+    let observer = move |_: &Event| {
+        if let Some((entered, hang)) = once.lock().unwrap().take() {
+            entered.send(()).unwrap();
+            let _ = hang.recv();
+        }
+    };
+    breaker.observe(observer).unwrap();
+    let (registry, lifecycle, main) = (Registry::new(), Lifecycle::new(), Handle::current());
+    let shared = Shared::new(registry, lifecycle, breakers, None, Vec::new(), main);
+    (api::router(Arc::new(shared)), release, entered)
+}
+
+/// Asks, and lets the question take too long.
+async fn ask_in_vain(
+    router: &Router,
+    method: Method,
+    path: &'static str,
+    entered: oneshot::Receiver<()>,
+) -> Response {
+    let router = router.clone();
+    let asked = tokio::spawn(async move { ask(&router, method, path).await });
+    entered.await.unwrap();
+    advance(TIMEOUT).await;
+    asked.await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_that_hangs_is_answered_and_readers_see_what_became_of_it() {
+    let orders = CircuitBreaker::new("orders", CircuitBreakerConfig::new()).unwrap();
+    let (router, release, entered) = with_an_observer_that_hangs(&orders);
+    let path = "/api/v1/breakers/orders/force-open";
+    let told = ask_in_vain(&router, Method::POST, path, entered).await;
+    assert_eq!(told.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(told.headers()[header::RETRY_AFTER], "1");
+    assert!(text(told).await.contains("look at its state"));
+
+    let start = Instant::now();
+    let again = ask(&router, Method::POST, path).await;
+    assert_eq!(again.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(Instant::now(), start, "nobody waits for it again");
+    let shown = ask(&router, Method::GET, "/api/v1/breakers/orders").await;
+    assert_eq!(shown.status(), StatusCode::OK);
+    assert!(text(shown).await.contains(r#""state":"forced_open""#));
+
+    drop(release);
+    let close = "/api/v1/breakers/orders/close";
+    while ask(&router, Method::POST, close).await.status() != StatusCode::OK {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_hangs_keeps_no_operator_from_a_command() {
+    let orders = CircuitBreaker::new("orders", CircuitBreakerConfig::new()).unwrap();
+    let wait = Duration::from_secs(60);
+    orders.open_for(wait).unwrap();
+    // Whoever looks first after the wait tells the observer that it is over.
+    let (router, release, entered) = with_an_observer_that_hangs(&orders);
+    advance(wait).await;
+    let shown = ask_in_vain(&router, Method::GET, "/api/v1/breakers", entered).await;
+    assert_eq!(shown.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(
+        text(shown)
+            .await
+            .contains("a circuit breaker does not answer")
+    );
+
+    let told = ask(&router, Method::POST, "/api/v1/breakers/orders/force-open").await;
+    assert_eq!(told.status(), StatusCode::OK);
+    assert_eq!(orders.state(), State::ForcedOpen);
+    drop(release);
 }

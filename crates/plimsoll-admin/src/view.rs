@@ -6,7 +6,10 @@ use plimsoll_core::{
     registry::{HoldingSnapshot, SweepReport},
 };
 use serde::{Serialize, Serializer};
-use std::{borrow::Cow, time::Duration};
+use std::{
+    borrow::Cow,
+    time::{Duration, SystemTime},
+};
 use tokio::time::Instant;
 
 #[derive(Debug, Serialize)]
@@ -95,7 +98,7 @@ struct TaskView {
 
 /// `{"expired": 3}`: every reason for which some left.
 #[derive(Debug)]
-struct RemovedView(Removed);
+pub(crate) struct RemovedView(pub(crate) Removed);
 
 impl HoldingsView {
     pub(crate) fn new(holdings: &[HoldingSnapshot], now: Instant) -> Self {
@@ -215,6 +218,62 @@ fn seconds(later: Instant, earlier: Instant) -> f64 {
     later.saturating_duration_since(earlier).as_secs_f64()
 }
 
-fn milliseconds(time: Duration) -> f64 {
+pub(crate) fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
+}
+
+/// `2026-01-31T23:59:59.999Z`, as RFC 3339 has it. What was before 1970 is its beginning.
+pub(crate) fn utc(time: SystemTime) -> String {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    let since = since.unwrap_or_default();
+    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+    let millisecond = since.subsec_millis();
+    let (year, month, day) = date(days);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millisecond:03}Z")
+}
+
+/// The date so many days after the beginning of 1970.
+///
+/// Years are counted from March, so that the odd day is the last of a year, and from the year 0,
+/// so that they come in whole spans of 400 years.
+const fn date(days: u64) -> (u64, u64, u64) {
+    const TO_1970: u64 = 719_468;
+    const DAYS_IN_400_YEARS: u64 = 146_097;
+    let days = days + TO_1970;
+    let (spans, day) = (days / DAYS_IN_400_YEARS, days % DAYS_IN_400_YEARS);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let year = 400 * spans + year;
+    match month {
+        0..=9 => (year, month + 3, day),
+        _ => (year + 1, month - 9, day),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_told_as_rfc_3339_has_it() {
+        for (milliseconds, want) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_399_999, "2000-02-28T23:59:59.999Z"),
+            (951_782_400_000, "2000-02-29T00:00:00.000Z"),
+            (951_868_800_000, "2000-03-01T00:00:00.000Z"),
+            (1_582_934_400_000, "2020-02-29T00:00:00.000Z"),
+            (1_767_225_599_001, "2025-12-31T23:59:59.001Z"),
+            (1_767_225_600_000, "2026-01-01T00:00:00.000Z"),
+            (4_107_456_000_000, "2100-02-28T00:00:00.000Z"),
+            (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
+        ] {
+            let time = SystemTime::UNIX_EPOCH + Duration::from_millis(milliseconds);
+            assert_eq!(utc(time), want);
+        }
+        let before = SystemTime::UNIX_EPOCH - Duration::from_secs(1);
+        assert_eq!(utc(before), "1970-01-01T00:00:00.000Z");
+    }
 }

@@ -120,6 +120,11 @@ impl CircuitBreaker {
         &self.0
     }
 
+    /// Another handle to a circuit that lives.
+    pub(crate) const fn from_shared(shared: Arc<Shared>) -> Self {
+        Self(shared)
+    }
+
     /// The breaker's name.
     #[must_use]
     pub fn name(&self) -> Name {

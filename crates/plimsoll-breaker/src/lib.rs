@@ -67,6 +67,7 @@
 
 mod breaker;
 mod config;
+mod directory;
 mod error;
 pub mod event;
 pub mod future;
@@ -76,6 +77,8 @@ mod keyed;
 mod keyed_service;
 mod layer;
 mod machine;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod outcome;
 mod permit;
 mod records;
@@ -90,6 +93,7 @@ mod window;
 pub use self::{
     breaker::CircuitBreaker,
     config::{AfterHalfOpen, CircuitBreakerConfig, ConfigError, ConfigProblem, ProbeRule, Window},
+    directory::{Breakers, DuplicateBreaker},
     error::{CircuitOpen, IllegalTransition},
     event::{Event, EventKind, Events, Observer},
     history::{HistoryConfig, HistoryUsage},

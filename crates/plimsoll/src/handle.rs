@@ -1,4 +1,6 @@
 use crate::{Config, StartError, error::Cause};
+#[cfg(feature = "breaker")]
+use plimsoll_breaker::{Breakers, CircuitBreaker};
 use plimsoll_core::{
     Holding, Lifecycle, Name, Registry, lifecycle::SpawnError, registry::RegisterError,
 };
@@ -32,6 +34,8 @@ pub struct Plimsoll {
 struct Inner {
     registry: Registry,
     lifecycle: Lifecycle,
+    #[cfg(feature = "breaker")]
+    breakers: Breakers,
     #[cfg(feature = "http")]
     edge: EdgeLayer,
     #[cfg(feature = "http")]
@@ -75,6 +79,10 @@ impl Plimsoll {
             let edge = edge.clone();
             control.before_scrape(move || edge.publish_metrics())
         });
+        #[cfg(all(feature = "admin", feature = "breaker"))]
+        let (control, breakers) = share_breakers(control);
+        #[cfg(all(not(feature = "admin"), feature = "breaker"))]
+        let breakers = Breakers::new();
         #[cfg(feature = "admin")]
         let control = control
             .map(|control| start_control(control, &registry, &lifecycle))
@@ -88,6 +96,8 @@ impl Plimsoll {
             inner: Arc::new(Inner {
                 registry,
                 lifecycle,
+                #[cfg(feature = "breaker")]
+                breakers,
                 #[cfg(feature = "http")]
                 edge,
                 #[cfg(feature = "http")]
@@ -222,6 +232,45 @@ impl Plimsoll {
     }
 }
 
+#[cfg(feature = "breaker")]
+impl Plimsoll {
+    /// Registers a circuit breaker under its own name, and gives the handle back.
+    ///
+    /// From now on its history is swept and measured as that of any
+    /// [holding](Self::register), and the admin API shows and operates it; until its last handle
+    /// is dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`Registry::register`], and when one of [`breakers`](Self::breakers) has its name. It is
+    /// registered in neither place then.
+    pub fn register_breaker(
+        &self,
+        breaker: CircuitBreaker,
+    ) -> Result<CircuitBreaker, RegisterError> {
+        let Inner {
+            registry, breakers, ..
+        } = &*self.inner;
+        // First, because this is what can be undone.
+        let taken = breakers.insert(&breaker);
+        taken.map_err(|taken| RegisterError::Duplicate(taken.name()))?;
+        if let Err(error) = registry.register(breaker.clone()) {
+            breakers.remove(&breaker);
+            return Err(error);
+        }
+        Ok(breaker)
+    }
+
+    /// The circuit breakers that the admin API shows and operates, and that a scrape tells of.
+    ///
+    /// Those of [`ControlConfig::breakers`](plimsoll_admin::ControlConfig::breakers) where the
+    /// service was started with some.
+    #[must_use]
+    pub fn breakers(&self) -> &Breakers {
+        &self.inner.breakers
+    }
+}
+
 #[cfg(feature = "admin")]
 impl Plimsoll {
     /// Where the admin listener is; the port is the real one where 0 was asked for.
@@ -240,6 +289,15 @@ impl Plimsoll {
 /// The name of the service's own listener in reports and metrics.
 #[cfg(feature = "http")]
 const HTTP: Name = Name::from_static("http");
+
+/// The directory of the settings, or one of its own that the listeners are given.
+#[cfg(all(feature = "admin", feature = "breaker"))]
+fn share_breakers(control: Option<ControlConfig>) -> (Option<ControlConfig>, Breakers) {
+    let given = control.as_ref().and_then(ControlConfig::given_breakers);
+    let breakers = given.cloned().unwrap_or_default();
+    let control = control.map(|control| control.breakers(breakers.clone()));
+    (control, breakers)
+}
 
 #[cfg(feature = "admin")]
 fn start_control(

@@ -28,6 +28,7 @@
 //! |---|---|---|
 //! | `admin` | probe and admin listeners, and the metrics they serve | yes |
 //! | `axum` | labels requests by the route that axum has matched | yes |
+//! | `breaker` | circuit breakers, shown and operated by their names | yes |
 //! | `http` | the edge layer and the server | yes |
 //! | `metrics` | `plimsoll_*` metrics through the `metrics` facade; `admin` implies it | yes |
 
@@ -38,6 +39,11 @@ mod handle;
 pub use self::{config::Config, error::StartError, handle::Plimsoll};
 #[cfg(feature = "admin")]
 pub use plimsoll_admin::ControlConfig;
+#[cfg(feature = "breaker")]
+pub use plimsoll_breaker::{
+    self as breaker, Breakers, CircuitBreaker, CircuitBreakerConfig, CircuitBreakerLayer,
+    CircuitOpen, Classify, HistoryConfig, OnOpen, Outcome, ProbeRule, State, Window,
+};
 pub use plimsoll_core::{
     Bounded, BoxError, BoxFuture, Clock, CloseReport, Holding, Lifecycle, LifecycleConfig, Name,
     Next, Phase, Pressure, Registry, RegistryConfig, RejectReason, Rejected, RemovalReason,
@@ -49,7 +55,13 @@ pub use plimsoll_http::{
 };
 
 /// The examples of the README and the guide, compiled.
-#[cfg(all(doctest, feature = "admin", feature = "axum", feature = "http"))]
+#[cfg(all(
+    doctest,
+    feature = "admin",
+    feature = "axum",
+    feature = "breaker",
+    feature = "http"
+))]
 mod documents {
     #[doc = include_str!("../../../README.md")]
     struct Readme;
