@@ -598,10 +598,13 @@ impl Inner {
         let result = change(machine, locals);
         let moved = machine.mirror() != shown;
         if moved {
+            let successes = machine.totals.successes;
             for number in 0..breaker.stripes().len() {
                 locals.lock(number, machine);
             }
-            machine.judge_again(now);
+            if machine.totals.successes > successes {
+                machine.judge_again(now);
+            }
             let mirror = machine.mirror();
             for (stripe, local) in breaker.stripes().iter().zip(locals.iter_mut()) {
                 stripe.apply(local, mirror);
