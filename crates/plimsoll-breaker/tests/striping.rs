@@ -137,3 +137,21 @@ async fn overdue_calls_would_have_calls_refused_in_the_shadow() {
     let _later = acquire(&breaker);
     assert_eq!(breaker.snapshot().would_reject(), 1, "that is over");
 }
+
+// What went wrong: a call that had begun before overdue calls were counted was taken out of those
+// that are when it ended, in place of one that hangs.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_was_not_counted_is_not_taken_out() {
+    let config = CircuitBreakerConfig::new();
+    let breaker = breaker(config.clone());
+    let earlier = acquire(&breaker);
+    let config = config.jitter(0.0).overdue_calls(80 * MS, 1);
+    breaker.reconfigure(config).unwrap();
+    advance(MS).await;
+    let hangs = acquire(&breaker);
+    earlier.record(Outcome::Success);
+    advance(90 * MS).await;
+    assert_eq!(breaker.state(), State::Open);
+    assert_eq!(breaker.snapshot().reason, Reason::OverdueCalls);
+    drop(hangs);
+}
