@@ -665,6 +665,10 @@ impl<'a> Locals<'a> {
 
 /// How many threads run at once, at most. Asked once, for the answer takes reading files.
 fn processors() -> usize {
+    if cfg!(plimsoll_loom) {
+        // Every order of more would take too long.
+        return 2;
+    }
     static PROCESSORS: OnceLock<usize> = OnceLock::new();
     *PROCESSORS.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
