@@ -110,7 +110,7 @@ fn at_the_deadline_no_more_probes_pass_than_may() {
             admitted.retain(Option::is_some);
             assert_eq!(admitted.len(), probes as usize);
             assert!(admitted.iter().flatten().all(Permit::is_probe));
-            let view = breaker.shared().peek(|machine| machine.view());
+            let view = breaker.shared().peek(super::machine::Machine::view);
             assert_eq!((view.state, view.generation), (State::HalfOpen, 2));
             assert_eq!((view.probes_in_flight, view.probes_free), (probes, 0));
             assert_eq!(breaker.snapshot().rejected, u64::from(3 - probes));
@@ -146,7 +146,7 @@ fn of_failures_at_the_threshold_exactly_one_opens() {
         let breaker = breaker(clock, &config);
         let threads = [0, 1].map(|stripe| {
             in_thread(&breaker, move |b| {
-                settle(b.shared(), stripe, Outcome::Failure)
+                settle(b.shared(), stripe, Outcome::Failure);
             })
         });
         settle(breaker.shared(), 1, Outcome::Failure);
@@ -197,7 +197,7 @@ fn a_call_that_ends_after_the_circuit_opened_is_stale_in_the_next_generation() {
         settle(breaker.shared(), 0, Outcome::Failure);
         late.join().unwrap();
         let probe = probing.join().unwrap();
-        let view = breaker.shared().peek(|machine| machine.view());
+        let view = breaker.shared().peek(super::machine::Machine::view);
         // Whatever the late call said, the circuit is half open if a probe passed, and waits.
         match probe.as_ref().filter(|permit| permit.is_probe()) {
             Some(_) => assert_eq!((view.state, view.probes_in_flight), (State::HalfOpen, 1)),
@@ -245,7 +245,7 @@ fn a_success_that_completes_the_minimum_is_judged() {
         let breaker = breaker(clock, &config);
         let threads = [0, 1].map(|stripe| {
             in_thread(&breaker, move |b| {
-                settle(b.shared(), stripe, Outcome::Success)
+                settle(b.shared(), stripe, Outcome::Success);
             })
         });
         settle(breaker.shared(), 0, Outcome::Failure);
@@ -271,7 +271,7 @@ fn a_success_is_counted_once_while_the_window_rolls() {
         let breaker = breaker(clock, &config);
         let threads = [0, 1].map(|stripe| {
             in_thread(&breaker, move |b| {
-                settle(b.shared(), stripe, Outcome::Success)
+                settle(b.shared(), stripe, Outcome::Success);
             })
         });
         // Two buckets later.

@@ -76,6 +76,11 @@ impl Permit {
         self
     }
 
+    #[cfg(test)]
+    pub(crate) const fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// How long ago the call began.
     #[must_use]
     pub fn elapsed(&self) -> Duration {
