@@ -2,6 +2,7 @@
 //!
 //! Locks and the atomics of a stripe are under the model checker. The clock stands still; where
 //! time matters it is given. There are two stripes, whatever the machine has.
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 
 use crate::{
     CallsQuery, CircuitBreaker, CircuitBreakerConfig, CircuitBreakerLayer, HistoryConfig, OnOpen,

@@ -2,6 +2,7 @@
 //!
 //! The naive one keeps lists of calls and counts them whenever it is asked. What it does is what
 //! the documentation says; it knows nothing of stripes, mirrors, rings or buckets of counts.
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 
 use crate::{
     AfterHalfOpen, CallOutcome, CallTotals, CallsQuery, CircuitBreaker, CircuitBreakerConfig,
@@ -421,7 +422,7 @@ impl Naive {
             }
         }
         if (wait.is_some() || self.broken().is_some()) && now >= self.shadow_until {
-            let wait = wait.unwrap_or(nanos(self.config.open_for));
+            let wait = wait.unwrap_or_else(|| nanos(self.config.open_for));
             self.shadow_until = now.saturating_add(wait);
         }
     }
@@ -1119,7 +1120,7 @@ impl Run {
                 expected.5,
             );
             assert_eq!(got, *expected);
-            let longest = (1 << 27) - 1 << 31;
+            let longest = ((1 << 27) - 1) << 31;
             let off = duration.abs_diff(expected.5.min(longest));
             assert!(
                 off == 0 || off < duration >> 26,

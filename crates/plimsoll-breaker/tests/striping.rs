@@ -1,5 +1,6 @@
 //! One breaker and many readers, threads and stripes: who looks changes nothing, who counts is
 //! counted once.
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 
 use plimsoll_breaker::{
     CircuitBreaker, CircuitBreakerConfig, Outcome, Permit, Reason, State, Window,
