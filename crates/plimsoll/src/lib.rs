@@ -53,6 +53,8 @@ pub use plimsoll_core::{
 pub use plimsoll_http::{
     Edge, EdgeLayer, EndpointLabel, RejectedToResponse, Server, ServerConfig, edge, reject, server,
 };
+#[cfg(all(feature = "breaker", feature = "http"))]
+pub use plimsoll_http::{HttpOutcome, outcome};
 
 /// The examples of the README and the guide, compiled.
 #[cfg(all(
