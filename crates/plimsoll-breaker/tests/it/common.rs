@@ -170,7 +170,7 @@ pub(crate) fn seen(snapshot: &Snapshot) -> String {
     let rate = window.failure_rate.map_or_else(
         || String::from("-"),
         |rate| {
-            format!("{:.2}", rate)
+            format!("{rate:.2}")
                 .trim_end_matches('0')
                 .trim_end_matches('.')
                 .to_owned()

@@ -488,6 +488,25 @@ async fn call_refused_after_it_was_ready_twice_gives_back_what_was_reserved() {
     assert_ready_ok!(second.poll_ready());
 }
 
+// T28: one that still waited for the inner service has a place in a queue.
+#[tokio::test(start_paused = true)]
+async fn refused_call_gives_up_its_place_in_the_queue_of_the_inner_service() {
+    let breaker = breaker(plain());
+    let mut first = mock::Spawn::new(limited(&breaker));
+    let mut second = mock::Spawn::new(first.get_ref().clone());
+    let mut third = mock::Spawn::new(first.get_ref().clone());
+    assert_ready_ok!(first.poll_ready());
+    assert_pending!(second.poll_ready());
+    assert_pending!(third.poll_ready());
+    breaker.force_open();
+    assert_ready_ok!(second.poll_ready());
+    assert_ready_err!(task::spawn(second.call(Do::Answer)).poll());
+    breaker.close();
+    // The place is given to whoever waits, and not to one that was answered.
+    drop(first);
+    assert_ready_ok!(third.poll_ready());
+}
+
 // T28
 #[tokio::test(start_paused = true)]
 async fn service_that_waits_for_its_breaker_keeps_nothing_reserved() {
@@ -588,9 +607,9 @@ async fn service_that_waits_is_polled_no_more_often_than_something_changes() {
 // T31
 #[tokio::test(start_paused = true)]
 async fn service_that_is_not_ready_is_woken_by_whatever_lets_calls_pass() {
-    let close: fn(&CircuitBreaker) = CircuitBreaker::close;
-    let ways: [(&str, fn(&CircuitBreaker)); 5] = [
-        ("close", close),
+    type Pass = fn(&CircuitBreaker);
+    let ways: [(&str, Pass); 5] = [
+        ("close", CircuitBreaker::close),
         ("reset", CircuitBreaker::reset),
         ("disable", CircuitBreaker::disable),
         ("metrics only", CircuitBreaker::metrics_only),
