@@ -10,7 +10,7 @@ use crate::{
     sync::{Mutex, MutexGuard},
     waiters::Waiters,
 };
-use plimsoll_core::{Clock, Name, Removed, stripe};
+use plimsoll_core::{Clock, Name, RemovalReason, Removed, stripe};
 use std::{
     fmt,
     sync::{Arc, OnceLock, Weak, atomic::AtomicI64},
@@ -250,11 +250,11 @@ impl CircuitBreaker {
         let ago = |at| Duration::from_nanos(now.saturating_sub(at));
         HistoryUsage {
             calls: self.0.held_calls(),
-            max_calls: u64::from(config.calls),
+            max_calls: config.calls as u64,
             transitions: self.0.history.transition_count() as u64,
-            max_transitions: u64::from(config.transitions),
-            retention: config.kept_for(),
-            sweep_interval: config.swept_every(),
+            max_transitions: config.transitions as u64,
+            retention: config.retention,
+            sweep_interval: config.sweep_interval,
             last_sweep: self.0.history.last_sweep().map(ago),
         }
     }
@@ -525,15 +525,19 @@ impl Shared {
     fn reconfigure(&self, config: &CircuitBreakerConfig) {
         let now = self.clock.ticks();
         self.update(now, 0, |machine, _| {
-            self.history.configure(config.history);
             machine.reconfigure(self.name, config, now);
         });
-        // Chunks have another length from now on.
-        let keeps_calls = self.history.keeps_calls();
+        self.history.configure(config.history);
         for stripe in self.stripes() {
             let mut local = stripe.lock();
-            self.history.take_back(std::mem::take(&mut local.chunk));
-            local.keeps_calls = keeps_calls;
+            let local = &mut *local;
+            self.history.fit(&mut local.chunk);
+            local.keeps_calls = self.history.keeps_calls();
+        }
+        if config.history.enabled {
+            self.history.enforce_caps();
+        } else {
+            self.keep(0, 0, RemovalReason::Manual);
         }
     }
 
@@ -543,7 +547,7 @@ impl Shared {
         history::View {
             now,
             wall: SystemTime::now(),
-            cap: config.max_calls(),
+            cap: history::cap(config.calls),
             cutoff: history::cutoff(&config, now),
         }
     }
@@ -598,10 +602,13 @@ impl Inner {
         let result = change(machine, locals);
         let moved = machine.mirror() != shown;
         if moved {
+            let judged = machine.totals.successes;
             for number in 0..breaker.stripes().len() {
                 locals.lock(number, machine);
             }
-            machine.judge_again(now);
+            if machine.totals.successes > judged {
+                machine.judge_again(now);
+            }
             let mirror = machine.mirror();
             for (stripe, local) in breaker.stripes().iter().zip(locals.iter_mut()) {
                 stripe.apply(local, mirror);

@@ -76,6 +76,10 @@ impl Permit {
         self
     }
 
+    pub(crate) const fn is_settled(&self) -> bool {
+        self.probe == SETTLED
+    }
+
     /// How long ago the call began.
     #[must_use]
     pub fn elapsed(&self) -> Duration {
@@ -93,7 +97,7 @@ impl Permit {
 impl Drop for Permit {
     #[inline]
     fn drop(&mut self) {
-        if self.probe == SETTLED {
+        if self.is_settled() {
             return;
         }
         let of_the_call = self.probe & GUARDED == 0 && std::thread::panicking();
