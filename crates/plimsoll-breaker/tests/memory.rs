@@ -75,7 +75,11 @@ where
             .start_paused(true)
             .build()
             .map_err(Failed::from)?;
-        runtime.block_on(test());
+        runtime.block_on(async {
+            // What the clock of the runtime makes once is made here.
+            advance(MS).await;
+            test().await;
+        });
         Ok(())
     })
 }
@@ -331,14 +335,17 @@ fn share(breaker: &CircuitBreaker, threads: usize) {
     let runtime = Handle::current();
     let barrier = Barrier::new(threads);
     thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                let _entered = runtime.enter();
-                for _ in 0..100 {
-                    barrier.wait();
-                    calls(breaker, 30);
-                }
-            });
+        let work = || {
+            let _entered = runtime.enter();
+            for _ in 0..100 {
+                barrier.wait();
+                calls(breaker, 30);
+            }
+        };
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        for thread in threads {
+            // The end of a scope would not wait for what a thread frees last.
+            thread.join().unwrap();
         }
     });
 }
@@ -441,7 +448,6 @@ async fn flat() {
 
 async fn windows() {
     let breaker = breaker(config().window(Window::Time(10 * MS)));
-    advance(7 * MS).await;
     calls(&breaker, 11_000);
     let live = ALLOC.live_bytes();
     for _ in 0..1_000 {
