@@ -202,26 +202,29 @@ pub(crate) enum Gate {
     Ask,
 }
 
+/// What a call that fails writes comes first and close together, for another thread's cache has
+/// it; what only changes with the state or the configuration comes last.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Machine {
-    pub(crate) settings: Settings,
-    state: State,
-    /// Counts changes of state and resets. A call is judged in its own generation only.
-    generation: u64,
-    since: u64,
-    /// Why it is in this state.
-    reason: Reason,
-    /// While open: when a call may pass again.
-    until: u64,
     window: Window,
     /// Failures since the last success.
     consecutive: u32,
+    state: State,
+    /// Why it is in this state.
+    reason: Reason,
+    pub(crate) totals: CallTotals,
+    rejected: u64,
+    /// Counts changes of state and resets. A call is judged in its own generation only.
+    generation: u64,
+    since: u64,
+    /// While open: when a call may pass again.
+    until: u64,
     /// How many times it opened without closing.
     attempt: u32,
-    rejected: u64,
-    pub(crate) totals: CallTotals,
     /// Only a breaker that was not always closed has this.
     past: Option<Box<Past>>,
+    pub(crate) settings: Settings,
 }
 
 /// What a breaker that never left its first state does without.
