@@ -38,6 +38,8 @@ use std::{
 const CHUNK: usize = 64;
 /// How many chunks a reader copies before it lets writers at the history again.
 const CHUNKS_PER_READ: usize = 64;
+/// How many transitions a reader copies before it lets changes of state at the history again.
+const TRANSITIONS_PER_READ: usize = 256;
 /// How many chunks a sweep looks into for calls that expired before the others in their chunk.
 const CHUNKS_PER_TRIM: usize = 4_096;
 /// The most records of one kind that can be asked for.
@@ -739,11 +741,27 @@ impl History {
         }
     }
 
+    /// Copies the transitions, a slice at a time, so that no change of state waits long.
     pub(crate) fn transitions(&self) -> Vec<TransitionRecord> {
-        match &*self.transitions.lock() {
-            None => Vec::new(),
-            Some(transitions) => transitions.records.iter().copied().collect(),
+        let mut copied = Vec::new();
+        let mut next = 0;
+        while let Some(kept) = &*self.transitions.lock() {
+            // Those that went meanwhile were the oldest.
+            let front = kept.inserted - kept.records.len() as u64;
+            let skip = next.max(front) - front;
+            let slice = kept
+                .records
+                .iter()
+                .skip(skip as usize)
+                .take(TRANSITIONS_PER_READ);
+            let before = copied.len();
+            copied.extend(slice);
+            next = front + skip + TRANSITIONS_PER_READ as u64;
+            if copied.len() - before < TRANSITIONS_PER_READ {
+                break;
+            }
         }
+        copied
     }
 
     pub(crate) fn swept(&self, now: u64) {
