@@ -100,6 +100,14 @@ async fn cap_of_zero_is_none() {
     assert_eq!(breaker.bounded().usage().max_entries, None);
     assert_eq!(breaker.bounded().usage().entries, 24_000);
     assert_balanced(&breaker);
+    // One without a cap is enough for there to be no limit.
+    for history in [
+        HistoryConfig::local().calls(0),
+        HistoryConfig::local().transitions(0),
+    ] {
+        let usage = remembering(history).bounded().usage();
+        assert_eq!(usage.max_entries, None);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -121,6 +129,69 @@ async fn exactly_the_newest_transitions_up_to_the_cap_are_shown() {
             assert_eq!(usage.transitions, made.min(cap) as u64);
             assert_eq!(usage.max_transitions, cap as u64);
             assert_balanced(&breaker);
+        }
+    }
+}
+
+/// Threads that make a call each when they are told to, one after the other, on a paused clock.
+#[tokio::test(start_paused = true)]
+async fn newest_calls_are_shown_in_the_order_in_which_threads_took_turns() {
+    const THREADS: usize = 6;
+    for cap in [1, 5, 33, 100, 600] {
+        let breaker = remembering(HistoryConfig::local().calls(cap));
+        let runtime = Handle::current();
+        let mut crew = Vec::new();
+        for _ in 0..THREADS {
+            let (work, orders) = std::sync::mpsc::sync_channel::<Option<Outcome>>(0);
+            let (done, answers) = std::sync::mpsc::sync_channel(0);
+            let (breaker, runtime) = (breaker.clone(), runtime.clone());
+            let thread = thread::spawn(move || {
+                let _entered = runtime.enter();
+                while let Ok(order) = orders.recv() {
+                    let permit = breaker.try_acquire().unwrap();
+                    match order {
+                        Some(outcome) => permit.record(outcome),
+                        None => drop(permit),
+                    }
+                    done.send(()).unwrap();
+                }
+            });
+            crew.push((work, answers, thread));
+        }
+        let mut expected = std::collections::VecDeque::new();
+        let mut random = 7_u32;
+        let mut next = move |below: usize| {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (random >> 8) as usize % below
+        };
+        for round in 0..400 {
+            // All take turns at first, so that they meet; then some are seldom heard of.
+            let (thread, burst) = match round {
+                0..200 => (round % THREADS, 1),
+                _ => (next(THREADS).min(next(THREADS)), 1 + next(9)),
+            };
+            for _ in 0..burst {
+                advance(MICROSECOND).await;
+                let (order, outcome) = match next(4) {
+                    0 => (Some(Outcome::Success), CallOutcome::Success),
+                    1 => (Some(Outcome::Failure), CallOutcome::Failure),
+                    2 => (Some(Outcome::Ignore), CallOutcome::Ignored),
+                    _ => (None, CallOutcome::Dropped),
+                };
+                crew[thread].0.send(order).unwrap();
+                crew[thread].1.recv().unwrap();
+                expected.push_front(outcome);
+                expected.truncate(cap);
+            }
+            let shown = all(&breaker);
+            let outcomes: Vec<_> = shown.iter().map(|call| call.outcome).collect();
+            assert_eq!(expected, outcomes, "cap {cap}, round {round}");
+            assert_eq!(breaker.history_usage().calls, expected.len() as u64);
+        }
+        assert_balanced(&breaker);
+        for (work, _, thread) in crew {
+            drop(work);
+            thread.join().unwrap();
         }
     }
 }
@@ -331,6 +402,75 @@ async fn sweep_drops_what_is_too_old_and_says_when_to_come_again() {
     assert_newest(&breaker, 100, "after a sweep");
     advance(20 * SECOND).await;
     assert_eq!(breaker.history_usage().last_sweep, Some(20 * SECOND));
+}
+
+#[tokio::test(start_paused = true)]
+async fn sweep_drops_exactly_what_is_too_old() {
+    let history = HistoryConfig::local().retention(10 * SECOND);
+    let breaker = remembering(history);
+    for _ in 0..20 {
+        record(&breaker, 1, Outcome::Success);
+        breaker.disable();
+        breaker.close();
+        advance(SECOND).await;
+    }
+    let removed = breaker.cleanup();
+    // Ten calls and twice as many transitions are 11 to 20 seconds old.
+    assert_eq!(removed.get(RemovalReason::Expired), 30);
+    assert_eq!(breaker.bounded().usage().entries, 30);
+    assert_eq!(all(&breaker).len(), 10);
+    assert_eq!(breaker.transitions().len(), 20);
+    assert_balanced(&breaker);
+}
+
+#[tokio::test(start_paused = true)]
+async fn history_goes_on_exactly_after_sweeps_in_the_midst_of_it() {
+    let history = HistoryConfig::local()
+        .calls(100)
+        .retention(SECOND)
+        .transitions(0);
+    let breaker = remembering(history);
+    let mut made = 0;
+    let mut removed = 0;
+    for round in 0..200 {
+        // Some rounds leave a part of what was made before, others all or nothing.
+        let calls = 1 + round * 7 % 45;
+        record_spaced(&breaker, calls).await;
+        made += calls as u64;
+        let context = format!("round {round}");
+        let shown = all(&breaker);
+        advance(SECOND / (1 + round as u32 % 4)).await;
+        let young = shown.len();
+        removed += breaker.cleanup().get(RemovalReason::Expired);
+        let left = all(&breaker);
+        assert!(left.len() <= young, "{context}");
+        assert_eq!(
+            breaker.history_usage().calls,
+            left.len() as u64,
+            "{context}"
+        );
+        let totals = breaker.bounded().totals();
+        assert_eq!(totals.inserted, made, "{context}");
+        assert_eq!(totals.removed.get(RemovalReason::Expired), removed);
+        assert_balanced(&breaker);
+        record_spaced(&breaker, 150).await;
+        made += 150;
+        assert_newest(&breaker, 100, &context);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_over_the_cap_do_not_expire_again() {
+    for cap in [1, 5, 100, 333] {
+        let history = HistoryConfig::local().calls(cap).retention(SECOND);
+        let breaker = remembering(history);
+        record_spaced(&breaker, 1_000).await;
+        advance(MINUTE).await;
+        assert_eq!(breaker.cleanup().get(RemovalReason::Expired), cap as u64);
+        let removed = breaker.bounded().totals().removed;
+        assert_eq!(removed.get(RemovalReason::Capacity), 1_000 - cap as u64);
+        assert_balanced(&breaker);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -846,12 +986,20 @@ async fn reconfigured_window_keeps_the_newest_calls_that_fit() {
         breaker.reconfigure(config).unwrap();
     };
     play.run("S S S S S E S E E E => closed 40 6 10 4 0").await;
+    // Not at the beginning of what it has, which is a ring.
+    play.run("S S S S E => closed 50 5 10 5 0").await;
     resize(&play.breaker, Window::Calls(100));
-    play.run("=> closed 40 6 10 4 0").await;
-    resize(&play.breaker, Window::Calls(4));
-    play.run("=> closed 75 1 4 3 0").await;
-    // In the order they came.
-    play.run("S S => closed 50 2 4 2 0").await;
+    play.run("=> closed 50 5 10 5 0").await;
+    resize(&play.breaker, Window::Calls(7));
+    play.run("=> closed 42.86 4 7 3 0").await;
+    // In the order they came: what leaves is E E S S S S.
+    play.run(
+        "S => closed 28.57 5 7 2 0
+         E => closed 28.57 5 7 2 0
+         S S S S => closed 28.57 5 7 2 0
+         S => closed 14.29 6 7 1 0",
+    )
+    .await;
     resize(&play.breaker, Window::Time(10 * SECOND));
     play.run("=> closed - 0 0 0 0").await;
     play.run("E +5s S +4s E => closed 66.67 1 3 2 0").await;
@@ -865,4 +1013,13 @@ async fn reconfigured_window_keeps_the_newest_calls_that_fit() {
          +1.2s => closed - 0 0 0 0",
     )
     .await;
+    // What is too old for the new one, at the very beginning of a bucket.
+    let mut play = Play::new(
+        of_calls(1)
+            .failure_rate(None)
+            .window(Window::Time(10 * SECOND)),
+    );
+    play.run("E +9s S => closed 50 1 2 1 0").await;
+    resize(&play.breaker, Window::Time(6 * SECOND));
+    play.run("=> closed 0 1 1 0 0").await;
 }

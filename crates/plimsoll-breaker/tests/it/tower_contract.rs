@@ -569,6 +569,11 @@ async fn service_that_is_not_ready_is_woken_when_the_wait_is_over() {
     advance(2 * MS).await;
     assert!(service.is_woken());
     assert_ready_ok!(service.poll_ready());
+    // It is ready, so nothing is news to it any more.
+    breaker.force_open();
+    assert!(!service.is_woken());
+    breaker.close();
+    assert!(!service.is_woken());
     assert_eq!(service.call(Do::Answer).await.unwrap(), 7);
 }
 
@@ -669,6 +674,25 @@ async fn service_that_is_not_ready_is_woken_when_the_lease_of_a_probe_ends() {
     assert!(!service.is_woken());
     advance(2 * MS).await;
     assert!(service.is_woken());
+}
+
+// T31
+#[tokio::test(start_paused = true)]
+async fn service_that_is_not_ready_is_woken_when_half_open_has_lasted_too_long() {
+    let config = plain()
+        .probes(1)
+        .half_open_timeout(2 * SECOND, AfterHalfOpen::Close);
+    let breaker = breaker(config);
+    breaker.open().unwrap();
+    breaker.half_open().unwrap();
+    let _hung = breaker.try_acquire().unwrap();
+    let mut service = mock::Spawn::new(waiting(&breaker).0);
+    assert_pending!(service.poll_ready());
+    advance(2 * SECOND + MS).await;
+    assert!(service.is_woken());
+    assert_ready_ok!(service.poll_ready());
+    assert_eq!(service.call(Do::Answer).await.unwrap(), 7);
+    assert_eq!(breaker.state(), State::Closed);
 }
 
 // T31

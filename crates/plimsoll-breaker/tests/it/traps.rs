@@ -89,6 +89,67 @@ async fn count_window_of_any_size_is_exact() {
     }
 }
 
+// T1
+#[tokio::test(start_paused = true)]
+async fn count_window_forgets_slow_calls_as_exactly_as_failures() {
+    for size in [1, 2, 3, 10, 64, 65] {
+        let config = of_calls(size).slow_calls(MS, 100.0);
+        let breaker = breaker(config);
+        breaker.metrics_only();
+        let mut calls = Vec::new();
+        for n in 0..4 * size as usize + 7 {
+            let (failed, slow) = (n % 3 == 0, n % 5 < 2);
+            let permit = breaker.try_acquire().unwrap();
+            if slow {
+                advance(2 * MS).await;
+            }
+            permit.record(match failed {
+                true => Outcome::Failure,
+                false => Outcome::Success,
+            });
+            calls.push((failed, slow));
+            let newest = &calls[(n + 1).saturating_sub(size as usize)..];
+            let count = |wanted: fn(&(bool, bool)) -> bool| {
+                let wanted = newest.iter().filter(|call| wanted(call));
+                wanted.count() as u32
+            };
+            let window = breaker.snapshot().window;
+            assert_eq!(window.failures, count(|call| call.0), "window of {size}");
+            assert_eq!(window.slow, count(|call| call.1), "window of {size}");
+            let both = count(|call| call.0 && call.1);
+            assert_eq!(window.slow_failures, both, "window of {size}");
+        }
+    }
+}
+
+// T1, T19
+#[tokio::test(start_paused = true)]
+async fn nothing_of_a_window_that_was_cleared_comes_back() {
+    let breaker = breaker(of_calls(10).failure_rate(None));
+    record(&breaker, 10, Outcome::Failure);
+    breaker.reset();
+    for failures in 1..=3 {
+        record(&breaker, 9, Outcome::Success);
+        record(&breaker, 1, Outcome::Failure);
+        let window = breaker.snapshot().window;
+        assert_eq!((window.calls, window.failures), (10, 1), "round {failures}");
+    }
+    record(&breaker, 4, Outcome::Failure);
+    assert_eq!(breaker.snapshot().window.failures, 5);
+}
+
+// T3
+#[tokio::test(start_paused = true)]
+async fn calls_nobody_looked_at_are_of_the_time_they_came_in() {
+    let config = plain().window(Window::Time(10 * SECOND)).minimum_calls(1);
+    let breaker = breaker(config);
+    record(&breaker, 1, Outcome::Success);
+    advance(1_500 * MS).await;
+    record(&breaker, 1, Outcome::Success);
+    advance(9 * SECOND).await;
+    assert_eq!(seen(&breaker.snapshot()), "closed 0 1 1 0 0");
+}
+
 // T3
 #[tokio::test(start_paused = true)]
 async fn idle_time_window_is_seen_as_empty() {
@@ -115,10 +176,12 @@ async fn time_window_counts_on_after_months_of_idleness() {
         .failure_rate(None);
     let breaker = breaker(config);
     record(&breaker, 3, Outcome::Failure);
-    // More buckets of a millisecond than 32 bits can count.
-    advance(60 * DAY).await;
-    record(&breaker, 2, Outcome::Failure);
-    assert_eq!(seen(&breaker.snapshot()), "closed 100 0 2 2 0");
+    // More buckets of a millisecond than 32 bits can count, and one more than those.
+    for idle in [60 * DAY, MS * u32::MAX + 2 * MS] {
+        advance(idle).await;
+        record(&breaker, 2, Outcome::Failure);
+        assert_eq!(seen(&breaker.snapshot()), "closed 100 0 2 2 0");
+    }
     advance(10 * MS).await;
     assert_eq!(seen(&breaker.snapshot()), "closed - 0 0 0 0");
 }
@@ -144,6 +207,9 @@ async fn call_that_takes_exactly_as_long_as_it_may_is_not_slow() {
     let permit = breaker.try_acquire().unwrap();
     advance(SECOND).await;
     permit.record(Outcome::Success);
+    let permit = breaker.try_acquire().unwrap();
+    advance(SECOND).await;
+    permit.record(Outcome::Failure);
     assert_eq!(breaker.snapshot().window.slow, 0);
     assert_eq!(breaker.state(), State::Closed);
     let permit = breaker.try_acquire().unwrap();
@@ -335,6 +401,22 @@ async fn lease_of_a_probe_ends_for_whoever_asks_to_call() {
     assert_eq!(open.state(), State::Open);
     assert_eq!(open.reason(), Reason::ProbeFailed);
     assert_eq!(open.retry_after(), Some(5 * SECOND));
+}
+
+// T11
+#[tokio::test(start_paused = true)]
+async fn half_open_circuit_that_hangs_is_open_in_time_for_whoever_asks_to_call() {
+    let config = plain()
+        .probes(1)
+        .half_open_timeout(2 * SECOND, AfterHalfOpen::Open);
+    let breaker = half_open(config);
+    let _hung = breaker.try_acquire().unwrap();
+    let open = breaker.try_acquire().unwrap_err();
+    assert_eq!(open.state(), State::HalfOpen);
+    advance(2 * SECOND).await;
+    let open = breaker.try_acquire().unwrap_err();
+    assert_eq!(open.state(), State::Open);
+    assert_eq!(open.reason(), Reason::HalfOpenTimeout);
 }
 
 // T11
@@ -707,6 +789,7 @@ async fn clock_that_goes_backwards_is_taken_to_stand_still() {
     let calls = breaker.calls(&CallsQuery::new()).calls;
     assert_eq!(calls.len(), 3);
     assert!(calls.iter().all(|call| call.duration < SECOND));
+    assert!(calls.iter().all(|call| call.age < SECOND), "{calls:?}");
 }
 
 // T23
@@ -893,9 +976,27 @@ async fn failures_in_a_row_open_below_the_minimum() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn success_ends_a_row_of_failures_whatever_the_rate() {
+    let config = of_calls(1).consecutive_failures(3).failure_rate(None);
+    let mut play = Play::new(config);
+    play.run(
+        "E E S E E S S E E => closed 100 0 1 1 0
+         E                 => open   100 0 1 1 0",
+    )
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn calls_that_hang_open_the_circuit() {
+    calls_that_hang(Duration::ZERO).await;
+    calls_that_hang(HOUR).await;
+}
+
+/// On a breaker that is idle for so long first.
+async fn calls_that_hang(idle: Duration) {
     let after = 8 * SECOND;
     let breaker = breaker(plain().overdue_calls(after, 3));
+    advance(idle).await;
     let hung: Vec<_> = (0..3).map(|_| breaker.try_acquire().unwrap()).collect();
     advance(after - NANOSECOND).await;
     assert_eq!(breaker.state(), State::Closed);
@@ -1006,6 +1107,82 @@ async fn calls_that_metrics_only_would_have_refused_are_counted() {
     assert_eq!(snapshot.would_reject(), 5);
     assert_eq!(snapshot.totals.rejected(), 0);
     assert_eq!(snapshot.state, State::MetricsOnly);
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_of_refusals_of_metrics_only_is_not_prolonged_by_more_failures() {
+    let breaker = breaker(of_calls(2).failure_rate(100.0));
+    breaker.metrics_only();
+    record(&breaker, 2, Outcome::Failure);
+    advance(3 * SECOND).await;
+    record(&breaker, 1, Outcome::Failure);
+    assert_eq!(breaker.snapshot().would_reject(), 1);
+    advance(2 * SECOND).await;
+    record(&breaker, 1, Outcome::Success);
+    assert_eq!(breaker.snapshot().would_reject(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_of_refusals_of_metrics_only_ends_with_the_state() {
+    let breaker = breaker(of_calls(2).failure_rate(100.0));
+    breaker.metrics_only();
+    record(&breaker, 2, Outcome::Failure);
+    breaker.disable();
+    breaker.metrics_only();
+    record(&breaker, 3, Outcome::Success);
+    assert_eq!(breaker.snapshot().would_reject(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn wait_that_is_asked_for_counts_while_metrics_only_are_kept() {
+    let breaker = breaker(of_calls(100));
+    breaker.metrics_only();
+    record(&breaker, 1, Outcome::OpenFor(60 * SECOND));
+    assert_eq!(breaker.state(), State::MetricsOnly);
+    advance(59 * SECOND).await;
+    record(&breaker, 1, Outcome::Success);
+    assert_eq!(breaker.snapshot().would_reject(), 1);
+    advance(SECOND).await;
+    record(&breaker, 1, Outcome::Success);
+    assert_eq!(breaker.snapshot().would_reject(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn overdue_calls_count_while_metrics_only_are_kept() {
+    let after = 8 * SECOND;
+    let breaker = breaker(plain().overdue_calls(after, 2));
+    breaker.metrics_only();
+    let _hung: Vec<_> = (0..2).map(|_| breaker.try_acquire().unwrap()).collect();
+    advance(2 * after).await;
+    // A closed breaker would open before it, and refuse it.
+    record(&breaker, 1, Outcome::Success);
+    assert_eq!(breaker.snapshot().would_reject(), 1);
+    record(&breaker, 1, Outcome::Success);
+    assert_eq!(breaker.snapshot().would_reject(), 2);
+    assert_eq!(breaker.state(), State::MetricsOnly);
+}
+
+#[tokio::test(start_paused = true)]
+async fn command_finds_the_breaker_as_it_is_by_then() {
+    let breaker = breaker(plain());
+    breaker.open().unwrap();
+    advance(6 * SECOND).await;
+    breaker.open().unwrap();
+    let snapshot = breaker.snapshot();
+    assert_eq!(snapshot.state, State::Open);
+    assert_eq!(snapshot.retry_after, Some(5 * SECOND));
+    assert_eq!((snapshot.attempt, transitions(&breaker)), (2, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_calls_of_a_half_open_breaker_are_probes() {
+    let breaker = breaker(plain());
+    assert!(!breaker.try_acquire().unwrap().is_probe());
+    breaker.open().unwrap();
+    breaker.half_open().unwrap();
+    assert!(breaker.try_acquire().unwrap().is_probe());
+    breaker.metrics_only();
+    assert!(!breaker.try_acquire().unwrap().is_probe());
 }
 
 // "To whoever looks it is as if a timer had run", the documentation of the breaker says.

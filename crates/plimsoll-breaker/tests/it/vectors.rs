@@ -376,9 +376,12 @@ async fn going_where_it_is_already_is_silent() {
 #[tokio::test(start_paused = true)]
 async fn half_open_circuit_without_calls_leaves_that_state_in_time() {
     for (then, expected) in [
-        (AfterHalfOpen::Open, "+2s => open - 0 0 0 0"),
-        (AfterHalfOpen::Close, "+2s => closed - 0 0 0 0"),
+        (AfterHalfOpen::Open, "+1s => open - 0 0 0 0"),
+        (AfterHalfOpen::Close, "+1s => closed - 0 0 0 0"),
     ] {
+        let mut play = Play::new(state_machine().half_open_timeout(SECOND, then));
+        play.run("open half +1s").await;
+        play.run(expected).await;
         let mut play = Play::new(state_machine().half_open_timeout(SECOND, then));
         play.run("open half +999ms => half_open - 0 0 0 0").await;
         play.run(expected).await;
