@@ -79,6 +79,8 @@ mod layer;
 mod machine;
 #[cfg(feature = "metrics")]
 mod metrics;
+#[cfg(all(test, not(plimsoll_loom)))]
+mod model;
 mod outcome;
 mod permit;
 mod records;

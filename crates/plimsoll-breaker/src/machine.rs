@@ -549,6 +549,7 @@ impl Machine {
 
     /// Closes it and forgets what it judged by. Calls in flight mean nothing any more.
     pub(crate) fn reset(&mut self, now: u64) {
+        self.advance(now);
         if self.state == State::Closed {
             self.begin(State::Closed, Reason::Manual, now);
         } else {
