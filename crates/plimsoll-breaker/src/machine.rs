@@ -513,6 +513,7 @@ impl Machine {
         if !self.settings.counts_overdue() || overdue < u64::from(self.settings.overdue_calls) {
             return;
         }
+        self.window.roll(now);
         match self.state {
             State::Closed => self.open(Reason::OverdueCalls, None, now),
             State::MetricsOnly => self.shadow(None, now),
