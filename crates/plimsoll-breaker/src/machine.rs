@@ -516,7 +516,7 @@ impl Machine {
         self.window.roll(now);
         match self.state {
             State::Closed => self.open(Reason::OverdueCalls, None, now),
-            State::MetricsOnly => self.shadow(None, now),
+            State::MetricsOnly => self.shadow(Some(self.settings.open_for), now),
             _ => {}
         }
     }
