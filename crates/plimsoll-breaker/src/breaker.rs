@@ -615,7 +615,7 @@ impl Inner {
             }
             let mirror = machine.mirror();
             for (stripe, local) in breaker.stripes().iter().zip(locals.iter_mut()) {
-                stripe.apply(local, mirror);
+                stripe.apply(local, mirror, now);
             }
         }
         let bytes = machine.bytes();

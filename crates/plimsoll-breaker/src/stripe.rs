@@ -129,7 +129,7 @@ impl Stripe {
             keeps_calls: history.keeps_calls(),
             in_flight: None,
         };
-        let (gate, refuse_until) = local.apply(mirror, &history);
+        let (gate, refuse_until) = local.apply(mirror, &history, 0);
         Self {
             gate: AtomicU64::new(gate),
             refuse_until: AtomicU64::new(refuse_until),
@@ -165,8 +165,8 @@ impl Stripe {
     }
 
     /// Shows the stripe what the machine has become.
-    pub(crate) fn apply(&self, local: &mut Local, mirror: Mirror) {
-        let (gate, refuse_until) = local.apply(mirror, &self.history);
+    pub(crate) fn apply(&self, local: &mut Local, mirror: Mirror, now: u64) {
+        let (gate, refuse_until) = local.apply(mirror, &self.history, now.saturating_add(1));
         self.refuse_until.store(refuse_until, Ordering::Relaxed);
         self.gate.store(gate, Ordering::Release);
     }
@@ -470,17 +470,19 @@ impl Local {
         self.mirror
     }
 
-    /// Goes by another mirror from now on, and says what the gate becomes and until when calls
-    /// are refused.
-    fn apply(&mut self, mirror: Mirror, history: &History) -> (u64, u64) {
+    /// Goes by another mirror, and says what the gate becomes and until when calls are refused.
+    /// Calls are counted `from` that time, if nobody did before.
+    fn apply(&mut self, mirror: Mirror, history: &History, from: u64) -> (u64, u64) {
         let new_generation = mirror.generation != self.mirror.generation;
         self.mirror = mirror;
         let counts = self.in_flight.as_ref().map_or(0, |calls| calls.after);
         if new_generation || counts != mirror.overdue_after {
             let had = self.in_flight.is_some();
+            // Calls of this generation that are in flight already were not counted.
+            let from = if new_generation { 0 } else { from };
             self.in_flight = match mirror.overdue_after {
                 0 => None,
-                after => Some(Box::new(InFlight::new(after))),
+                after => Some(Box::new(InFlight::new(after, from))),
             };
             let bytes = size_of::<InFlight>() as i64;
             history
@@ -505,19 +507,22 @@ impl Local {
 #[derive(Debug)]
 struct InFlight {
     after: u64,
+    /// Calls that began earlier are not among them, for nobody counted then.
+    from: u64,
     /// The number of the newest bucket since the clock began.
     head: u64,
     buckets: [u32; Self::BUCKETS],
     /// Those that began before the oldest bucket: they are overdue.
-    older: u64,
+    older: u32,
 }
 
 impl InFlight {
     const BUCKETS: usize = 9;
 
-    fn new(after: u64) -> Self {
+    fn new(after: u64, from: u64) -> Self {
         Self {
             after,
+            from,
             head: 0,
             buckets: [0; Self::BUCKETS],
             older: 0,
@@ -533,11 +538,15 @@ impl InFlight {
         if now / self.width() > self.head {
             return false;
         }
-        self.buckets[(self.head % Self::BUCKETS as u64) as usize] += 1;
+        let bucket = (self.head % Self::BUCKETS as u64) as usize;
+        self.buckets[bucket] += u32::from(now >= self.from);
         true
     }
 
     fn end(&mut self, began: u64) {
+        if began < self.from {
+            return;
+        }
         let bucket = (began / self.width()).min(self.head);
         if self.head - bucket >= Self::BUCKETS as u64 {
             self.older = self.older.saturating_sub(1);
@@ -553,9 +562,9 @@ impl InFlight {
         let steps = (head - self.head).min(Self::BUCKETS as u64);
         for step in 1..=steps {
             let bucket = ((self.head + step) % Self::BUCKETS as u64) as usize;
-            self.older += u64::from(std::mem::take(&mut self.buckets[bucket]));
+            self.older += std::mem::take(&mut self.buckets[bucket]);
         }
         self.head = head;
-        self.older
+        u64::from(self.older)
     }
 }
