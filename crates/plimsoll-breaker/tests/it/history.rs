@@ -430,31 +430,28 @@ async fn history_goes_on_exactly_after_sweeps_in_the_midst_of_it() {
         .retention(SECOND)
         .transitions(0);
     let breaker = remembering(history);
-    let mut made = 0;
-    let mut removed = 0;
+    let (mut made, mut removed) = (0, 0);
     for round in 0..200 {
-        // Some rounds leave a part of what was made before, others all or nothing.
-        let calls = 1 + round * 7 % 45;
-        record_spaced(&breaker, calls).await;
-        made += calls as u64;
         let context = format!("round {round}");
-        let shown = all(&breaker);
-        advance(SECOND / (1 + round as u32 % 4)).await;
-        let young = shown.len();
+        let (old, young) = (1 + round * 7 % 45, 1 + round * 11 % 47);
+        record_spaced(&breaker, old).await;
+        advance(600 * MS).await;
+        record_spaced(&breaker, young).await;
+        advance(600 * MS).await;
+        made += (old + young) as u64;
         removed += breaker.cleanup().get(RemovalReason::Expired);
-        let left = all(&breaker);
-        assert!(left.len() <= young, "{context}");
-        assert_eq!(
-            breaker.history_usage().calls,
-            left.len() as u64,
-            "{context}"
-        );
+        assert_eq!(all(&breaker).len(), young, "{context}");
+        let usage = breaker.history_usage();
+        assert_eq!(usage.calls, young as u64, "{context}");
         let totals = breaker.bounded().totals();
         assert_eq!(totals.inserted, made, "{context}");
         assert_eq!(totals.removed.get(RemovalReason::Expired), removed);
         assert_balanced(&breaker);
-        record_spaced(&breaker, 150).await;
-        made += 150;
+        for further in [1, 3, 50, 100] {
+            record_spaced(&breaker, further).await;
+            made += further as u64;
+            assert_balanced(&breaker);
+        }
         assert_newest(&breaker, 100, &context);
     }
 }
