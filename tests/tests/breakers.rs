@@ -1,8 +1,9 @@
 //! Circuit breakers of a service with everything that `Plimsoll` sets up.
 
 use plimsoll::{
-    Breakers, CircuitBreaker, CircuitBreakerConfig, Config, ControlConfig, HistoryConfig, Outcome,
-    Plimsoll, RegistryConfig, State, registry::RegisterError,
+    Breakers, CircuitBreaker, CircuitBreakerConfig, Config, ControlConfig, HistoryConfig,
+    KeyedBreakers, Outcome, Plimsoll, RegistryConfig, State, breaker::KeyedConfig,
+    registry::RegisterError,
 };
 use plimsoll_core::test_util::FakeHolding;
 use std::{net::SocketAddr, time::Duration};
@@ -168,4 +169,22 @@ async fn breakers_of_the_settings_are_those_of_the_service() {
     for service in &services {
         service.breakers().insert(&orders).expect("a free name");
     }
+}
+
+#[tokio::test]
+async fn registered_keyed_breakers_are_shown_among_the_holdings_and_scraped() {
+    let plimsoll = start();
+    let admin = plimsoll.admin_addr().expect("an admin listener");
+    let tenants = KeyedBreakers::new("tenants", KeyedConfig::new()).expect("a configuration");
+    let tenants = plimsoll
+        .register_keyed_breakers(tenants)
+        .expect("a free name");
+    let _ = tenants.get("a");
+    let again = plimsoll.register_keyed_breakers(tenants.clone());
+    assert!(matches!(again, Err(RegisterError::Duplicate(_))));
+    let holdings = request(admin, "GET", "/api/v1/holdings").await;
+    assert!(holdings.contains(r#""name":"tenants""#), "{holdings}");
+    let scraped = request(admin, "GET", "/metrics").await;
+    let keys = r#"plimsoll_breaker_keys{breaker="tenants"} 1"#;
+    assert!(scraped.contains(keys), "{scraped}");
 }

@@ -18,7 +18,7 @@ const TASKS_SPAWNED: &str = "plimsoll_tasks_spawned_total";
 const TASKS_REFUSED: &str = "plimsoll_tasks_refused_total";
 const TASKS_PANICKED: &str = "plimsoll_tasks_panicked_total";
 
-const GAUGES: [(&str, &str); 18] = [
+const GAUGES: [(&str, &str); 19] = [
     (TASKS, "Named tasks alive."),
     (READY, "1 while the service is ready, else 0."),
     (
@@ -67,9 +67,18 @@ const GAUGES: [(&str, &str); 18] = [
         "plimsoll_breaker_history_records",
         "Records of the history, by kind.",
     ),
+    ("plimsoll_breaker_keys", "Keys with a circuit breaker."),
 ];
 
-const COUNTERS: [(&str, &str); 23] = [
+const COUNTERS: [(&str, &str); 25] = [
+    (
+        "plimsoll_breaker_keys_removed_total",
+        "Keys whose circuit breaker was forgotten, by reason.",
+    ),
+    (
+        "plimsoll_breaker_key_overflow_total",
+        "Times that a key found no place for a circuit breaker.",
+    ),
     (TASKS_SPAWNED, "Named tasks spawned."),
     (
         TASKS_REFUSED,

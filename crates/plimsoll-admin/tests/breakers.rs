@@ -196,6 +196,30 @@ async fn breakers_are_listed_by_name() {
     control.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_without_limits_is_shown_as_such() {
+    let breakers = Breakers::new();
+    let (control, addr) = start(&breakers);
+    let history = HistoryConfig::local()
+        .calls(0)
+        .transitions(0)
+        .retention(Duration::ZERO);
+    let config = config().history(history);
+    let orders = CircuitBreaker::new("orders", config).unwrap();
+    breakers.insert(&orders).unwrap();
+    call(&orders, Outcome::Success);
+    let shown = get(addr, "/api/v1/breakers/orders").json();
+    assert_eq!(
+        shown["history"],
+        json!({
+            "calls": 1, "max_calls": null, "transitions": 0, "max_transitions": null,
+            "retention_s": null, "sweep_interval_s": 3_600.0, "last_sweep_ago_s": null,
+        })
+    );
+    assert_eq!(shown["calls"][0]["outcome"], "success");
+    control.stop().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_breaker_is_shown_with_its_past_newest_first() {
     let breakers = Breakers::new();
@@ -390,6 +414,8 @@ async fn a_parameter_that_means_nothing_is_named_with_its_value_and_the_remedy()
         ),
         ("slow=yes", format!("`slow` is \"yes\": {slow}")),
         ("within=-1", format!("`within` is \"-1\": {within}")),
+        ("within=+1", format!("`within` is \"+1\": {within}")),
+        ("within=1e3", format!("`within` is \"1e3\": {within}")),
         ("within=inf", format!("`within` is \"inf\": {within}")),
         ("within=NaN", format!("`within` is \"NaN\": {within}")),
         ("within=.", format!("`within` is \".\": {within}")),
@@ -753,7 +779,8 @@ async fn what_an_observer_spawns_runs_on_the_runtime_of_the_service() {
         });
     };
     orders.observe(observer).unwrap();
-    post(addr, "/api/v1/breakers/orders/force-open");
+    let answer = post(addr, "/api/v1/breakers/orders/force-open");
+    assert_eq!(answer.status, 200);
     let thread = threads.recv_timeout(MINUTE).unwrap();
     assert_ne!(thread.as_deref(), Some("plimsoll-control"));
     control.stop().await;

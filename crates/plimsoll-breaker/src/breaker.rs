@@ -10,7 +10,7 @@ use crate::{
     sync::{Mutex, MutexGuard},
     waiters::Waiters,
 };
-use plimsoll_core::{Clock, Name, Removed, stripe};
+use plimsoll_core::{Clock, Name, RemovalReason, Removed, stripe};
 use std::{
     fmt,
     sync::{Arc, OnceLock, Weak, atomic::AtomicI64},
@@ -40,12 +40,15 @@ pub(crate) const MAX_STRIPES: usize = 8;
 #[derive(Clone)]
 pub struct CircuitBreaker(Arc<Shared>);
 
+/// The machine comes first, next to the reference counts, which a call that fails writes too: the
+/// fewer cache lines it has to get from another processor.
+#[repr(C)]
 pub(crate) struct Shared {
+    machine: Mutex<Inner>,
     name: Name,
     /// Which one it is, of keyed breakers.
     key: Option<Arc<str>>,
     clock: Clock,
-    machine: Mutex<Inner>,
     first: Arc<Stripe>,
     /// All stripes, the first included, once threads met on that.
     stripes: OnceLock<Box<[Arc<Stripe>]>>,
@@ -57,6 +60,7 @@ pub(crate) struct Shared {
 }
 
 /// What the lock of the machine guards.
+#[repr(C)]
 struct Inner {
     machine: Machine,
     /// Bytes of the machine that are counted.
@@ -250,11 +254,11 @@ impl CircuitBreaker {
         let ago = |at| Duration::from_nanos(now.saturating_sub(at));
         HistoryUsage {
             calls: self.0.held_calls(),
-            max_calls: u64::from(config.calls),
+            max_calls: config.calls as u64,
             transitions: self.0.history.transition_count() as u64,
-            max_transitions: u64::from(config.transitions),
-            retention: config.kept_for(),
-            sweep_interval: config.swept_every(),
+            max_transitions: config.transitions as u64,
+            retention: config.retention,
+            sweep_interval: config.sweep_interval,
             last_sweep: self.0.history.last_sweep().map(ago),
         }
     }
@@ -525,15 +529,19 @@ impl Shared {
     fn reconfigure(&self, config: &CircuitBreakerConfig) {
         let now = self.clock.ticks();
         self.update(now, 0, |machine, _| {
-            self.history.configure(config.history);
             machine.reconfigure(self.name, config, now);
         });
-        // Chunks have another length from now on.
-        let keeps_calls = self.history.keeps_calls();
+        self.history.configure(config.history);
         for stripe in self.stripes() {
             let mut local = stripe.lock();
-            self.history.take_back(std::mem::take(&mut local.chunk));
-            local.keeps_calls = keeps_calls;
+            let local = &mut *local;
+            self.history.fit(&mut local.chunk);
+            local.keeps_calls = self.history.keeps_calls();
+        }
+        if config.history.enabled {
+            self.history.enforce_caps();
+        } else {
+            self.keep(0, 0, RemovalReason::Manual);
         }
     }
 
@@ -543,7 +551,7 @@ impl Shared {
         history::View {
             now,
             wall: SystemTime::now(),
-            cap: config.max_calls(),
+            cap: history::cap(config.calls),
             cutoff: history::cutoff(&config, now),
         }
     }
@@ -598,11 +606,11 @@ impl Inner {
         let result = change(machine, locals);
         let moved = machine.mirror() != shown;
         if moved {
-            let successes = machine.totals.successes;
+            let judged = machine.totals.successes;
             for number in 0..breaker.stripes().len() {
                 locals.lock(number, machine);
             }
-            if machine.totals.successes > successes {
+            if machine.totals.successes > judged {
                 machine.judge_again(now);
             }
             let mirror = machine.mirror();

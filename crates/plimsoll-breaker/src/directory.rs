@@ -1,4 +1,4 @@
-use crate::{CircuitBreaker, breaker::Shared, sync::Mutex};
+use crate::{CircuitBreaker, KeyedBreakers, breaker::Shared, keyed::Keyed, sync::Mutex};
 use plimsoll_core::{Name, Removed};
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -36,6 +36,7 @@ pub struct Breakers(Arc<Inner>);
 struct Inner {
     /// No breaker is called, and none can be dropped, under this lock.
     breakers: Mutex<BTreeMap<Name, Weak<Shared>>>,
+    keyed: Mutex<BTreeMap<Name, Weak<Keyed>>>,
     #[cfg(feature = "metrics")]
     published: crate::metrics::Published,
 }
@@ -66,6 +67,31 @@ impl Breakers {
                 Ok(())
             }
         }
+    }
+
+    /// Takes in keyed breakers under their own name, so that their number and their overflow are
+    /// measured. O(n).
+    ///
+    /// # Errors
+    ///
+    /// When living ones, these included, are here by that name.
+    pub fn insert_keyed(&self, keyed: &KeyedBreakers) -> Result<(), DuplicateBreaker> {
+        let mut breakers = self.0.keyed.lock();
+        breakers.retain(|_, keyed| keyed.strong_count() > 0);
+        match breakers.entry(keyed.name()) {
+            Entry::Occupied(taken) => Err(DuplicateBreaker(*taken.key())),
+            Entry::Vacant(free) => {
+                free.insert(keyed.downgrade());
+                Ok(())
+            }
+        }
+    }
+
+    /// All keyed breakers, in the order of their names.
+    #[must_use]
+    pub fn list_keyed(&self) -> Vec<KeyedBreakers> {
+        let keyed = self.0.keyed.lock();
+        keyed.values().filter_map(KeyedBreakers::upgrade).collect()
     }
 
     /// Forgets a breaker, and says whether it was here.
@@ -127,6 +153,7 @@ impl Breakers {
         let breakers = self.list();
         let snapshots: Vec<_> = breakers.iter().map(CircuitBreaker::snapshot).collect();
         self.0.published.publish(&snapshots);
+        crate::metrics::publish_keyed(&self.list_keyed());
     }
 }
 

@@ -6,7 +6,7 @@ use plimsoll_core::BoxError;
 use std::{
     fmt,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 pin_project! {
@@ -26,7 +26,8 @@ pin_project! {
     #[project = StateProj]
     enum State<F> {
         Admitted { #[pin] call: F, permit: Permit },
-        Refused { open: Option<CircuitOpen> },
+        Refused { open: CircuitOpen },
+        Done,
     }
 }
 
@@ -44,7 +45,7 @@ impl<F, C> ResponseFuture<F, C> {
 
     pub(crate) const fn refused(open: CircuitOpen, classify: C) -> Self {
         Self {
-            state: State::Refused { open: Some(open) },
+            state: State::Refused { open },
             classify,
         }
     }
@@ -58,31 +59,42 @@ where
 {
     type Output = Result<T, BoxError>;
 
+    /// # Panics
+    ///
+    /// If polled again after it was done.
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        match this.state.project() {
+        let mut this = self.project();
+        match this.state.as_mut().project() {
             StateProj::Admitted { call, permit } => {
                 let mut polling = Polling {
                     permit,
                     returned: false,
                 };
-                let polled = call.poll(cx);
-                polling.returned = true;
-                let result = ready!(polled).map_err(Into::into);
+                let Poll::Ready(result) = call.poll(cx) else {
+                    polling.returned = true;
+                    return Poll::Pending;
+                };
+                let result = result.map_err(Into::into);
                 let judge = |elapsed| this.classify.classify(result.as_ref(), elapsed);
                 polling.permit.settle(judge);
+                polling.returned = true;
+                drop(polling);
+                // The permit is given back with the answer, however long the future is kept.
+                this.state.set(State::Done);
                 Poll::Ready(result)
             }
             StateProj::Refused { open } => {
-                let open = open.take().expect("polled after it was done");
+                let open = *open;
+                this.state.set(State::Done);
                 Poll::Ready(Err(open.into()))
             }
+            StateProj::Done => panic!("polled after it was done"),
         }
     }
 }
 
-/// Judges a call that panics while it is polled a failure, there and then: whoever catches the
+/// Judges a call that panics while it is polled, or judged, a failure, there and then: whoever catches the
 /// panic may drop the future long after, when nothing tells of it any more.
 struct Polling<'a> {
     permit: &'a mut Permit,
@@ -92,7 +104,7 @@ struct Polling<'a> {
 impl Drop for Polling<'_> {
     #[inline]
     fn drop(&mut self) {
-        if !self.returned {
+        if !self.returned && !self.permit.is_settled() {
             self.permit.settle(|_| Outcome::Failure);
         }
     }
@@ -103,6 +115,7 @@ impl<F, C> fmt::Debug for ResponseFuture<F, C> {
         let state = match &self.state {
             State::Admitted { .. } => "admitted",
             State::Refused { .. } => "refused",
+            State::Done => "done",
         };
         f.debug_struct("ResponseFuture")
             .field("state", &state)

@@ -38,10 +38,12 @@ use std::{
 const CHUNK: usize = 64;
 /// How many chunks a reader copies before it lets writers at the history again.
 const CHUNKS_PER_READ: usize = 64;
+/// How many transitions a reader copies before it lets changes of state at the history again.
+const TRANSITIONS_PER_READ: usize = 256;
 /// How many chunks a sweep looks into for calls that expired before the others in their chunk.
 const CHUNKS_PER_TRIM: usize = 4_096;
 /// The most records of one kind that can be asked for.
-const MAX_CAP: u32 = 100_000_000;
+const MAX_CAP: usize = 100_000_000;
 
 /// How much of its past a breaker keeps.
 ///
@@ -49,12 +51,10 @@ const MAX_CAP: u32 = 100_000_000;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct HistoryConfig {
     pub(crate) enabled: bool,
-    /// As small as can be, for every breaker has one; 0 is no cap.
-    pub(crate) calls: u32,
-    pub(crate) transitions: u32,
-    /// In nanoseconds; 0 is no limit.
-    retention: u64,
-    sweep_interval: u64,
+    pub(crate) calls: usize,
+    pub(crate) transitions: usize,
+    pub(crate) retention: Duration,
+    pub(crate) sweep_interval: Duration,
 }
 
 impl Default for HistoryConfig {
@@ -64,13 +64,13 @@ impl Default for HistoryConfig {
 }
 
 impl HistoryConfig {
-    const fn preset(minutes: u64, hours: u64, calls: u32, transitions: u32) -> Self {
+    const fn preset(minutes: u64, hours: u64, calls: usize, transitions: usize) -> Self {
         Self {
             enabled: true,
             calls,
             transitions,
-            retention: hours * 3_600_000_000_000,
-            sweep_interval: minutes * 60_000_000_000,
+            retention: Duration::from_secs(hours * 3_600),
+            sweep_interval: Duration::from_secs(minutes * 60),
         }
     }
 
@@ -113,21 +113,21 @@ impl HistoryConfig {
     /// The most calls that are kept; the oldest goes first. 0 is no cap.
     #[must_use]
     pub const fn calls(mut self, calls: usize) -> Self {
-        self.calls = saturated(calls);
+        self.calls = calls;
         self
     }
 
     /// The most transitions that are kept; the oldest goes first. 0 is no cap.
     #[must_use]
     pub const fn transitions(mut self, transitions: usize) -> Self {
-        self.transitions = saturated(transitions);
+        self.transitions = transitions;
         self
     }
 
     /// How long a record is kept, 1 second to 10 years. Zero is no limit.
     #[must_use]
     pub const fn retention(mut self, retention: Duration) -> Self {
-        self.retention = nanos(retention);
+        self.retention = retention;
         self
     }
 
@@ -136,42 +136,20 @@ impl HistoryConfig {
     /// Readers never see one that is too old, swept or not.
     #[must_use]
     pub const fn sweep_interval(mut self, interval: Duration) -> Self {
-        self.sweep_interval = nanos(interval);
+        self.sweep_interval = interval;
         self
-    }
-
-    pub(crate) const fn max_calls(&self) -> usize {
-        no_cap(self.calls)
-    }
-
-    /// How many calls a chunk has place for; 0 where none are kept. A short history has short
-    /// chunks, so that what is held above the cap is in proportion.
-    fn chunk(&self) -> usize {
-        match self.enabled {
-            true => (self.max_calls() / 16).clamp(1, CHUNK),
-            false => 0,
-        }
-    }
-
-    pub(crate) const fn kept_for(&self) -> Duration {
-        Duration::from_nanos(self.retention)
-    }
-
-    pub(crate) const fn swept_every(&self) -> Duration {
-        Duration::from_nanos(self.sweep_interval)
     }
 
     pub(crate) fn validate(&self, problems: &mut Problems) {
         let second = Duration::from_secs(1);
         problems.number("history.calls", self.calls, 0..=MAX_CAP);
         problems.number("history.transitions", self.transitions, 0..=MAX_CAP);
-        if self.retention > 0 {
+        if !self.retention.is_zero() {
             let longest = Duration::from_secs(10 * 365 * 86_400);
-            problems.duration("history.retention", self.kept_for(), second..=longest);
+            problems.duration("history.retention", self.retention, second..=longest);
         }
         let week = Duration::from_secs(7 * 86_400);
-        let interval = self.swept_every();
-        problems.duration("history.sweep_interval", interval, second..=week);
+        problems.duration("history.sweep_interval", self.sweep_interval, second..=week);
     }
 
     /// Checks every value.
@@ -352,6 +330,13 @@ impl Chunk {
         Some(self.number).filter(|number| *number > 0)
     }
 
+    /// Forgets the oldest `calls`, or all, and says how many that were.
+    pub(crate) fn forget(&mut self, calls: usize) -> usize {
+        let forgotten = calls.min(self.len());
+        self.first += forgotten;
+        forgotten
+    }
+
     /// Forgets what ended before `cutoff`, and says how many that were.
     pub(crate) fn trim(&mut self, cutoff: u64) -> usize {
         let expired = self.held().partition_point(|call| call.ended() < cutoff);
@@ -418,7 +403,7 @@ struct Calls {
     /// How many chunks have ever left at the front: the number of the first one.
     front: u64,
     records: usize,
-    config: HistoryConfig,
+    kept: Kept,
     /// How many stripes fill chunks.
     stripes: u32,
     /// How many chunks were given out.
@@ -474,7 +459,7 @@ impl History {
                 chunks: VecDeque::new(),
                 front: 0,
                 records: 0,
-                config,
+                kept: Kept::new(&config, false),
                 stripes: 1,
                 issued: 0,
                 spares: None,
@@ -486,21 +471,48 @@ impl History {
         }
     }
 
-    /// Sets the caps. What is over them goes with the next record, or sweep.
+    /// Sets the caps, but drops nothing yet.
     pub(crate) fn configure(&self, config: HistoryConfig) {
         let mut calls = self.calls.lock();
-        calls.config = config;
-        calls.drop_spares(&self.meter);
+        let length = calls.kept.chunk();
+        calls.kept = Kept::new(&config, calls.kept.closed);
+        if calls.kept.chunk() != length {
+            calls.drop_spares(&self.meter);
+        }
+    }
+
+    /// Drops what is over the caps.
+    pub(crate) fn enforce_caps(&self) {
+        let mut calls = self.calls.lock();
+        while let Some(oldest) = calls.enforce_cap() {
+            self.meter.add(-oldest.bytes());
+        }
+        let most = cap(calls.kept.transitions as usize);
+        drop(calls);
+        if let Some(transitions) = &mut *self.transitions.lock() {
+            let excess = transitions.records.len().saturating_sub(most);
+            transitions.records.drain(..excess);
+            transitions.evicted += excess as u64;
+            self.metered(transitions, VecDeque::shrink_to_fit);
+        }
+    }
+
+    /// Takes a chunk that is being filled if chunks have another length by now.
+    pub(crate) fn fit(&self, chunk: &mut Chunk) {
+        let mut calls = self.calls.lock();
+        if chunk.records.capacity() != calls.kept.chunk() {
+            calls.seal(std::mem::take(chunk), &self.meter);
+        }
     }
 
     pub(crate) fn config(&self) -> HistoryConfig {
-        self.calls.lock().config
+        self.calls.lock().kept.to_config()
     }
 
-    /// Stops keeping records.
-    pub(crate) fn disable(&self) {
+    /// Stops keeping records, for good.
+    pub(crate) fn close(&self) {
         let mut calls = self.calls.lock();
-        calls.config.enabled = false;
+        calls.kept.closed = true;
         calls.drop_spares(&self.meter);
     }
 
@@ -515,7 +527,7 @@ impl History {
     }
 
     pub(crate) fn keeps_calls(&self) -> bool {
-        self.config().enabled
+        self.calls.lock().kept.keeps()
     }
 
     /// Takes a chunk that is full (or new: without place for any call) and gives an empty one.
@@ -524,7 +536,7 @@ impl History {
     pub(crate) fn hand_over(&self, full: Chunk, stripe: usize) -> Chunk {
         let mut calls = self.calls.lock();
         calls.seal(full, &self.meter);
-        let length = calls.config.chunk();
+        let length = calls.kept.chunk();
         let mut new = match calls.enforce_cap() {
             Some(oldest) if oldest.records.capacity() == length => {
                 let mut chunk = calls.exchange(oldest, stripe, &self.meter);
@@ -544,21 +556,17 @@ impl History {
         new
     }
 
-    /// Takes a chunk and gives none.
-    pub(crate) fn take_back(&self, chunk: Chunk) {
-        let mut calls = self.calls.lock();
-        calls.seal(chunk, &self.meter);
-        while let Some(oldest) = calls.enforce_cap() {
-            self.meter.add(-oldest.bytes());
-        }
+    /// Takes back a chunk without calls.
+    pub(crate) fn take_back(&self, empty: Chunk) {
+        self.calls.lock().seal(empty, &self.meter);
     }
 
     pub(crate) fn push_transition(&self, record: TransitionRecord) {
-        let config = self.config();
-        if !config.enabled {
+        let kept = self.calls.lock().kept;
+        if !kept.keeps() {
             return;
         }
-        let cap = no_cap(config.transitions);
+        let cap = cap(kept.transitions as usize);
         let mut transitions = self.transitions.lock();
         let transitions = transitions.get_or_insert_with(|| {
             self.meter.add(size_of::<Transitions>() as i64);
@@ -657,16 +665,20 @@ impl History {
         excess as u64
     }
 
-    /// Drops the oldest full chunks until about `keep` calls are in full chunks, and says how
-    /// many calls went.
-    pub(crate) fn keep_calls(&self, keep: usize) -> u64 {
+    /// Drops `excess` of the oldest calls in full chunks, or all, and says how many went.
+    pub(crate) fn drop_calls(&self, excess: usize) -> usize {
         let mut calls = self.calls.lock();
-        let before = calls.records;
-        while calls.records > keep {
-            let Some(chunk) = calls.pop_front() else {
+        let mut left = excess;
+        while let Some(oldest) = calls.chunks.front_mut() {
+            if oldest.len() > left {
+                oldest.first += left;
+                calls.records -= left;
+                left = 0;
                 break;
-            };
-            self.meter.add(-chunk.bytes());
+            }
+            left -= oldest.len();
+            let gone = calls.pop_front();
+            self.meter.add(-gone.map_or(0, |chunk| chunk.bytes()));
         }
         if calls.chunks.is_empty() {
             calls.drop_spares(&self.meter);
@@ -674,13 +686,13 @@ impl History {
             calls.chunks.shrink_to_fit();
             calls.grew(before, &self.meter);
         }
-        (before - calls.records) as u64
+        excess - left
     }
 
     /// Calls in full chunks, and the cap.
     pub(crate) fn full_calls(&self) -> (usize, usize) {
         let calls = self.calls.lock();
-        (calls.records, calls.config.max_calls())
+        (calls.records, calls.kept.max_calls())
     }
 
     pub(crate) fn transition_count(&self) -> usize {
@@ -729,11 +741,27 @@ impl History {
         }
     }
 
+    /// Copies the transitions, a slice at a time, so that no change of state waits long.
     pub(crate) fn transitions(&self) -> Vec<TransitionRecord> {
-        match &*self.transitions.lock() {
-            None => Vec::new(),
-            Some(transitions) => transitions.records.iter().copied().collect(),
+        let mut copied = Vec::new();
+        let mut next = 0;
+        while let Some(kept) = &*self.transitions.lock() {
+            // Those that went meanwhile were the oldest.
+            let front = kept.inserted - kept.records.len() as u64;
+            let skip = next.max(front) - front;
+            let slice = kept
+                .records
+                .iter()
+                .skip(skip as usize)
+                .take(TRANSITIONS_PER_READ);
+            let before = copied.len();
+            copied.extend(slice);
+            next = front + skip + TRANSITIONS_PER_READ as u64;
+            if copied.len() - before < TRANSITIONS_PER_READ {
+                break;
+            }
         }
+        copied
     }
 
     pub(crate) fn swept(&self, now: u64) {
@@ -745,24 +773,74 @@ impl History {
     }
 }
 
-const fn saturated(records: usize) -> u32 {
-    if records > u32::MAX as usize {
-        u32::MAX
-    } else {
-        records as u32
-    }
+/// The most records that may be kept, where 0 is no cap.
+pub(crate) const fn cap(records: usize) -> usize {
+    if records == 0 { usize::MAX } else { records }
 }
 
-const fn no_cap(cap: u32) -> usize {
-    if cap == 0 { usize::MAX } else { cap as usize }
+/// A configuration that was checked, as small as can be: every breaker has one.
+#[derive(Clone, Copy, Debug)]
+struct Kept {
+    calls: u32,
+    transitions: u32,
+    retention: u64,
+    sweep_interval: u64,
+    enabled: bool,
+    /// For good.
+    closed: bool,
+}
+
+impl Kept {
+    const fn new(config: &HistoryConfig, closed: bool) -> Self {
+        Self {
+            calls: config.calls as u32,
+            transitions: config.transitions as u32,
+            retention: nanos(config.retention),
+            sweep_interval: nanos(config.sweep_interval),
+            enabled: config.enabled,
+            closed,
+        }
+    }
+
+    const fn to_config(self) -> HistoryConfig {
+        HistoryConfig {
+            enabled: self.enabled,
+            calls: self.calls as usize,
+            transitions: self.transitions as usize,
+            retention: Duration::from_nanos(self.retention),
+            sweep_interval: Duration::from_nanos(self.sweep_interval),
+        }
+    }
+
+    const fn keeps(self) -> bool {
+        self.enabled && !self.closed
+    }
+
+    const fn max_calls(self) -> usize {
+        cap(self.calls as usize)
+    }
+
+    /// How many calls a chunk has place for; 0 where none are kept. A short history has short
+    /// chunks, so that what is held above the cap is in proportion.
+    fn chunk(self) -> usize {
+        match self.keeps() {
+            true => (self.max_calls() / 16).clamp(1, CHUNK),
+            false => 0,
+        }
+    }
 }
 
 impl Calls {
     /// Appends a chunk that is being filled no longer.
-    fn seal(&mut self, chunk: Chunk, meter: &Meter) {
+    fn seal(&mut self, mut chunk: Chunk, meter: &Meter) {
         if chunk.len() == 0 {
             meter.add(-chunk.bytes());
             return;
+        }
+        if !chunk.is_full() {
+            let bytes = chunk.bytes();
+            chunk.records.shrink_to_fit();
+            meter.add(chunk.bytes() - bytes);
         }
         self.records += chunk.len();
         let before = self.chunks.capacity();
@@ -780,9 +858,9 @@ impl Calls {
     /// Takes out the oldest chunk if there are enough calls without it.
     fn enforce_cap(&mut self) -> Option<Chunk> {
         let oldest = self.chunks.front()?;
-        let others = (self.stripes as usize - 1) * self.config.chunk();
+        let others = (self.stripes as usize - 1) * self.kept.chunk();
         let left = self.records - oldest.len();
-        if left < self.config.max_calls().saturating_add(others) {
+        if left < self.kept.max_calls().saturating_add(others) {
             return None;
         }
         self.pop_front()
@@ -902,7 +980,7 @@ impl View {
 
 /// The moment before which records are too old.
 pub(crate) const fn cutoff(config: &HistoryConfig, now: u64) -> u64 {
-    match config.retention {
+    match nanos(config.retention) {
         0 => 0,
         retention => now.saturating_sub(retention),
     }

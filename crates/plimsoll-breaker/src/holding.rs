@@ -26,9 +26,7 @@ impl Bounded for Shared {
         let config = self.history_config();
         match (config.calls, config.transitions) {
             (0, _) | (_, 0) => usage,
-            (calls, transitions) => {
-                usage.with_max_entries(u64::from(calls) + u64::from(transitions))
-            }
+            (calls, transitions) => usage.with_max_entries((calls + transitions) as u64),
         }
     }
 
@@ -54,13 +52,13 @@ impl Bounded for Shared {
         }
         self.history.swept(self.ticks());
         let config = self.history_config();
-        if !config.enabled || config.kept_for().is_zero() {
+        if !config.enabled || config.retention.is_zero() {
             return Step {
                 removed,
                 ..Step::idle()
             };
         }
-        Step::at(removed, now + config.swept_every())
+        Step::at(removed, now + config.sweep_interval)
     }
 
     fn shrink(&self, share: f64, _: usize) -> Step {
@@ -77,7 +75,7 @@ impl Bounded for Shared {
 
     fn close(self: Arc<Self>, _: Instant) -> BoxFuture<'static, CloseReport> {
         Box::pin(async move {
-            self.history.disable();
+            self.history.close();
             for stripe in self.stripes() {
                 stripe.lock().keeps_calls = false;
             }
@@ -128,14 +126,21 @@ impl Shared {
     }
 
     /// Keeps the newest so many records, about.
-    fn keep(&self, calls: usize, transitions: usize, reason: RemovalReason) -> Removed {
+    pub(crate) fn keep(&self, calls: usize, transitions: usize, reason: RemovalReason) -> Removed {
         let (held, cap) = self.calls_in_memory();
+        let excess = held.saturating_sub(calls);
+        let mut dropped = self.history.drop_calls(excess);
         for stripe in self.stripes() {
+            if dropped >= excess {
+                break;
+            }
             let mut local = stripe.lock();
-            self.history.take_back(std::mem::take(&mut local.chunk));
+            dropped += local.chunk.forget(excess - dropped);
+            if local.chunk.len() == 0 {
+                self.history.take_back(std::mem::take(&mut local.chunk));
+            }
         }
-        let dropped = self.history.keep_calls(calls);
-        let dropped = self.count_removed(reason, dropped as usize, held, cap);
+        let dropped = self.count_removed(reason, dropped, held, cap);
         let transitions = self.history.keep_transitions(transitions, reason);
         Removed::of(reason, dropped + transitions)
     }
@@ -174,6 +179,6 @@ impl CircuitBreaker {
     /// How long until the history is swept again, if it is registered.
     #[must_use]
     pub fn sweep_interval(&self) -> Duration {
-        self.shared().history_config().swept_every()
+        self.shared().history_config().sweep_interval
     }
 }

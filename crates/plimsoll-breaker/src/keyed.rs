@@ -13,7 +13,7 @@ use std::{
     fmt,
     hash::{BuildHasher, RandomState},
     sync::{
-        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -132,7 +132,7 @@ impl KeyedConfig {
 #[derive(Clone)]
 pub struct KeyedBreakers(Arc<Keyed>);
 
-struct Keyed {
+pub(crate) struct Keyed {
     name: Name,
     config: KeyedConfig,
     clock: Clock,
@@ -238,6 +238,14 @@ impl KeyedBreakers {
         })))
     }
 
+    pub(crate) fn downgrade(&self) -> Weak<Keyed> {
+        Arc::downgrade(&self.0)
+    }
+
+    pub(crate) fn upgrade(keyed: &Weak<Keyed>) -> Option<Self> {
+        keyed.upgrade().map(Self)
+    }
+
     /// The name.
     #[must_use]
     pub fn name(&self) -> Name {
@@ -331,6 +339,14 @@ impl KeyedBreakers {
     #[must_use]
     pub fn overflowed(&self) -> u64 {
         self.0.overflowed.load(Relaxed)
+    }
+}
+
+impl fmt::Debug for Keyed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keyed")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 

@@ -202,26 +202,29 @@ pub(crate) enum Gate {
     Ask,
 }
 
+/// What a call that fails writes comes first and close together, for another thread's cache has
+/// it; what only changes with the state or the configuration comes last.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Machine {
-    pub(crate) settings: Settings,
-    state: State,
-    /// Counts changes of state and resets. A call is judged in its own generation only.
-    generation: u64,
-    since: u64,
-    /// Why it is in this state.
-    reason: Reason,
-    /// While open: when a call may pass again.
-    until: u64,
     window: Window,
     /// Failures since the last success.
     consecutive: u32,
+    state: State,
+    /// Why it is in this state.
+    reason: Reason,
+    pub(crate) totals: CallTotals,
+    rejected: u64,
+    /// Counts changes of state and resets. A call is judged in its own generation only.
+    generation: u64,
+    since: u64,
+    /// While open: when a call may pass again.
+    until: u64,
     /// How many times it opened without closing.
     attempt: u32,
-    rejected: u64,
-    pub(crate) totals: CallTotals,
     /// Only a breaker that was not always closed has this.
     past: Option<Box<Past>>,
+    pub(crate) settings: Settings,
 }
 
 /// What a breaker that never left its first state does without.
@@ -235,6 +238,8 @@ struct Past {
     /// Probes in flight, oldest first, and the number of the last.
     probes: VecDeque<Probe>,
     last_probe: u32,
+    /// While half open: when somebody noticed.
+    noticed: u64,
     /// While metrics only: which thresholds were told of, and until when calls would be refused.
     announced: [bool; 2],
     shadow_until: u64,
@@ -344,32 +349,49 @@ impl Machine {
 
     // What happens.
 
-    /// Brings the machine to `now`: a wait that is over, probes that took too long.
+    /// Brings the machine to `now`: a wait that is over, probes that took too long. Each happened
+    /// when it was due, whenever somebody looks.
     pub(crate) fn advance(&mut self, now: u64) {
         self.window.roll(now);
+        // A round begins with the first who looks, so that no round ends unnoticed: this ends
+        // after a few.
+        while self.advance_once(now) {}
+    }
+
+    fn advance_once(&mut self, now: u64) -> bool {
+        let generation = self.generation;
         if self.state == State::Open && now >= self.until {
-            self.enter(State::HalfOpen, Reason::WaitElapsed, now);
+            self.enter(State::HalfOpen, Reason::WaitElapsed, self.until);
+            self.past().noticed = now;
+            return true;
         }
         if self.state != State::HalfOpen {
-            return;
+            return false;
         }
-        while let Some(oldest) = self.oldest_probe()
-            && now >= oldest.began.saturating_add(self.settings.probe_lease())
-        {
+        while let Some(oldest) = self.oldest_probe() {
+            let end = oldest.began.saturating_add(self.settings.probe_lease());
+            if now < end || generation != self.generation {
+                break;
+            }
             self.past().probes.pop_front();
             let slow = self.settings.slow_rate > 0.0;
             self.count(true, slow);
-            self.judge_probe(true, slow, now);
-            if self.state != State::HalfOpen {
-                return;
-            }
+            self.judge_probe(true, slow, end);
         }
-        if now >= self.since.saturating_add(self.settings.half_open_timeout) {
+        let end = self.half_open_end();
+        if generation == self.generation && now >= end {
             match self.settings.after_half_open {
-                AfterHalfOpen::Open => self.open(Reason::HalfOpenTimeout, None, now),
-                AfterHalfOpen::Close => self.enter(State::Closed, Reason::HalfOpenTimeout, now),
+                AfterHalfOpen::Open => self.open(Reason::HalfOpenTimeout, None, end),
+                AfterHalfOpen::Close => self.enter(State::Closed, Reason::HalfOpenTimeout, end),
             }
         }
+        generation != self.generation
+    }
+
+    /// While half open: when that has taken too long.
+    fn half_open_end(&self) -> u64 {
+        let noticed = self.past.as_ref().map_or(0, |past| past.noticed);
+        noticed.saturating_add(self.settings.half_open_timeout)
     }
 
     /// Decides about a call that wants to pass.
@@ -518,7 +540,10 @@ impl Machine {
             }
             (same, _) if same == self.state => {}
             (State::Open, wait) => self.open(Reason::Manual, wait.map(nanos), now),
-            (to, _) => self.enter(to, Reason::Manual, now),
+            (to, _) => {
+                self.enter(to, Reason::Manual, now);
+                self.past().noticed = now;
+            }
         }
         Ok(())
     }
@@ -853,8 +878,7 @@ impl Machine {
         let lease = self.oldest_probe().map_or(NEVER, |oldest| {
             oldest.began.saturating_add(self.settings.probe_lease())
         });
-        let timeout = self.since.saturating_add(self.settings.half_open_timeout);
-        lease.min(timeout)
+        lease.min(self.half_open_end())
     }
 }
 

@@ -12,14 +12,17 @@
 //! | `plimsoll_breaker_in_flight`, `_probes_in_flight` | gauge | |
 //! | `plimsoll_breaker_lost_events_total` | counter | |
 //! | `plimsoll_breaker_history_records` | gauge | `kind`: `calls`, `transitions` |
+//! | `plimsoll_breaker_keys` | gauge, for keyed breakers | |
+//! | `plimsoll_breaker_keys_removed_total` | counter, for keyed breakers | `reason` |
+//! | `plimsoll_breaker_key_overflow_total` | counter, for keyed breakers | |
 //!
 //! A ratio is what the breaker judges by: of the window while closed, of the probes while half
 //! open, of what opened it while open. It is 0 below the minimum of calls, where a rate means
 //! nothing, so that an alert on a ratio is as quiet as the breaker.
 
-use crate::{CallTotals, Snapshot, State, sync::Mutex};
+use crate::{CallTotals, KeyedBreakers, Snapshot, State, sync::Mutex};
 use metrics::{counter, gauge};
-use plimsoll_core::Name;
+use plimsoll_core::{Holding, Name};
 use std::collections::BTreeSet;
 
 /// The breakers whose gauges are not zero.
@@ -38,6 +41,24 @@ impl Published {
         }
         snapshots.iter().for_each(publish);
         *published = living;
+    }
+}
+
+/// Publishes how many keys there are. The breakers of keys are not told apart: a label for each
+/// would be what their number is bounded for.
+pub(crate) fn publish_keyed(keyed: &[KeyedBreakers]) {
+    for breakers in keyed {
+        let name = breakers.name().as_str();
+        gauge!("plimsoll_breaker_keys", "breaker" => name).set(breakers.len() as f64);
+        for (reason, keys) in breakers.bounded().totals().removed.iter() {
+            counter!(
+                "plimsoll_breaker_keys_removed_total",
+                "breaker" => name, "reason" => reason.as_str()
+            )
+            .absolute(keys);
+        }
+        counter!("plimsoll_breaker_key_overflow_total", "breaker" => name)
+            .absolute(breakers.overflowed());
     }
 }
 

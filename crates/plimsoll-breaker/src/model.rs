@@ -18,10 +18,7 @@ use plimsoll_core::Name;
 use proptest::{collection::vec, option, prelude::*};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering::SeqCst},
-    },
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -36,7 +33,7 @@ struct Call {
 }
 
 /// The calls that count, oldest first.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 enum Seen {
     Last {
         calls: Vec<Call>,
@@ -166,12 +163,14 @@ enum Said {
     Reset,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Naive {
     config: CircuitBreakerConfig,
     state: State,
     reason: Reason,
     since: u64,
+    /// While half open: when somebody noticed.
+    noticed: u64,
     until: u64,
     generation: u64,
     attempt: u32,
@@ -196,6 +195,7 @@ impl Naive {
             state: State::Closed,
             reason: Reason::Manual,
             since: now,
+            noticed: now,
             until: NEVER,
             generation: 0,
             attempt: 0,
@@ -360,30 +360,53 @@ impl Naive {
         }
     }
 
+    /// What is due by `now` happens when it is due, but a half-open round times out from when it
+    /// was noticed.
     fn advance(&mut self, now: u64) {
         self.seen.roll(now);
-        if self.state == State::Open && now >= self.until {
-            self.enter(State::HalfOpen, Reason::WaitElapsed, now);
+        loop {
+            let generation = self.generation;
+            match self.state {
+                State::Open if now >= self.until => {
+                    self.enter(State::HalfOpen, Reason::WaitElapsed, self.until);
+                    self.noticed = now;
+                }
+                State::HalfOpen => self.advance_probes(now),
+                _ => {}
+            }
+            if generation == self.generation {
+                return;
+            }
         }
+    }
+
+    fn advance_probes(&mut self, now: u64) {
         while self.state == State::HalfOpen
             && let Some((_, began)) = self.probes.first()
             && now >= began.saturating_add(self.lease())
         {
+            let end = began.saturating_add(self.lease());
             self.probes.remove(0);
             let slow = self.config.slow_calls.is_some();
             self.count(true, slow);
             self.judged.push(Call { failed: true, slow });
-            self.conclude(now);
+            self.conclude(end);
         }
-        if self.state == State::HalfOpen
-            && let Some((timeout, then)) = self.config.half_open_timeout
-            && now >= self.since.saturating_add(nanos(timeout))
-        {
-            match then {
-                AfterHalfOpen::Open => self.open(Reason::HalfOpenTimeout, None, now),
-                AfterHalfOpen::Close => self.enter(State::Closed, Reason::HalfOpenTimeout, now),
+        if self.state == State::HalfOpen && now >= self.half_open_end() {
+            let end = self.half_open_end();
+            match self.config.half_open_timeout {
+                None => {}
+                Some((_, AfterHalfOpen::Open)) => self.open(Reason::HalfOpenTimeout, None, end),
+                Some((_, AfterHalfOpen::Close)) => {
+                    self.enter(State::Closed, Reason::HalfOpenTimeout, end);
+                }
             }
         }
+    }
+
+    fn half_open_end(&self) -> u64 {
+        let timeout = self.config.half_open_timeout;
+        timeout.map_or(NEVER, |(time, _)| self.noticed.saturating_add(nanos(time)))
     }
 
     fn count(&mut self, failed: bool, slow: bool) {
@@ -475,8 +498,7 @@ impl Naive {
     fn refusal(&self) -> Refusal {
         let lease = self.probes.first();
         let lease = lease.map_or(NEVER, |(_, began)| began.saturating_add(self.lease()));
-        let timeout = self.config.half_open_timeout;
-        let timeout = timeout.map_or(NEVER, |(time, _)| self.since.saturating_add(nanos(time)));
+        let timeout = self.half_open_end();
         Refusal {
             state: self.state,
             reason: self.reason,
@@ -544,7 +566,10 @@ impl Naive {
             }
             _ if from == to => {}
             wait if to == State::Open => self.open(Reason::Manual, wait, now),
-            _ => self.enter(to, Reason::Manual, now),
+            _ => {
+                self.enter(to, Reason::Manual, now);
+                self.noticed = now;
+            }
         }
         true
     }
@@ -1083,7 +1108,7 @@ impl Run {
         self.told.append(&mut self.naive.said);
     }
 
-    fn compare_history(&mut self, now: u64) {
+    fn compare_history(&self, now: u64) {
         let calls = self.breaker.calls(&CallsQuery::new());
         assert_eq!(calls.matching, self.remembered.len());
         let key = |ended: u64, outcome, slow, probe, stale, duration: u64| {
@@ -1196,251 +1221,6 @@ fn run_breaker(config: &CircuitBreakerConfig, ops: &[Op]) {
         }
         run.compare_history(run.breaker.shared().ticks());
     });
-}
-
-// === threads ===
-
-/// What one thread did, and what it saw.
-#[derive(Clone, Copy, Debug)]
-enum Act {
-    /// Whether it was admitted.
-    Acquired(bool),
-    Ended(u64, Outcome),
-    Reset,
-    Saw(State),
-}
-
-/// Something that was done between two moments of an order of all.
-#[derive(Clone, Copy, Debug)]
-struct Done {
-    began: usize,
-    ended: usize,
-    act: Act,
-}
-
-/// Whether that is what is left at the end.
-///
-/// A call that ends just while the circuit changes may be counted as what it was, though it comes
-/// too late to decide anything, and one that is refused as one of the next state.
-fn is_left(naive: &Naive, view: &View) -> bool {
-    let (calls, _) = naive.judges_by();
-    let (seen, expected) = (view.totals, naive.totals);
-    let ended = |totals: CallTotals| totals.successes + totals.ignored + totals.stale;
-    (view.state, view.reason) == (naive.state, naive.reason)
-        && (view.generation, view.attempt) == (naive.generation, naive.attempt)
-        && (view.counts, view.consecutive) == (count(&calls), naive.consecutive)
-        && seen.failures == expected.failures
-        && seen.successes >= expected.successes
-        && seen.ignored >= expected.ignored
-        && ended(seen) == ended(expected)
-        && seen.rejected() == expected.rejected()
-}
-
-/// Whether some order of what the threads did, in which nothing comes after what began when it had
-/// ended, explains what they saw and what is left.
-fn is_explained(naive: &Naive, threads: &[&[Done]], view: &View) -> bool {
-    if threads.iter().all(|thread| thread.is_empty()) {
-        return is_left(naive, view);
-    }
-    let firsts = threads.iter().filter_map(|thread| thread.first());
-    let soonest = firsts.map(|done| done.ended).min().unwrap_or(usize::MAX);
-    (0..threads.len()).any(|number| {
-        let Some((done, rest)) = threads[number].split_first() else {
-            return false;
-        };
-        if done.began > soonest {
-            return false;
-        }
-        let mut naive = naive.clone();
-        let fits = match done.act {
-            // A call may pass while the circuit opens, after one whose result comes too late.
-            Act::Acquired(true) => true,
-            Act::Acquired(false) => matches!(naive.acquire(0), Decision::Refused(_)),
-            Act::Ended(generation, outcome) => {
-                let call = Ended {
-                    generation,
-                    probe: 0,
-                    outcome,
-                    elapsed: 0,
-                };
-                let stale = naive.record(call, 0);
-                naive.totals.ignored += u64::from(outcome == Outcome::Ignore && !stale);
-                true
-            }
-            Act::Reset => {
-                naive.reset(0);
-                true
-            }
-            Act::Saw(state) => state == naive.state,
-        };
-        let mut threads = threads.to_vec();
-        threads[number] = rest;
-        fits && is_explained(&naive, &threads, view)
-    })
-}
-
-/// Makes some calls on a stripe, and writes down what it does.
-fn make_calls(
-    breaker: &CircuitBreaker,
-    stripe: usize,
-    random: &mut fastrand::Rng,
-    tickets: &AtomicUsize,
-) -> Vec<Done> {
-    let mut log = Vec::new();
-    let mut write = |act: &mut dyn FnMut() -> Act| {
-        let began = tickets.fetch_add(1, SeqCst);
-        let act = act();
-        let ended = tickets.fetch_add(1, SeqCst);
-        log.push(Done { began, ended, act });
-    };
-    let shared = breaker.shared();
-    let stripe = &shared.stripes()[stripe % shared.stripes().len()];
-    for _ in 0..2 {
-        let mut permit = None;
-        let mut generation = 0;
-        write(&mut || {
-            permit = stripe
-                .pass()
-                .or_else(|| stripe.acquire(shared, shared.ticks()).ok());
-            generation = permit.as_ref().map_or(0, Permit::generation);
-            Act::Acquired(permit.is_some())
-        });
-        let outcome = match random.u8(0..8) {
-            0..3 => Outcome::Failure,
-            3 => Outcome::Ignore,
-            _ => Outcome::Success,
-        };
-        if permit.is_some() {
-            write(&mut || {
-                if let Some(permit) = permit.take() {
-                    permit.record(outcome);
-                }
-                Act::Ended(generation, outcome)
-            });
-        } else {
-            write(&mut || {
-                breaker.reset();
-                Act::Reset
-            });
-        }
-    }
-    if random.bool() {
-        write(&mut || Act::Saw(breaker.state()));
-    }
-    log
-}
-
-#[test]
-fn what_threads_do_at_once_could_have_been_done_one_after_another() {
-    let random = fastrand::Rng::with_seed(17);
-    for round in 0..1_500 {
-        let config = CircuitBreakerConfig::new()
-            .window(WindowConfig::Calls(1 + round % 5))
-            .minimum_calls(1 + round % 4)
-            .failure_rate(60.0)
-            .consecutive_failures((round % 3 > 0).then_some(1 + round % 4))
-            .open_for(Duration::from_secs(86_400))
-            .open_max(Duration::from_secs(86_400))
-            .history(HistoryConfig::disabled());
-        let breaker = CircuitBreaker::of_checked(Name::new("model"), &config, Member::default());
-        if round % 8 > 0 {
-            breaker.shared().grow();
-        }
-        let (tickets, ready) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let logs: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..3)
-                .map(|stripe| {
-                    let mut random = fastrand::Rng::with_seed(
-                        random.clone().u64(..) ^ u64::from(round * 3 + stripe),
-                    );
-                    let (breaker, tickets, ready) = (&breaker, &tickets, &ready);
-                    scope.spawn(move || {
-                        ready.fetch_add(1, SeqCst);
-                        while ready.load(SeqCst) < 3 {
-                            std::hint::spin_loop();
-                        }
-                        make_calls(breaker, stripe as usize, &mut random, tickets)
-                    })
-                })
-                .collect();
-            threads
-                .into_iter()
-                .map(|thread| thread.join().unwrap())
-                .collect()
-        });
-        let view = breaker.shared().look(|machine, _| machine.view());
-        let threads: Vec<_> = logs.iter().map(Vec::as_slice).collect();
-        assert!(
-            is_explained(&Naive::new(&config, 0), &threads, &view),
-            "no order explains {view:?} after {logs:#?}"
-        );
-    }
-}
-
-#[test]
-fn what_many_threads_count_is_what_they_did() {
-    for grown in [false, true] {
-        let config = CircuitBreakerConfig::new()
-            .window(WindowConfig::Calls(65_536))
-            .minimum_calls(65_536)
-            .failure_rate(None);
-        let breaker = CircuitBreaker::of_checked(Name::new("model"), &config, Member::default());
-        if grown {
-            breaker.shared().grow();
-        }
-        let counts: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..6_usize)
-                .map(|number| {
-                    let breaker = &breaker;
-                    scope.spawn(move || {
-                        let mut random = fastrand::Rng::with_seed(number as u64);
-                        let mut counts = CallTotals::default();
-                        for _ in 0..3_000 {
-                            let permit = breaker.try_acquire().unwrap();
-                            match random.u8(0..100) {
-                                0 => {
-                                    counts.ignored += 1;
-                                    permit.record(Outcome::Ignore);
-                                }
-                                1 => counts.dropped += 1,
-                                2 => {
-                                    counts.failures += 1;
-                                    permit.record(Outcome::Failure);
-                                }
-                                _ => {
-                                    counts.successes += 1;
-                                    permit.record(Outcome::Success);
-                                }
-                            }
-                        }
-                        counts
-                    })
-                })
-                .collect();
-            threads
-                .into_iter()
-                .map(|thread| thread.join().unwrap())
-                .collect()
-        });
-        let mut expected = CallTotals::default();
-        for counts in counts {
-            expected.successes += counts.successes;
-            expected.failures += counts.failures;
-            expected.ignored += counts.ignored;
-            expected.dropped += counts.dropped;
-        }
-        let snapshot = breaker.snapshot();
-        assert_eq!(snapshot.totals, expected);
-        assert_eq!(u64::from(snapshot.window.failures), expected.failures);
-        let counted = expected.successes + expected.failures;
-        assert_eq!(u64::from(snapshot.window.calls), counted);
-        assert_eq!(snapshot.in_flight, 0);
-        assert_eq!(
-            breaker.calls(&CallsQuery::new()).matching,
-            10_000,
-            "the cap"
-        );
-    }
 }
 
 proptest! {

@@ -76,9 +76,8 @@ impl Permit {
         self
     }
 
-    #[cfg(test)]
-    pub(crate) const fn generation(&self) -> u64 {
-        self.generation
+    pub(crate) const fn is_settled(&self) -> bool {
+        self.probe == SETTLED
     }
 
     /// How long ago the call began.
@@ -98,7 +97,7 @@ impl Permit {
 impl Drop for Permit {
     #[inline]
     fn drop(&mut self) {
-        if self.probe == SETTLED {
+        if self.is_settled() {
             return;
         }
         let of_the_call = self.probe & GUARDED == 0 && std::thread::panicking();

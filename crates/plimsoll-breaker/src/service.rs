@@ -18,6 +18,8 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 /// A service behind a circuit breaker. See the [crate docs](crate).
 pub struct CircuitBreakerService<S, C = ErrorsAreFailures> {
     inner: S,
+    /// Whether the inner service may have reserved something for a call.
+    reserved: bool,
     readiness: Readiness,
     breaker: CircuitBreaker,
     classify: C,
@@ -54,6 +56,7 @@ impl<S, C> CircuitBreakerService<S, C> {
     ) -> Self {
         Self {
             inner,
+            reserved: false,
             readiness: Readiness::Unready,
             breaker,
             classify,
@@ -132,11 +135,18 @@ where
                         return Poll::Ready(Ok(()));
                     }
                 }
-                OnOpen::NotReady => ready!(self.poll_breaker(cx)),
+                OnOpen::NotReady => {
+                    if self.poll_breaker(cx).is_pending() {
+                        self.readiness = Readiness::Unready;
+                        self.free_reserved();
+                        return Poll::Pending;
+                    }
+                }
             }
         }
         // Polled every time: a service that was ready can disconnect.
         self.readiness = Readiness::Unready;
+        self.reserved = true;
         ready!(self.inner.poll_ready(cx)).map_err(Into::into)?;
         self.readiness = Readiness::Ready;
         Poll::Ready(Ok(()))
@@ -159,17 +169,29 @@ where
             Readiness::Ready => match self.breaker.try_acquire_closely() {
                 Ok(permit) => self.admit(request, permit),
                 Err(open) => {
-                    // What the inner service reserved for this call is given back with it.
-                    let unready = self.inner.clone();
-                    drop(mem::replace(&mut self.inner, unready));
+                    self.free_reserved();
                     ResponseFuture::refused(open, self.classify.clone())
                 }
             },
             Readiness::Refused(refused) => {
                 stripe.count_refused(refused.at);
-                ResponseFuture::refused(shared.error(refused), self.classify.clone())
+                let open = shared.error(refused);
+                self.free_reserved();
+                ResponseFuture::refused(open, self.classify.clone())
             }
             Readiness::Unready => panic!("`poll_ready` must be ready before `call`"),
+        }
+    }
+}
+
+impl<S: Clone, C> CircuitBreakerService<S, C> {
+    /// Gives back what the inner service has reserved, or waits in line for, for a call that will
+    /// not be made.
+    #[inline]
+    fn free_reserved(&mut self) {
+        if mem::replace(&mut self.reserved, false) {
+            let unready = self.inner.clone();
+            drop(mem::replace(&mut self.inner, unready));
         }
     }
 }
@@ -182,6 +204,7 @@ impl<S, C> CircuitBreakerService<S, C> {
         C: Clone,
     {
         self.readiness = Readiness::Unready;
+        self.reserved = false;
         // Should this panic, the drop of the permit sees it.
         let call = self.inner.call(request);
         ResponseFuture::admitted(call, permit, self.classify.clone())

@@ -7,8 +7,8 @@
 //!
 //! # Lock order
 //!
-//! The machine, then stripes by their number, then one of the history's. A thread that finds its
-//! stripe taken moves to another.
+//! The machine, then stripes, then one of the history's. Who has the machine locks several stripes,
+//! in any order; who has not locks one, and waits for nothing but the history under it.
 
 use crate::{
     Outcome, Reason, State,
@@ -62,7 +62,7 @@ pub(crate) struct Stripe {
     number: u32,
 }
 
-/// One in so many calls looks which thread was here before. A power of two.
+/// One in so many calls looks which thread was here before.
 const LOOKS: u32 = 32;
 /// After so many changes of thread it is asked how long they took.
 const SWITCHES: u32 = 8;
@@ -177,8 +177,6 @@ impl Stripe {
     }
 
     /// Gives the machine what was counted here since the last time.
-    ///
-    /// The successes of an earlier `generation` are counted but not judged.
     pub(crate) fn merge_into(&self, local: &mut Local, machine: &mut Machine) {
         local.merge_into(machine);
         self.dirty.store(0, Ordering::Relaxed);

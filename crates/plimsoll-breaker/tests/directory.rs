@@ -1,4 +1,5 @@
 //! Breakers by name.
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 
 use plimsoll_breaker::{Breakers, CircuitBreaker, CircuitBreakerConfig, HistoryConfig, Outcome};
 use plimsoll_core::{Holding, Name, Removed};

@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
-use plimsoll_breaker::{Breakers, CircuitBreaker, CircuitBreakerConfig, Outcome, State};
+use plimsoll_breaker::{
+    Breakers, CircuitBreaker, CircuitBreakerConfig, KeyedBreakers, KeyedConfig, Outcome, State,
+};
 use std::{collections::BTreeMap, time::Duration};
 use tokio::time::advance;
 
@@ -252,4 +254,27 @@ fn events_that_nobody_was_told_of_are_counted() {
     orders.observe(observer).unwrap();
     orders.reset();
     assert_eq!(scrape.take().get("lost_events_total", ""), 2.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_are_counted_and_not_told_apart() {
+    let keyed = KeyedBreakers::new("orders", KeyedConfig::new().max_keys(2)).unwrap();
+    let scrape = Scrape::new(&[]);
+    scrape.breakers.insert_keyed(&keyed).unwrap();
+    scrape.breakers.insert_keyed(&keyed).unwrap_err();
+    for key in ["a", "b", "c"] {
+        let _ = keyed.get(key);
+    }
+    for breaker in keyed.list() {
+        breaker.force_open();
+    }
+    let _ = keyed.get("d");
+    let series = scrape.take();
+    assert_eq!(series.get("keys", ""), 2.0);
+    let removed = series.get("keys_removed_total", "reason=\"capacity\"");
+    assert_eq!(removed, 1.0);
+    assert_eq!(series.get("key_overflow_total", ""), 1.0);
+    assert_eq!(series.0.len(), 3, "nothing by key");
+    drop(keyed);
+    assert!(scrape.breakers.list_keyed().is_empty());
 }

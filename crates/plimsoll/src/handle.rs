@@ -1,6 +1,6 @@
 use crate::{Config, StartError, error::Cause};
 #[cfg(feature = "breaker")]
-use plimsoll_breaker::{Breakers, CircuitBreaker};
+use plimsoll_breaker::{Breakers, CircuitBreaker, KeyedBreakers};
 use plimsoll_core::{
     Holding, Lifecycle, Name, Registry, lifecycle::SpawnError, registry::RegisterError,
 };
@@ -259,6 +259,24 @@ impl Plimsoll {
             return Err(error);
         }
         Ok(breaker)
+    }
+
+    /// Registers circuit breakers by key under their own name, and gives the handle back.
+    ///
+    /// From now on idle keys are forgotten, and their number and the overflow are measured.
+    ///
+    /// # Errors
+    ///
+    /// As [`Registry::register`].
+    pub fn register_keyed_breakers(
+        &self,
+        keyed: KeyedBreakers,
+    ) -> Result<KeyedBreakers, RegisterError> {
+        let keyed = self.inner.registry.register(keyed)?;
+        // Cannot be taken: the registry has each name once.
+        let taken = self.inner.breakers.insert_keyed(&keyed);
+        taken.map_err(|taken| RegisterError::Duplicate(taken.name()))?;
+        Ok(keyed)
     }
 
     /// The circuit breakers that the admin API shows and operates, and that a scrape tells of.

@@ -42,7 +42,7 @@ pub use plimsoll_admin::ControlConfig;
 #[cfg(feature = "breaker")]
 pub use plimsoll_breaker::{
     self as breaker, Breakers, CircuitBreaker, CircuitBreakerConfig, CircuitBreakerLayer,
-    CircuitOpen, Classify, HistoryConfig, OnOpen, Outcome, ProbeRule, State, Window,
+    CircuitOpen, Classify, HistoryConfig, KeyedBreakers, OnOpen, Outcome, ProbeRule, State, Window,
 };
 pub use plimsoll_core::{
     Bounded, BoxError, BoxFuture, Clock, CloseReport, Holding, Lifecycle, LifecycleConfig, Name,
@@ -53,6 +53,8 @@ pub use plimsoll_core::{
 pub use plimsoll_http::{
     Edge, EdgeLayer, EndpointLabel, RejectedToResponse, Server, ServerConfig, edge, reject, server,
 };
+#[cfg(all(feature = "breaker", feature = "http"))]
+pub use plimsoll_http::{HttpOutcome, outcome};
 
 /// The examples of the README and the guide, compiled.
 #[cfg(all(

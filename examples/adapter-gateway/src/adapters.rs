@@ -2,7 +2,7 @@
 
 use crate::corpus::Passage;
 use plimsoll::Rejected;
-use plimsoll_breaker::{CircuitBreaker, CircuitBreakerConfig, ConfigError, Outcome, Permit};
+use plimsoll::breaker::{CircuitBreaker, CircuitBreakerConfig, ConfigError, Outcome, Permit};
 use serde::{Serialize, Serializer};
 use std::{collections::BTreeMap, fmt, pin::Pin, sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout};

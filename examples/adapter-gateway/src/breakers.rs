@@ -1,17 +1,17 @@
 //! The circuit breakers of the adapters: one each, named like it.
 
 use crate::adapters::Adapters;
+use plimsoll::breaker::{Snapshot, State};
 use plimsoll::{Plimsoll, registry::RegisterError};
-use plimsoll_breaker::{Snapshot, State};
 
 /// Registers the breakers, so that they are swept, measured and shown.
 ///
 /// # Errors
 ///
-/// As [`Plimsoll::register`].
+/// As [`Plimsoll::register_breaker`].
 pub fn register(plimsoll: &Plimsoll, adapters: &Adapters) -> Result<(), RegisterError> {
     for breaker in adapters.breakers() {
-        plimsoll.register(breaker.clone())?;
+        plimsoll.register_breaker(breaker.clone())?;
     }
     Ok(())
 }

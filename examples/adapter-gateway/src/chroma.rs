@@ -8,7 +8,7 @@ use crate::{
     vector::{Query, QueryResult},
 };
 use http::Uri;
-use plimsoll_breaker::CircuitBreakerConfig;
+use plimsoll::breaker::CircuitBreakerConfig;
 use std::net::SocketAddr;
 
 /// The adapter `qa-vector-chroma`.

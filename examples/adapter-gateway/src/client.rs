@@ -8,7 +8,7 @@ use hyper_util::{
     client::legacy::{self, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
-use plimsoll_http::outcome;
+use plimsoll::outcome;
 use serde::{Serialize, de::DeserializeOwned};
 use std::time::SystemTime;
 

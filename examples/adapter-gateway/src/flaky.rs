@@ -4,7 +4,7 @@ use crate::{
     adapters::{Adapter, Answering, Failure, Found},
     corpus::Passage,
 };
-use plimsoll_breaker::{CircuitBreakerConfig, Outcome, Window};
+use plimsoll::breaker::{CircuitBreakerConfig, Outcome, Window};
 use serde::{Deserialize, Serialize};
 use std::{
     future,

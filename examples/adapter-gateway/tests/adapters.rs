@@ -4,7 +4,7 @@ use adapter_gateway::{
     adapters::{Adapter, Adapters, Answering, DEFAULT_TIMEOUT, Failure, Found},
     corpus::Passage,
 };
-use plimsoll_breaker::Outcome;
+use plimsoll::breaker::Outcome;
 use serde_json::json;
 use std::{
     future,

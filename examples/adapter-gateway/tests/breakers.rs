@@ -14,8 +14,8 @@ use axum::{
     routing::post,
 };
 use http::{HeaderMap, Request, StatusCode, header};
+use plimsoll::breaker::{CircuitBreaker, CircuitBreakerConfig, Outcome, Reason, State};
 use plimsoll::{Name, RejectReason, Rejected};
-use plimsoll_breaker::{CircuitBreaker, CircuitBreakerConfig, Outcome, Reason, State};
 use serde_json::{Value, json};
 use std::{
     future,

@@ -51,7 +51,7 @@ fn answer(request: u64) -> Ready<Result<u64, Down>> {
 
 #[inline(never)]
 fn answer_or_fail(request: u64) -> Ready<Result<u64, Down>> {
-    ready(if request % FAILS == 0 {
+    ready(if request.is_multiple_of(FAILS) {
         Err(Down)
     } else {
         Ok(request)
