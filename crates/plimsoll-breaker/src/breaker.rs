@@ -568,13 +568,16 @@ impl Shared {
     }
 
     pub(crate) fn waiters(&self) -> &Arc<Waiters> {
-        self.waiters.get_or_init(|| {
+        let waiters = self.waiters.get_or_init(|| {
             let counts = 2 * size_of::<usize>();
             self.history
                 .meter
                 .add((size_of::<Waiters>() + counts) as i64);
             Arc::default()
-        })
+        });
+        // A change that did not see them is seen by whoever looks after this.
+        drop(self.machine.lock());
+        waiters
     }
 }
 
