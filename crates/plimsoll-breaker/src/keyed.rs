@@ -384,16 +384,22 @@ impl Keyed {
         if key.len() > self.config.max_key_bytes {
             return self.overflow();
         }
+        // Dropped after the lock is let go, as every entry that leaves: it may be the last to have
+        // an observer, which may use the breakers when it is dropped.
+        let evicted;
         let mut order = self.order.lock();
         if let Some(entry) = self.shard(key).get(key) {
             // Another thread was faster.
             return entry.breaker.clone();
         }
-        if order.closed
-            || order.entries >= self.config.max_keys
-                && !self.evict(&mut order, RemovalReason::Capacity, now)
-        {
+        if order.closed {
             return self.overflow();
+        }
+        if order.entries >= self.config.max_keys {
+            evicted = self.evict(&mut order, RemovalReason::Capacity, now);
+            if evicted.is_none() {
+                return self.overflow();
+            }
         }
         let key: Arc<str> = key.into();
         let member = Member {
@@ -446,19 +452,25 @@ impl Keyed {
         Some(entry)
     }
 
-    /// Makes room for one key.
-    fn evict(&self, order: &mut Order, reason: RemovalReason, now: u64) -> bool {
+    /// Makes room for one key, and gives what was there.
+    fn evict(&self, order: &mut Order, reason: RemovalReason, now: u64) -> Option<Entry> {
         if now < order.full_until {
-            return false;
+            return None;
         }
         // The oldest that is still as good as new. Others are looked at once and never again here.
         while let Some(place) = order.fresh.pop_front() {
             match self.look_at(&place, now) {
                 None => {}
                 Some(known) if matches!(known.worth, Worth::Nothing) => {
-                    return self.remove(order, &place.key, reason).is_some();
+                    return self.remove(order, &place.key, reason);
                 }
-                Some(_) => order.used.push_back(place),
+                Some(known) => {
+                    if known.touched {
+                        // It has its second chance below.
+                        self.touch(&place);
+                    }
+                    order.used.push_back(place);
+                }
             }
         }
         // Twice round: one that was asked for since it was seen last has a second chance.
@@ -479,13 +491,20 @@ impl Keyed {
                 }
             };
             if goes {
-                return self.remove(order, &place.key, reason).is_some();
+                return self.remove(order, &place.key, reason);
             }
             order.used.push_back(place);
         }
         // Nothing can go. Do not look again for each key that comes meanwhile.
         order.full_until = kept_until;
-        false
+        None
+    }
+
+    /// Has an entry be one that was asked for.
+    fn touch(&self, place: &Place) {
+        if let Some(entry) = self.shard(&place.key).get(&place.key) {
+            entry.touched.store(true, Relaxed);
+        }
     }
 
     /// Looks at an entry, and notes when it was asked for. `None` if it has gone.
@@ -524,8 +543,8 @@ impl Keyed {
     /// Forgets keys that were idle, `budget` places at a time.
     fn sweep_some(&self, now: u64, budget: usize) -> (u64, bool) {
         let idle = nanos(self.config.idle);
+        let mut expired = Vec::new();
         let mut order = self.order.lock();
-        let mut expired = 0;
         let mut histories = Vec::new();
         let places = order.places();
         let end = places.min(order.swept.saturating_add(budget.max(1)));
@@ -536,8 +555,7 @@ impl Keyed {
             };
             let is_idle = now.saturating_sub(known.used) >= idle;
             if is_idle && !matches!(known.worth, Worth::Kept(_)) {
-                let removed = self.remove(&mut order, &place.key, RemovalReason::Expired);
-                expired += u64::from(removed.is_some());
+                expired.extend(self.remove(&mut order, &place.key, RemovalReason::Expired));
             } else if self.config.breaker.history.enabled {
                 histories.extend(self.shard(&place.key).get(&*place.key).map(Entry::handle));
             }
@@ -549,6 +567,7 @@ impl Keyed {
             self.tidy(&mut order);
         }
         drop(order);
+        let expired = expired.len() as u64;
         // Without a lock, for this may tell observers of what has come to pass.
         for breaker in histories {
             breaker.cleanup();
@@ -621,29 +640,34 @@ impl Bounded for Keyed {
     /// Forgets keys that would not be missed, as it would for new ones.
     fn shrink(&self, share: f64, _: usize) -> Step {
         let now = self.clock.ticks();
+        let mut evicted = Vec::new();
         let mut order = self.order.lock();
-        let keys = (order.entries as f64 * share.clamp(0.0, 1.0)) as u64;
-        let mut removed = 0;
-        while removed < keys && self.evict(&mut order, RemovalReason::Pressure, now) {
-            removed += 1;
+        let keys = (order.entries as f64 * share.clamp(0.0, 1.0)) as usize;
+        while evicted.len() < keys
+            && let Some(entry) = self.evict(&mut order, RemovalReason::Pressure, now)
+        {
+            evicted.push(entry);
         }
+        drop(order);
         Step {
-            removed: Removed::of(RemovalReason::Pressure, removed),
+            removed: Removed::of(RemovalReason::Pressure, evicted.len() as u64),
             ..Step::idle()
         }
     }
 
     fn close(self: Arc<Self>, _: Instant) -> BoxFuture<'static, CloseReport> {
         Box::pin(async move {
+            let mut entries = Vec::new();
             let mut order = self.order.lock();
             order.closed = true;
-            let mut dropped = 0;
             for shard in &self.shards {
-                dropped += std::mem::take(&mut *write(shard)).len() as u64;
+                entries.push(std::mem::take(&mut *write(shard)));
             }
+            let dropped = entries.iter().map(HashMap::len).sum::<usize>() as u64;
             order.removed.add(RemovalReason::Closed, dropped);
             (order.entries, order.key_bytes) = (0, 0);
             (order.fresh, order.used) = (VecDeque::new(), VecDeque::new());
+            drop(order);
             CloseReport::dropped(dropped)
         })
     }
