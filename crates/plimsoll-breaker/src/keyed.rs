@@ -439,7 +439,7 @@ impl Keyed {
 
     /// The text and its reference counts.
     const fn key_bytes(key: &str) -> usize {
-        key.len() + 2 * size_of::<usize>()
+        (key.len() + 2 * size_of::<usize>()).next_multiple_of(align_of::<usize>())
     }
 
     /// Takes a key out of the map. Its place stays until somebody comes by.
@@ -611,7 +611,9 @@ impl Bounded for Keyed {
     }
 
     fn usage(&self) -> Usage {
-        let mut bytes = size_of::<Self>() + 2 * size_of::<usize>();
+        // Each with its reference counts.
+        let fixed = size_of::<Self>() + size_of::<AtomicI64>();
+        let mut bytes = fixed + 4 * size_of::<usize>();
         for shard in &self.shards {
             bytes += table_bytes(read(shard).capacity());
         }
