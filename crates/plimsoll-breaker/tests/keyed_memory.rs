@@ -62,7 +62,7 @@ fn call(breakers: &KeyedBreakers, calls: usize, key: &mut String) {
         key.clear();
         write!(key, "tenant {n:05}").expect("a string takes it");
         if let Ok(permit) = breakers.get(key).try_acquire() {
-            permit.record(if n % 7 == 0 {
+            permit.record(if n.is_multiple_of(7) {
                 Outcome::Ignore
             } else {
                 Outcome::Success
