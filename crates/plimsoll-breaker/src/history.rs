@@ -1094,6 +1094,17 @@ mod tests {
         assert_eq!(chunk.len(), 0);
     }
 
+    impl Chunk {
+        /// As a stripe does.
+        fn push_to(&mut self, history: &History, stripe: usize, record: Record) {
+            if self.is_full() {
+                *self = history.hand_over(std::mem::take(self), stripe);
+                assert!(self.number > 0 && self.len() == 0);
+            }
+            self.push(record);
+        }
+    }
+
     /// Has stripes take turns at random, and gives what they are filling and how many were
     /// written.
     fn fill(history: &History, stripes: usize, calls: u64, seed: u64) -> Vec<Chunk> {
@@ -1102,12 +1113,7 @@ mod tests {
         for call in 1..=calls {
             // The first stripes are used more than the others.
             let stripe = random.usize(0..stripes).min(random.usize(0..stripes));
-            if filling[stripe].is_full() {
-                let full = std::mem::take(&mut filling[stripe]);
-                filling[stripe] = history.hand_over(full, stripe);
-                assert!(filling[stripe].number > 0 && filling[stripe].len() == 0);
-            }
-            filling[stripe].push(record(call));
+            filling[stripe].push_to(history, stripe, record(call));
         }
         filling
     }
@@ -1149,6 +1155,68 @@ mod tests {
                 );
             }
         }
+    }
+
+    /// The newest calls of a stripe that is slow to fill its chunk are as good as those of others.
+    #[test]
+    fn a_full_history_holds_exactly_the_newest_calls_at_every_moment() {
+        for (cap, stripes) in [
+            (1, 2),
+            (32, 1),
+            (32, 2),
+            (64, 2),
+            (48, 3),
+            (64, MAX_STRIPES),
+        ] {
+            let history = history(cap, stripes);
+            let mut random = fastrand::Rng::with_seed(cap as u64);
+            let mut filling: Vec<_> = (0..stripes).map(|_| Chunk::default()).collect();
+            for call in 1..=600_u64 {
+                let is_slow = random.u8(0..12) == 0;
+                let stripe = if is_slow { random.usize(0..stripes) } else { 0 };
+                filling[stripe].push_to(&history, stripe, record(call));
+                let mut records = Vec::new();
+                history.copy_calls(&[], &mut records);
+                for chunk in &filling {
+                    chunk.copy_to(&mut records);
+                }
+                let newest = call.saturating_sub(cap as u64) + 1..=call;
+                let ended = ended(&records);
+                assert!(
+                    ended.ends_with(&newest.collect::<Vec<_>>()),
+                    "{cap}, {stripes}"
+                );
+                // Nothing is kept that cannot be needed.
+                let chunk = (cap / 16).clamp(1, CHUNK);
+                assert!(history.full_calls().0 < cap + stripes * chunk);
+            }
+        }
+    }
+
+    #[test]
+    fn a_chunk_that_is_not_full_gives_its_places_back() {
+        let history = history(1_000, 1);
+        let empty = history.meter.bytes();
+        for (round, calls) in [2_000, 1_000].into_iter().cycle().take(200).enumerate() {
+            let mut chunk = history.hand_over(Chunk::default(), 0);
+            chunk.push(record(round as u64));
+            history.configure(HistoryConfig::local().calls(calls / 4));
+            history.fit(&mut chunk);
+            assert_eq!(chunk.len(), 0, "chunks have another length");
+        }
+        assert_eq!(history.full_calls().0, 200);
+        let bytes = history.meter.bytes() - empty;
+        let most = 200 * size_of::<Record>() + 256 * size_of::<Chunk>();
+        assert!(bytes <= most as u64, "{bytes}");
+    }
+
+    #[test]
+    fn a_sweep_keeps_what_ended_at_the_cutoff() {
+        let history = history(1_000, 1);
+        history.hand_over(chunk(1..=3), 0);
+        assert_eq!(history.sweep_calls(3 << 6, 10), (2, true));
+        assert_eq!(history.full_calls().0, 1);
+        assert_eq!(history.sweep_calls((3 << 6) + 1, 10), (1, true));
     }
 
     #[test]

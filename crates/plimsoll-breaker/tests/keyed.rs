@@ -93,6 +93,28 @@ async fn the_oldest_key_that_is_as_good_as_new_makes_room() {
     assert_balanced(&breakers);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_key_whose_breaker_was_reset_is_as_good_as_new() {
+    let breakers = keyed(config(2));
+    let _ = use_key(&breakers, "a");
+    let reset = use_key(&breakers, "b");
+    reset.reset();
+    let _ = use_key(&breakers, "c");
+    assert_eq!(keys(&breakers), "a c");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_came_back_is_the_newest() {
+    let breakers = keyed(config(3));
+    for key in ["a", "b", "c"] {
+        let _ = breakers.get(key);
+    }
+    assert!(breakers.remove("a"));
+    let _ = breakers.get("a");
+    let _ = breakers.get("d");
+    assert_eq!(keys(&breakers), "a c d");
+}
+
 // What went wrong: whoever looked for one that is as good as new took away from all the others that
 // they had been asked for, so that the oldest went though it was in use.
 #[tokio::test(start_paused = true)]
@@ -210,6 +232,7 @@ async fn there_is_a_place_a_second_after_there_was_none() {
     assert!(is_overflow(&breakers, &breakers.get("c")));
     assert!(breakers.remove("b") && !breakers.remove("b"));
     assert!(!is_overflow(&breakers, &breakers.get("c")));
+    assert!(!is_overflow(&breakers, &breakers.get("d")), "c may go");
     assert_balanced(&breakers);
 }
 
@@ -368,6 +391,20 @@ fn keys_are_counted_in_bytes() {
         usage(&breakers).bytes
     };
     assert_eq!(bytes(&"long".repeat(1_000)), bytes("shortest") + 4_000 - 8);
+}
+
+#[test]
+fn keys_that_come_and_go_leave_nothing_in_line() {
+    let breakers = keyed(config(1_000));
+    for key in 0..5_000 {
+        let key = key.to_string();
+        let _ = breakers.get(&key);
+        assert!(breakers.remove(&key));
+    }
+    let bytes = usage(&breakers).bytes;
+    let fresh = usage(&keyed(config(1_000))).bytes;
+    assert!(bytes <= fresh + 20_000, "{bytes} bytes, {fresh} at first");
+    assert_balanced(&breakers);
 }
 
 #[test]

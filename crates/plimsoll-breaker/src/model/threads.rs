@@ -175,7 +175,7 @@ fn what_threads_do_at_once_could_have_been_done_one_after_another() {
             let seed = u64::from(round) * 3 + stripe as u64;
             ready.fetch_add(1, SeqCst);
             while ready.load(SeqCst) < 3 {
-                std::hint::spin_loop();
+                std::thread::yield_now();
             }
             make_calls(&breaker, stripe, seed, &tickets)
         });
