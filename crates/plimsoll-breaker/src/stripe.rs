@@ -298,7 +298,7 @@ impl Stripe {
     }
 
     /// Counts a success by itself, if it commutes with those of other stripes.
-    #[inline(never)]
+    #[inline(always)]
     fn settle_good(&self, generation: u64, began: u64, now: u64) -> bool {
         let elapsed = now.saturating_sub(began);
         let mut local = self.local.lock();
