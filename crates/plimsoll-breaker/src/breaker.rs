@@ -568,13 +568,16 @@ impl Shared {
     }
 
     pub(crate) fn waiters(&self) -> &Arc<Waiters> {
-        self.waiters.get_or_init(|| {
+        let waiters = self.waiters.get_or_init(|| {
             let counts = 2 * size_of::<usize>();
             self.history
                 .meter
                 .add((size_of::<Waiters>() + counts) as i64);
             Arc::default()
-        })
+        });
+        // A change that did not see them is seen by whoever looks after this.
+        drop(self.machine.lock());
+        waiters
     }
 }
 
@@ -673,6 +676,10 @@ impl<'a> Locals<'a> {
 
 /// How many threads run at once, at most. Asked once, for the answer takes reading files.
 fn processors() -> usize {
+    if cfg!(plimsoll_loom) {
+        // Every order of more would take too long.
+        return 2;
+    }
     static PROCESSORS: OnceLock<usize> = OnceLock::new();
     *PROCESSORS.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
 }

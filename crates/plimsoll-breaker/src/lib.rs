@@ -76,6 +76,8 @@ mod holding;
 mod keyed;
 mod keyed_service;
 mod layer;
+#[cfg(all(test, plimsoll_loom))]
+mod loom;
 mod machine;
 #[cfg(feature = "metrics")]
 mod metrics;

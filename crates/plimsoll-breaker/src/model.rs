@@ -22,6 +22,8 @@ use std::{
     time::Duration,
 };
 
+mod threads;
+
 const MS: u64 = 1_000_000;
 
 // === the naive breaker ===
@@ -33,7 +35,7 @@ struct Call {
 }
 
 /// The calls that count, oldest first.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Seen {
     Last {
         calls: Vec<Call>,
@@ -163,7 +165,7 @@ enum Said {
     Reset,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Naive {
     config: CircuitBreakerConfig,
     state: State,

@@ -80,6 +80,11 @@ impl Permit {
         self.probe == SETTLED
     }
 
+    #[cfg(all(test, not(plimsoll_loom)))]
+    pub(crate) const fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// How long ago the call began.
     #[must_use]
     pub fn elapsed(&self) -> Duration {
