@@ -408,7 +408,7 @@ fn new_keys(suite: &mut Suite) {
     cases(suite, peers, &[], move || {
         full(Keyed::new(Capped::new(MAX_KEYS, peer), keys()).look_up())
     });
-    let name = "keyed new key plimsoll, all others open";
+    let name = "keyed new key plimsoll, no place";
     cases(suite, name, &[ours], move || {
         let breakers = keyed::plimsoll(MAX_KEYS);
         for other in 0..MAX_KEYS {
