@@ -496,12 +496,20 @@ impl Machine {
 
     pub(crate) fn add_rejected(&mut self, calls: u64) {
         self.rejected += calls;
-        let total = match self.state {
+        *self.rejected_in(self.state) += calls;
+    }
+
+    /// Counts a call that was refused by a state that was left since.
+    pub(crate) fn add_rejected_before(&mut self, state: State) {
+        *self.rejected_in(state) += 1;
+    }
+
+    fn rejected_in(&mut self, state: State) -> &mut u64 {
+        match state {
             State::HalfOpen => &mut self.totals.rejected_half_open,
             State::ForcedOpen => &mut self.totals.rejected_forced_open,
             _ => &mut self.totals.rejected_open,
-        };
-        *total += calls;
+        }
     }
 
     pub(crate) fn add_would_reject(&mut self, calls: u64) {

@@ -213,7 +213,7 @@ impl Stripe {
     /// Admits a call or refuses it.
     pub(crate) fn acquire(self: &Arc<Self>, breaker: &Shared, now: u64) -> Result<Permit, Refused> {
         if let Some(refused) = self.refusal(now) {
-            self.count_refused(now);
+            self.count_refused(refused);
             return Err(refused);
         }
         let mut local = self.local.lock();
@@ -256,10 +256,24 @@ impl Stripe {
 
     /// Counts a call that is refused.
     #[inline]
-    pub(crate) fn count_refused(&self, now: u64) {
+    pub(crate) fn count_refused(&self, refused: Refused) {
+        let (gate, now) = (self.gate.load(Ordering::Acquire), refused.at);
+        if gate >> gate::STATE & 0b111 != refused.refusal.state as u64 {
+            return self.count_refused_before(refused);
+        }
         let before = self.rejected.fetch_add(1, Ordering::Relaxed);
         if before.is_multiple_of(u64::from(LOOKS)) && self.is_disputed(now) {
             self.spread();
+        }
+    }
+
+    /// Counts a call that is refused by what the breaker was, and is not any more.
+    #[cold]
+    fn count_refused_before(&self, refused: Refused) {
+        if let Some(breaker) = self.breaker.upgrade() {
+            breaker.update(refused.at, self.number(), |machine, _| {
+                machine.add_rejected_before(refused.refusal.state);
+            });
         }
     }
 
@@ -536,21 +550,27 @@ impl InFlight {
         if now / self.width() > self.head {
             return false;
         }
-        let bucket = (self.head % Self::BUCKETS as u64) as usize;
-        self.buckets[bucket] += u32::from(now >= self.from);
+        if now >= self.from {
+            *self.of(now) += 1;
+        }
         true
     }
 
     fn end(&mut self, began: u64) {
-        if began < self.from {
-            return;
+        if began >= self.from {
+            let calls = self.of(began);
+            *calls = calls.saturating_sub(1);
         }
+    }
+
+    /// Where a call that began then is counted. By its own time, at its end as at its beginning:
+    /// a thread may be late with the time it read.
+    fn of(&mut self, began: u64) -> &mut u32 {
         let bucket = (began / self.width()).min(self.head);
         if self.head - bucket >= Self::BUCKETS as u64 {
-            self.older = self.older.saturating_sub(1);
+            &mut self.older
         } else {
-            let calls = &mut self.buckets[(bucket % Self::BUCKETS as u64) as usize];
-            *calls = calls.saturating_sub(1);
+            &mut self.buckets[(bucket % Self::BUCKETS as u64) as usize]
         }
     }
 
