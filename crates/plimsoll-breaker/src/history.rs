@@ -47,7 +47,8 @@ const MAX_CAP: usize = 100_000_000;
 
 /// How much of its past a breaker keeps.
 ///
-/// A call takes 12 bytes (and an eighth of that in chunks), a transition about 100.
+/// A call takes 12 bytes (13 with what is around it, where there are thousands), a transition
+/// about 100.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct HistoryConfig {
     pub(crate) enabled: bool,
@@ -101,7 +102,7 @@ impl HistoryConfig {
         Self::preset(60, 24, 10_000, 1_000)
     }
 
-    /// Keeps nothing, and takes no memory.
+    /// Keeps nothing, and takes no memory, whatever caps are set.
     #[must_use]
     pub const fn disabled() -> Self {
         Self {
@@ -140,7 +141,7 @@ impl HistoryConfig {
         self
     }
 
-    pub(crate) fn validate(&self, problems: &mut Problems) {
+    pub(crate) fn check(&self, problems: &mut Problems) {
         let second = Duration::from_secs(1);
         problems.number("history.calls", self.calls, 0..=MAX_CAP);
         problems.number("history.transitions", self.transitions, 0..=MAX_CAP);
@@ -157,9 +158,9 @@ impl HistoryConfig {
     /// # Errors
     ///
     /// Names each value that is out of its range.
-    pub fn check(&self) -> Result<(), ConfigError> {
+    pub fn validate(&self) -> Result<(), ConfigError> {
         let mut problems = Problems::default();
-        self.validate(&mut problems);
+        self.check(&mut problems);
         problems.into_result()
     }
 }
@@ -168,6 +169,8 @@ impl HistoryConfig {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct HistoryUsage {
+    /// Whether anything is kept, by the configuration.
+    pub enabled: bool,
     /// Calls kept.
     pub calls: u64,
     /// The most calls kept; 0 is no cap.
@@ -983,5 +986,254 @@ pub(crate) const fn cutoff(config: &HistoryConfig, now: u64) -> u64 {
     match nanos(config.retention) {
         0 => 0,
         retention => now.saturating_sub(retention),
+    }
+}
+
+#[cfg(all(test, not(plimsoll_loom)))]
+mod tests {
+    use super::*;
+
+    fn flags(bits: u64) -> Flags {
+        let outcomes = [
+            CallOutcome::Success,
+            CallOutcome::Failure,
+            CallOutcome::Ignored,
+            CallOutcome::Dropped,
+        ];
+        let is_set = |bit: u64| bits & bit != 0;
+        Flags::new(
+            outcomes[bits as usize % 4],
+            is_set(4),
+            is_set(8),
+            is_set(16),
+        )
+    }
+
+    fn record(ended: u64) -> Record {
+        Record::new(ended << 6, 1, flags(0))
+    }
+
+    fn chunk(ended: impl IntoIterator<Item = u64>) -> Chunk {
+        let records: Vec<_> = ended.into_iter().map(record).collect();
+        let mut chunk = Chunk::with_capacity(records.len());
+        for record in records {
+            chunk.push(record);
+        }
+        chunk
+    }
+
+    fn history(calls: usize, stripes: usize) -> History {
+        let config = HistoryConfig::local()
+            .calls(calls)
+            .retention(Duration::ZERO);
+        let history = History::new(config, Meter::new(None));
+        if stripes > 1 {
+            history.set_stripes(stripes);
+        }
+        history
+    }
+
+    fn ended(records: &[Record]) -> Vec<u64> {
+        let mut ended: Vec<_> = records.iter().map(|call| call.ended() >> 6).collect();
+        ended.sort_unstable();
+        ended
+    }
+
+    #[test]
+    fn a_record_takes_twelve_bytes() {
+        assert_eq!(size_of::<Record>(), 12);
+    }
+
+    #[test]
+    fn a_record_says_what_was_written() {
+        let mut random = fastrand::Rng::with_seed(4);
+        for _ in 0..20_000 {
+            let bits = random.u64(0..32);
+            let ended = random.u64(..) >> random.u32(0..64);
+            let duration = random.u64(..) >> random.u32(0..64);
+            let record = Record::new(ended, duration, flags(bits));
+            assert_eq!(record.ended(), ended & !63);
+            assert_eq!(record.flags(), flags(bits));
+            assert_eq!(record.flags().outcome(), flags(bits).outcome());
+            let longest = ((1_u64 << 27) - 1) << 31;
+            let (kept, duration) = (record.duration(), duration.min(longest));
+            assert!(kept <= duration);
+            if duration < 1 << 27 {
+                assert_eq!(kept, duration);
+            }
+            assert!(
+                u128::from(duration - kept) << 26 <= u128::from(duration),
+                "{duration}"
+            );
+        }
+    }
+
+    #[test]
+    fn longer_calls_are_not_kept_as_shorter_ones() {
+        let kept = |duration| Record::new(0, duration, flags(0)).duration();
+        let near =
+            |shift: u32| (-3..=3).map(move |off| (1_u64 << shift).saturating_add_signed(off));
+        let mut durations: Vec<_> = (0..64).flat_map(near).collect();
+        durations.sort_unstable();
+        assert!(durations.iter().map(|duration| kept(*duration)).is_sorted());
+        assert_eq!(kept(u64::MAX), kept(u64::MAX - 1));
+        let years = kept(u64::MAX) / (365 * 86_400_000_000_000);
+        assert_eq!(years, 9);
+        assert_eq!(kept((1 << 27) - 1), (1 << 27) - 1, "134 ms");
+    }
+
+    #[test]
+    fn what_is_trimmed_is_gone_and_the_others_stay() {
+        let mut chunk = chunk(10..20);
+        assert_eq!(chunk.trim(10 << 6), 0);
+        assert_eq!(chunk.trim(13 << 6), 3);
+        assert_eq!(chunk.trim(13 << 6), 0);
+        assert_eq!(chunk.len(), 7);
+        assert!(chunk.is_full(), "a place is used once");
+        let mut records = Vec::new();
+        assert_eq!(chunk.copy_to(&mut records), None);
+        assert_eq!(ended(&records), (13..20).collect::<Vec<_>>());
+        assert_eq!(chunk.trim(u64::MAX), 7);
+        assert_eq!(chunk.len(), 0);
+    }
+
+    /// Has stripes take turns at random, and gives what they are filling and how many were
+    /// written.
+    fn fill(history: &History, stripes: usize, calls: u64, seed: u64) -> Vec<Chunk> {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut filling: Vec<_> = (0..stripes).map(|_| Chunk::default()).collect();
+        for call in 1..=calls {
+            // The first stripes are used more than the others.
+            let stripe = random.usize(0..stripes).min(random.usize(0..stripes));
+            if filling[stripe].is_full() {
+                let full = std::mem::take(&mut filling[stripe]);
+                filling[stripe] = history.hand_over(full, stripe);
+                assert!(filling[stripe].number > 0 && filling[stripe].len() == 0);
+            }
+            filling[stripe].push(record(call));
+        }
+        filling
+    }
+
+    #[test]
+    fn a_full_history_holds_the_newest_calls_and_no_more_memory_than_it_may() {
+        for cap in [1, 2, 15, 16, 40, 100, 1_000] {
+            for stripes in [1, 2, 5, MAX_STRIPES] {
+                let history = history(cap, stripes);
+                let empty = history.meter.bytes();
+                let calls = 5 * cap as u64 + 1_000;
+                let filling = fill(&history, stripes, calls, cap as u64);
+                let mut records = Vec::new();
+                history.copy_calls(&[], &mut records);
+                let length = (cap / 16).clamp(1, CHUNK);
+                let (full, _) = history.full_calls();
+                assert_eq!(full, records.len());
+                assert!(
+                    full <= cap + stripes * length,
+                    "{full} for {cap}, {stripes}"
+                );
+                for chunk in &filling {
+                    chunk.copy_to(&mut records);
+                }
+                let ended = ended(&records);
+                let newest: Vec<_> = (calls + 1 - cap as u64..=calls).collect();
+                assert!(ended.ends_with(&newest), "{cap} calls, {stripes} stripes");
+                assert!(
+                    ended.is_sorted_by(|one, other| one < other),
+                    "none is there twice"
+                );
+
+                let chunks = (cap + 3 * stripes * length) as u64 * size_of::<Record>() as u64;
+                let places = 2 * (cap / length + stripes + 4) * size_of::<Chunk>();
+                let bytes = history.meter.bytes() - empty;
+                assert!(
+                    bytes <= chunks + places as u64,
+                    "{bytes} for {cap}, {stripes}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn memory_goes_round_once_the_history_is_full() {
+        for stripes in [1, 2, MAX_STRIPES] {
+            let history = history(640, stripes);
+            let mut filling = fill(&history, stripes, 20_000, 7);
+            let bytes = history.meter.bytes();
+            for round in 0..500_u64 {
+                let stripe = round as usize % stripes;
+                for call in 0.. {
+                    if filling[stripe].is_full() {
+                        break;
+                    }
+                    filling[stripe].push(record(20_001 + round * 64 + call));
+                }
+                let full = std::mem::take(&mut filling[stripe]);
+                filling[stripe] = history.hand_over(full, stripe);
+                assert_eq!(history.meter.bytes(), bytes, "{stripes} stripes");
+            }
+        }
+    }
+
+    #[test]
+    fn a_reader_leaves_out_the_chunks_that_it_has_seen() {
+        let history = history(1_000, 1);
+        let mut seen = Vec::new();
+        let mut chunk = Chunk::default();
+        for call in 1..=5_u64 {
+            chunk = history.hand_over(chunk, 0);
+            seen.push(Some(chunk.number));
+            while !chunk.is_full() {
+                chunk.push(record(call));
+            }
+        }
+        history.hand_over(chunk, 0);
+        let mut records = Vec::new();
+        history.copy_calls(&[seen[1], None, seen[3]], &mut records);
+        let mut ended = ended(&records);
+        ended.dedup();
+        assert_eq!(ended, [1, 3, 5]);
+    }
+
+    #[test]
+    fn a_history_of_many_chunks_is_read_as_a_whole() {
+        let history = history(100_000, 1);
+        let filling = fill(&history, 1, 20_000, 9);
+        let mut records = Vec::new();
+        history.copy_calls(&[], &mut records);
+        filling[0].copy_to(&mut records);
+        assert_eq!(ended(&records), (1..=20_000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_sweep_drops_what_is_too_old_wherever_it_is() {
+        let history = history(1_000, 2);
+        let filling = fill(&history, 2, 700, 11);
+        let held = |history: &History| {
+            let mut records = Vec::new();
+            history.copy_calls(&[], &mut records);
+            ended(&records)
+        };
+        let before = held(&history);
+        let mut swept = 0;
+        loop {
+            let (dropped, done) = history.sweep_calls(300 << 6, 50);
+            swept += dropped;
+            if done {
+                break;
+            }
+        }
+        let after: Vec<_> = before.iter().copied().filter(|call| *call >= 300).collect();
+        assert_eq!(held(&history), after);
+        assert_eq!(
+            (swept, history.full_calls().0),
+            (before.len() - after.len(), after.len())
+        );
+        assert_eq!(
+            history.sweep_calls(u64::MAX, usize::MAX),
+            (after.len(), true)
+        );
+        assert_eq!(held(&history), [0; 0]);
+        drop(filling);
     }
 }

@@ -1,7 +1,7 @@
 //! One breaker for each key: a host, a tenant, a shard.
 
 use crate::{
-    CircuitBreaker, CircuitBreakerConfig, ConfigError, HistoryConfig, Observer, State,
+    CircuitBreaker, CircuitBreakerConfig, ConfigError, HistoryConfig, Observer, Reason, State,
     breaker::Member, config::Problems, event::TooManyObservers, machine::NEVER, nanos, sync::Mutex,
 };
 use plimsoll_core::{
@@ -21,6 +21,8 @@ use tokio::time::Instant;
 
 /// Parts of the map that are locked on their own.
 const SHARDS: usize = 16;
+/// How many places are looked at for one new key, at most: some 100 µs.
+const LOOKS: usize = 500;
 /// How long nothing is looked for after nothing was found that could be forgotten.
 const FULL_FOR: u64 = 1_000_000_000;
 
@@ -103,9 +105,14 @@ impl KeyedConfig {
         self
     }
 
-    fn validate(&self) -> Result<(), ConfigError> {
-        self.breaker.validate()?;
+    /// Checks every value.
+    ///
+    /// # Errors
+    ///
+    /// Names each value that is out of its range.
+    pub fn validate(&self) -> Result<(), ConfigError> {
         let mut problems = Problems::default();
+        self.breaker.check(&mut problems);
         problems.number("max_keys", self.max_keys, 1..=1_000_000);
         let week = Duration::from_secs(7 * 86_400);
         problems.duration("idle", self.idle, Duration::from_secs(1)..=week);
@@ -170,14 +177,17 @@ struct Order {
     next: u64,
     /// Nothing can be forgotten before this, in ticks.
     full_until: u64,
-    /// How far this round of the sweep has come.
-    swept: usize,
+    /// How many looks in a row found nothing that could be forgotten, and until when the first of
+    /// those is kept.
+    in_vain: usize,
+    kept_until: u64,
+    /// How many places of each queue this round of the sweep has not come to.
+    to_sweep: (usize, usize),
     inserted: u64,
     removed: Removed,
     closed: bool,
 }
 
-#[derive(Clone)]
 struct Place {
     number: u64,
     key: Arc<str>,
@@ -216,19 +226,23 @@ impl KeyedBreakers {
             key: None,
             clock: Some(clock.clone()),
             bytes: Some(breaker_bytes.clone()),
+            state: match config.overflow {
+                Overflow::Shared => None,
+                Overflow::Pass => Some((State::Disabled, Reason::NoPlace)),
+                Overflow::Reject => Some((State::ForcedOpen, Reason::NoPlace)),
+            },
         };
+        config.breaker.warn(name);
         let overflow = CircuitBreaker::of_checked(name, &config.breaker, member);
-        match config.overflow {
-            Overflow::Shared => {}
-            Overflow::Pass => overflow.disable(),
-            Overflow::Reject => overflow.force_open(),
-        }
         Ok(Self(Arc::new(Keyed {
             name,
             config,
             clock,
             shards: std::array::from_fn(|_| RwLock::default()),
-            order: Mutex::default(),
+            order: Mutex::new(Order {
+                kept_until: NEVER,
+                ..Order::default()
+            }),
             overflow,
             observers: Mutex::default(),
             overflowed: AtomicU64::new(0),
@@ -368,19 +382,17 @@ fn write(shard: &RwLock<Shard>) -> RwLockWriteGuard<'_, Shard> {
 }
 
 impl Keyed {
-    /// The part of the map that a key is in, by a few of its bytes. The map inside hashes all of
-    /// them, with a key of its own; whoever chooses keys can make threads meet here, no more.
+    /// The part of the map that a key is in. The map inside hashes with a secret of its own; who
+    /// chooses keys can make threads meet here, no more.
     fn place_of(&self, key: &str) -> &RwLock<Shard> {
         const ODD: u64 = 0x9e37_79b9_7f4a_7c15; // 2^64 divided by the golden ratio
-        let key = key.as_bytes();
-        let word = |bytes: Option<&[u8; 8]>| bytes.map_or(0, |bytes| u64::from_le_bytes(*bytes));
-        let mixed = match key.len() {
-            0..8 => key
-                .iter()
-                .fold(0, |mixed, byte| mixed << 8 | u64::from(*byte)),
-            _ => word(key.first_chunk()) ^ word(key.last_chunk()).rotate_left(29),
-        };
-        &self.shards[(mixed.wrapping_mul(ODD) >> 60) as usize]
+        let mix = |mixed: u64, word: u64| (mixed.rotate_left(29) ^ word).wrapping_mul(ODD);
+        let (words, rest) = key.as_bytes().as_chunks::<8>();
+        let words = words.iter().map(|word| u64::from_le_bytes(*word));
+        let rest = rest
+            .iter()
+            .fold(0, |word, byte| word << 8 | u64::from(*byte));
+        &self.shards[(mix(words.fold(0, mix), rest) >> 60) as usize]
     }
 
     fn shard(&self, key: &str) -> RwLockReadGuard<'_, Shard> {
@@ -393,22 +405,29 @@ impl Keyed {
         if key.len() > self.config.max_key_bytes {
             return self.overflow();
         }
+        // Dropped after the lock is let go, as every entry that leaves: it may be the last to have
+        // an observer, which may use the breakers when it is dropped.
+        let evicted;
         let mut order = self.order.lock();
         if let Some(entry) = self.shard(key).get(key) {
             // Another thread was faster.
             return entry.breaker.clone();
         }
-        if order.closed
-            || order.entries >= self.config.max_keys
-                && !self.evict(&mut order, RemovalReason::Capacity, now)
-        {
+        if order.closed {
             return self.overflow();
+        }
+        if order.entries >= self.config.max_keys {
+            evicted = self.evict(&mut order, RemovalReason::Capacity, now);
+            if evicted.is_none() {
+                return self.overflow();
+            }
         }
         let key: Arc<str> = key.into();
         let member = Member {
             key: Some(key.clone()),
             clock: Some(self.clock.clone()),
             bytes: Some(self.breaker_bytes.clone()),
+            state: None,
         };
         let breaker = CircuitBreaker::of_checked(self.name, &self.config.breaker, member);
         for observer in self.observers.lock().iter() {
@@ -452,52 +471,76 @@ impl Keyed {
     }
 
     /// Takes a key out of the map whose place was taken already.
-    fn remove_with(&self, order: &mut Order, place: &Place, reason: RemovalReason) -> bool {
+    fn remove_with(
+        &self,
+        order: &mut Order,
+        place: &Place,
+        reason: RemovalReason,
+    ) -> Option<Entry> {
         order.key_bytes -= Self::key_bytes(&place.key);
-        self.remove(order, &place.key, reason).is_some()
+        self.remove(order, &place.key, reason)
     }
 
-    /// Makes room for one key.
-    fn evict(&self, order: &mut Order, reason: RemovalReason, now: u64) -> bool {
+    /// Makes room for one key, and gives what was there. Looks at a few places at most, and goes
+    /// on from there the next time.
+    fn evict(&self, order: &mut Order, reason: RemovalReason, now: u64) -> Option<Entry> {
         if now < order.full_until {
-            return false;
+            return None;
         }
-        // The oldest that is still as good as new. Others are looked at once and never again here.
-        while let Some(place) = order.fresh.pop_front() {
-            match self.look_at(&place, now) {
-                None => order.key_bytes -= Self::key_bytes(&place.key),
-                Some(known) if matches!(known.worth, Worth::Nothing) => {
-                    return self.remove_with(order, &place, reason);
+        for _ in 0..LOOKS {
+            // The oldest that is still as good as new. Others are looked at once and never again
+            // there.
+            if let Some(place) = order.fresh.pop_front() {
+                match self.look_at(&place, now) {
+                    None => order.key_bytes -= Self::key_bytes(&place.key),
+                    Some(known) if matches!(known.worth, Worth::Nothing) => {
+                        return self.remove_with(order, &place, reason);
+                    }
+                    Some(known) => {
+                        if known.touched {
+                            // It has its second chance below.
+                            self.touch(&place);
+                        }
+                        order.used.push_back(place);
+                    }
                 }
-                Some(_) => order.used.push_back(place),
+                continue;
             }
-        }
-        // Twice round: one that was asked for since it was seen last has a second chance.
-        let mut kept_until = now.saturating_add(FULL_FOR);
-        for _ in 0..2 * order.used.len() {
-            let Some(place) = order.used.pop_front() else {
-                break;
-            };
+            let place = order.used.pop_front()?;
             let Some(known) = self.look_at(&place, now) else {
                 order.key_bytes -= Self::key_bytes(&place.key);
                 continue;
             };
             let goes = match known.worth {
                 Worth::Nothing => true,
+                // One that was asked for since it was seen last has a second chance.
                 Worth::Little => !known.touched,
                 Worth::Kept(until) => {
-                    kept_until = kept_until.min(until);
+                    order.kept_until = order.kept_until.min(until);
                     false
                 }
             };
             if goes {
+                order.in_vain = 0;
                 return self.remove_with(order, &place, reason);
             }
             order.used.push_back(place);
+            order.in_vain += 1;
+            if order.in_vain >= 2 * order.used.len() {
+                // Twice round, and nothing can go. Do not look again for each key that comes.
+                order.full_until = order.kept_until.min(now.saturating_add(FULL_FOR));
+                (order.in_vain, order.kept_until) = (0, NEVER);
+                return None;
+            }
         }
-        // Nothing can go. Do not look again for each key that comes meanwhile.
-        order.full_until = kept_until;
-        false
+        None
+    }
+
+    /// Has an entry be one that was asked for.
+    fn touch(&self, place: &Place) {
+        if let Some(entry) = self.shard(&place.key).get(&place.key) {
+            entry.touched.store(true, Relaxed);
+        }
     }
 
     /// Looks at an entry, and notes when it was asked for. `None` if it has gone.
@@ -543,40 +586,50 @@ impl Keyed {
                 }
                 lives
             });
-            if places.len() * 4 < places.capacity() {
-                places.shrink_to_fit();
-            }
         }
+        order.shrink();
     }
 
     /// Forgets keys that were idle, `budget` places at a time.
     fn sweep_some(&self, now: u64, budget: usize) -> (u64, bool) {
         let idle = nanos(self.config.idle);
+        let (mut expired, mut histories) = (Vec::new(), Vec::new());
         let mut order = self.order.lock();
-        let mut expired = 0;
-        let mut histories = Vec::new();
-        let places = order.places();
-        let end = places.min(order.swept.saturating_add(budget.max(1)));
-        for place in order.swept..end {
-            let place = order.at(place);
+        if order.to_sweep == (0, 0) {
+            order.to_sweep = (order.used.len(), order.fresh.len());
+        }
+        for _ in 0..budget.max(1) {
+            let (used, fresh) = &mut order.to_sweep;
+            let is_used = *used > 0;
+            let left = if is_used { used } else { fresh };
+            if *left == 0 {
+                break;
+            }
+            *left -= 1;
+            // Round the queue once, so that it is in order again at the end.
+            let Some(place) = order.queue(is_used).pop_front() else {
+                continue;
+            };
             let Some(known) = self.look_at(&place, now) else {
+                order.key_bytes -= Self::key_bytes(&place.key);
                 continue;
             };
             let is_idle = now.saturating_sub(known.used) >= idle;
             if is_idle && !matches!(known.worth, Worth::Kept(_)) {
-                let removed = self.remove(&mut order, &place.key, RemovalReason::Expired);
-                expired += u64::from(removed.is_some());
-            } else if self.config.breaker.history.enabled {
+                expired.extend(self.remove_with(&mut order, &place, RemovalReason::Expired));
+                continue;
+            }
+            if self.config.breaker.history.enabled {
                 histories.extend(self.shard(&place.key).get(&*place.key).map(Entry::handle));
             }
+            order.queue(is_used).push_back(place);
         }
-        order.swept = end;
-        let done = end >= places;
+        let done = order.to_sweep == (0, 0);
         if done {
-            order.swept = 0;
-            self.tidy(&mut order);
+            order.shrink();
         }
         drop(order);
+        let expired = expired.len() as u64;
         // Without a lock, for this may tell observers of what has come to pass.
         for breaker in histories {
             breaker.cleanup();
@@ -601,11 +654,18 @@ impl Entry {
 }
 
 impl Order {
-    /// The place of that number, the used first.
-    fn at(&self, place: usize) -> Place {
-        match place.checked_sub(self.used.len()) {
-            None => self.used[place].clone(),
-            Some(fresh) => self.fresh[fresh].clone(),
+    fn queue(&mut self, used: bool) -> &mut VecDeque<Place> {
+        match used {
+            true => &mut self.used,
+            false => &mut self.fresh,
+        }
+    }
+
+    fn shrink(&mut self) {
+        for places in [&mut self.fresh, &mut self.used] {
+            if places.len() * 4 < places.capacity() {
+                places.shrink_to_fit();
+            }
         }
     }
 
@@ -621,7 +681,8 @@ impl Bounded for Keyed {
 
     fn usage(&self) -> Usage {
         // Each with its reference counts.
-        let mut bytes = size_of::<Self>() + size_of::<AtomicI64>() + 4 * size_of::<usize>();
+        let fixed = size_of::<Self>() + size_of::<AtomicI64>();
+        let mut bytes = fixed + 4 * size_of::<usize>();
         for shard in &self.shards {
             bytes += table_bytes(read(shard).capacity());
         }
@@ -650,29 +711,34 @@ impl Bounded for Keyed {
     /// Forgets keys that would not be missed, as it would for new ones.
     fn shrink(&self, share: f64, _: usize) -> Step {
         let now = self.clock.ticks();
+        let mut evicted = Vec::new();
         let mut order = self.order.lock();
-        let keys = (order.entries as f64 * share.clamp(0.0, 1.0)) as u64;
-        let mut removed = 0;
-        while removed < keys && self.evict(&mut order, RemovalReason::Pressure, now) {
-            removed += 1;
+        let keys = (order.entries as f64 * share.clamp(0.0, 1.0)) as usize;
+        while evicted.len() < keys
+            && let Some(entry) = self.evict(&mut order, RemovalReason::Pressure, now)
+        {
+            evicted.push(entry);
         }
+        drop(order);
         Step {
-            removed: Removed::of(RemovalReason::Pressure, removed),
+            removed: Removed::of(RemovalReason::Pressure, evicted.len() as u64),
             ..Step::idle()
         }
     }
 
     fn close(self: Arc<Self>, _: Instant) -> BoxFuture<'static, CloseReport> {
         Box::pin(async move {
+            let mut entries = Vec::new();
             let mut order = self.order.lock();
             order.closed = true;
-            let mut dropped = 0;
             for shard in &self.shards {
-                dropped += std::mem::take(&mut *write(shard)).len() as u64;
+                entries.push(std::mem::take(&mut *write(shard)));
             }
+            let dropped = entries.iter().map(HashMap::len).sum::<usize>() as u64;
             order.removed.add(RemovalReason::Closed, dropped);
             (order.entries, order.key_bytes) = (0, 0);
             (order.fresh, order.used) = (VecDeque::new(), VecDeque::new());
+            drop(order);
             CloseReport::dropped(dropped)
         })
     }

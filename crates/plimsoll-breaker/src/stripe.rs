@@ -586,3 +586,86 @@ impl InFlight {
         u64::from(self.older)
     }
 }
+
+#[cfg(all(test, not(plimsoll_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_is_overdue_within_an_eighth_of_the_time() {
+        let after = 80;
+        for began in 0..40 {
+            let mut calls = InFlight::new(after, 0);
+            calls.older(began);
+            assert!(calls.begin(began));
+            for now in began..began + 200 {
+                let overdue = calls.older(now);
+                let flown = now - began;
+                if flown < after {
+                    assert_eq!(overdue, 0, "{began} to {now}");
+                } else if flown >= after + after / 8 {
+                    assert_eq!(overdue, 1, "{began} to {now}");
+                }
+            }
+            calls.end(began);
+            assert_eq!(calls.older(began + 200), 0);
+        }
+    }
+
+    #[test]
+    fn whoever_begins_in_a_new_bucket_has_to_ask() {
+        let mut calls = InFlight::new(80, 0);
+        assert!(calls.begin(9));
+        assert!(!calls.begin(10), "and is not counted");
+        assert_eq!(calls.older(10), 0);
+        assert!(calls.begin(10) && calls.begin(9));
+        assert_eq!(calls.older(89), 0);
+        assert_eq!(calls.older(90), 2, "each by the time it read");
+        assert_eq!(calls.older(100), 3);
+    }
+
+    #[test]
+    fn calls_in_flight_are_those_of_a_naive_list() {
+        let mut random = fastrand::Rng::with_seed(3);
+        for after in [8, 9, 15, 80, 8_000_000] {
+            let (from, width) = (random.u64(0..after), after / 8);
+            let mut calls = InFlight::new(after, from);
+            let (mut naive, mut now) = (Vec::new(), 0);
+            for _ in 0..5_000 {
+                match random.u8(0..8) {
+                    0..3 => {
+                        if !calls.begin(now) {
+                            calls.older(now);
+                            assert!(calls.begin(now));
+                        }
+                        naive.push(now);
+                    }
+                    3..6 if !naive.is_empty() => {
+                        calls.end(naive.swap_remove(random.usize(0..naive.len())));
+                    }
+                    6 => now += random.u64(0..after),
+                    7 => now += random.u64(0..=width) * u64::from(random.bool()) * 4,
+                    _ => {}
+                }
+                let old = |began: &&u64| **began >= from && now / width - **began / width >= 9;
+                let expected = naive.iter().filter(old).count() as u64;
+                assert_eq!(calls.older(now), expected, "after {after} at {now}");
+            }
+        }
+    }
+
+    // What went wrong: it was put into the newest bucket and taken out of the one before, so that
+    // a call that nobody was making was overdue in the end.
+    #[test]
+    fn a_call_that_is_late_with_the_time_it_read_leaves_what_it_was_put_into() {
+        let mut calls = InFlight::new(80, 0);
+        calls.older(101);
+        assert!(calls.begin(99));
+        calls.end(99);
+        assert_eq!(calls.older(10_000), 0);
+        assert!(calls.begin(5));
+        assert_eq!(calls.older(10_000), 1);
+        calls.end(5);
+        assert_eq!(calls.older(10_000), 0);
+    }
+}

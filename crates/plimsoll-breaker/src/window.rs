@@ -295,3 +295,166 @@ impl TimeWindow {
         into.roll(newest);
     }
 }
+
+#[cfg(all(test, not(plimsoll_loom)))]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const MS: u64 = 1_000_000;
+
+    fn counted(calls: &[(bool, bool)]) -> Counts {
+        let mut counts = Counts::default();
+        for (failed, slow) in calls {
+            counts.add(*failed, *slow);
+        }
+        counts
+    }
+
+    fn newest(calls: &[(bool, bool)], size: usize) -> &[(bool, bool)] {
+        &calls[calls.len().saturating_sub(size)..]
+    }
+
+    fn of_time(time: u64, now: u64) -> Window {
+        Window::new(config::Window::Time(Duration::from_nanos(time)), now)
+    }
+
+    #[test]
+    fn a_window_of_calls_holds_the_newest_of_every_size() {
+        let mut random = fastrand::Rng::with_seed(1);
+        for size in 1..=200 {
+            let mut window = Window::new(config::Window::Calls(size), 0);
+            let mut calls = Vec::new();
+            for _ in 0..60 {
+                if random.u8(0..4) == 0 {
+                    let good = random.u64(0..u64::from(size) * 2 + 3);
+                    window.push_successes(good);
+                    calls.extend((0..good).map(|_| (false, false)));
+                } else {
+                    for _ in 0..random.u8(1..10) {
+                        let (failed, slow) = (random.bool(), random.bool());
+                        window.push(failed, slow);
+                        calls.push((failed, slow));
+                    }
+                }
+                let expected = counted(newest(&calls, size as usize));
+                assert_eq!(window.counts(), expected, "{size} calls");
+            }
+            window.push_successes(u64::MAX);
+            assert_eq!(
+                (window.counts().calls, window.counts().all_good()),
+                (size, true)
+            );
+            window.push(true, true);
+            window.clear();
+            assert_eq!(window.counts(), Counts::default());
+            window.push(true, false);
+            assert_eq!(window.counts(), counted(&[(true, false)]));
+        }
+    }
+
+    #[test]
+    fn a_window_of_another_size_goes_on_with_the_newest_calls() {
+        let mut random = fastrand::Rng::with_seed(2);
+        for size in 1..=200 {
+            let mut window = Window::new(config::Window::Calls(size), 0);
+            let mut calls: Vec<_> = (0..random.usize(0..500))
+                .map(|_| (random.bool(), random.bool()))
+                .collect();
+            for (failed, slow) in &calls {
+                window.push(*failed, *slow);
+            }
+            let other = random.u32(1..=200);
+            calls.drain(..calls.len().saturating_sub(size as usize));
+            let mut window = window.reshaped(config::Window::Calls(other), 0);
+            assert_eq!(window.counts(), counted(newest(&calls, other as usize)));
+            for _ in 0..2 * other {
+                let call = (random.bool(), random.bool());
+                window.push(call.0, call.1);
+                calls.push(call);
+                let expected = counted(newest(&calls, other as usize));
+                assert_eq!(window.counts(), expected, "{size} to {other}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_window_of_the_other_kind_starts_empty() {
+        let mut calls = Window::new(config::Window::Calls(10), 0);
+        calls.push(true, true);
+        let time = calls.reshaped(config::Window::Time(Duration::from_secs(1)), 5);
+        assert_eq!(time.counts(), Counts::default());
+        let mut time = of_time(10 * MS, 0);
+        time.push(true, true);
+        let calls = time.reshaped(config::Window::Calls(10), 5);
+        assert_eq!(calls.counts(), Counts::default());
+    }
+
+    #[test]
+    fn a_bucket_leaves_as_a_whole_when_its_time_is_over() {
+        let mut window = of_time(100 * MS, 7);
+        window.push(true, false);
+        window.roll(7 + 10 * MS - 1);
+        assert_eq!(window.next_roll(), 7 + 10 * MS);
+        window.push(false, true);
+        window.roll(7 + 10 * MS);
+        window.push(true, true);
+        window.roll(7 + 100 * MS - 1);
+        assert_eq!(window.counts().calls, 3);
+        window.roll(7 + 100 * MS);
+        assert_eq!(window.counts(), counted(&[(true, true)]));
+        window.roll(7 + 110 * MS);
+        assert_eq!(window.counts(), Counts::default());
+    }
+
+    // A window of so many buckets that were idle is empty, and counts again at once.
+    #[test]
+    fn a_window_of_time_that_was_idle_for_months_counts_what_comes() {
+        let days = |days: u64| days * 86_400_000 * MS;
+        for idle in [days(60), days(3_650), 1 << 62, u64::MAX - 1] {
+            for start in [0, 1, days(20_000)] {
+                let mut window = of_time(10 * MS, start);
+                window.push(true, true);
+                // The last moment never comes.
+                let now = start.saturating_add(idle).min(u64::MAX - 1);
+                window.roll(now);
+                assert_eq!(window.counts(), Counts::default());
+                window.push(true, false);
+                window.push(false, false);
+                assert_eq!(window.counts().calls, 2);
+                assert!(window.next_roll() > now);
+                window.roll(now - 5 * MS);
+                window.push(false, false);
+                assert_eq!(window.counts().calls, 3, "time that went backwards");
+            }
+        }
+    }
+
+    #[test]
+    fn a_window_of_another_time_keeps_the_buckets_that_fit() {
+        let mut window = of_time(100 * MS, 0);
+        for ms in 0..95 {
+            window.roll(ms * MS);
+            window.push(ms % 2 == 0, false);
+        }
+        let time = |ms| config::Window::Time(Duration::from_millis(ms));
+        // Buckets that began in the 45 ms before the newest did: from 50 ms on.
+        let shorter = window.reshaped(time(50), 95 * MS);
+        assert_eq!(shorter.counts().calls, 45);
+        let mut longer = window.reshaped(time(1_000), 95 * MS);
+        assert_eq!(longer.counts(), window.counts());
+        longer.roll(900 * MS);
+        assert_eq!(longer.counts().calls, 95);
+        longer.roll(1_095 * MS);
+        assert_eq!(longer.counts().calls, 0);
+    }
+
+    #[test]
+    fn windows_take_the_bytes_they_say() {
+        for (size, bytes) in [(1, 16), (64, 16), (65, 32), (100, 32), (65_536, 16_384)] {
+            let window = Window::new(config::Window::Calls(size), 0);
+            assert_eq!(window.bytes(), bytes, "{size} calls");
+        }
+        assert_eq!(of_time(10 * MS, 0).bytes(), 160);
+    }
+}
