@@ -9,9 +9,11 @@
 //!
 //! The binaries of this crate are described in its `README.md`.
 
+pub mod breaker;
 pub mod callgrind;
 pub mod cpu;
 pub mod edge;
+pub mod keyed;
 pub mod stats;
 pub mod suite;
 pub mod table;

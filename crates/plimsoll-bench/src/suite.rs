@@ -41,7 +41,7 @@ pub struct Suite {
 pub struct Case {
     name: String,
     work: Work,
-    baseline: Option<String>,
+    baselines: Vec<String>,
     after: Box<dyn FnMut()>,
     most_ops: u64,
     ops: u64,
@@ -52,6 +52,7 @@ pub struct Case {
 enum Work {
     Single(Box<dyn FnMut(u64)>),
     Double(Box<dyn Fn(usize, u64) + Sync>),
+    Own(Box<dyn FnMut(u64)>),
 }
 
 // === impl Suite ===
@@ -78,11 +79,16 @@ impl Suite {
         self.case(format!("{name} 2T"), Work::Double(Box::new(work)))
     }
 
+    /// Adds a case that makes threads of its own, over all of which `work` spreads its operations.
+    pub fn own_threads(&mut self, name: &str, work: impl FnMut(u64) + 'static) -> &mut Case {
+        self.case(name.to_owned(), Work::Own(Box::new(work)))
+    }
+
     fn case(&mut self, name: String, work: Work) -> &mut Case {
         self.cases.push(Case {
             name,
             work,
-            baseline: None,
+            baselines: Vec::new(),
             after: Box::new(|| {}),
             most_ops: u64::MAX,
             ops: 0,
@@ -137,7 +143,7 @@ impl Suite {
             .cases
             .iter()
             .filter(|case| wanted(case))
-            .filter_map(|case| case.baseline.clone())
+            .flat_map(|case| case.baselines.clone())
             .collect();
         self.cases
             .retain(|case| wanted(case) || baselines.contains(&case.name));
@@ -145,6 +151,9 @@ impl Suite {
 
     fn count(&mut self) {
         for case in &mut self.cases {
+            if case.most_ops < callgrind::OPS {
+                continue;
+            }
             if let Work::Single(work) = &mut case.work {
                 work(callgrind::WARM_UP);
                 callgrind::window(work, callgrind::OPS);
@@ -158,16 +167,23 @@ impl Suite {
         println!("### {}: ns/op, {rounds} rounds x {ms} ms\n", self.title);
         let mut table = Table::new(&["case", "median", "min", "ratio", "to"]);
         for case in &self.cases {
-            let base = case.baseline.as_ref();
-            let base = base.and_then(|name| self.cases.iter().find(|case| case.name == *name));
-            let ratio = base.map(|base| stats::median_ratio(&case.samples, &base.samples));
+            let mut ratios = case.baselines.iter().filter_map(|name| {
+                let base = self.cases.iter().find(|case| case.name == *name)?;
+                let ratio = stats::median_ratio(&case.samples, &base.samples);
+                Some((format!("{ratio:.3}"), name.clone()))
+            });
+            let (ratio, to) = ratios.next().unwrap_or_default();
             table.row([
                 case.name.clone(),
                 format!("{:.1}", stats::median(case.samples.iter().copied())),
                 format!("{:.1}", stats::min(case.samples.iter().copied())),
-                ratio.map_or_else(String::new, |ratio| format!("{ratio:.3}")),
-                base.map_or_else(String::new, |base| base.name.clone()),
+                ratio,
+                to,
             ]);
+            for (ratio, to) in ratios {
+                let name = case.name.clone();
+                table.row([name, String::new(), String::new(), ratio, to]);
+            }
         }
         println!("{table}");
     }
@@ -176,9 +192,10 @@ impl Suite {
 // === impl Case ===
 
 impl Case {
-    /// Names the case that this one is compared with, with its `1T` or `2T`.
+    /// Names a case that this one is compared with, with its `1T` or `2T`. Each that is named gets
+    /// a row.
     pub fn versus(&mut self, baseline: &str) -> &mut Self {
-        self.baseline = Some(baseline.to_owned());
+        self.baselines.push(baseline.to_owned());
         self
     }
 
@@ -196,11 +213,13 @@ impl Case {
 
     fn calibrate(&mut self, sample: Duration) -> Result<(), Error> {
         let target = match self.work {
-            Work::Single(_) => sample,
+            Work::Single(_) | Work::Own(_) => sample,
             // Contended samples come in two speeds when they are short.
             Work::Double(_) => sample * 3,
         };
         let target = target.as_secs_f64();
+        // A case may make what it measures when it runs first.
+        self.time(1)?;
         let mut ops = 64;
         // The last try is also the warm-up.
         let took = loop {
@@ -223,7 +242,7 @@ impl Case {
     /// Times `ops` operations, by the slower of two threads.
     fn time(&mut self, ops: u64) -> Result<f64, Error> {
         let took = match &mut self.work {
-            Work::Single(work) => {
+            Work::Single(work) | Work::Own(work) => {
                 let start = Instant::now();
                 work(ops);
                 stats::seconds_since(start)

@@ -1,4 +1,5 @@
 use crate::HistoryConfig;
+use plimsoll_core::Name;
 use std::{error::Error, fmt, ops::RangeInclusive, time::Duration};
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -55,7 +56,7 @@ pub struct CircuitBreakerConfig {
     pub(crate) overdue_calls: Option<(Duration, u32)>,
     pub(crate) open_for: Duration,
     pub(crate) open_factor: f64,
-    pub(crate) open_max: Duration,
+    pub(crate) open_max: Option<Duration>,
     pub(crate) jitter: f64,
     pub(crate) requested_wait: (Duration, Duration),
     pub(crate) probes: u32,
@@ -87,7 +88,7 @@ impl CircuitBreakerConfig {
             overdue_calls: None,
             open_for: Duration::from_secs(30),
             open_factor: 2.0,
-            open_max: Duration::from_secs(300),
+            open_max: None,
             jitter: 0.1,
             requested_wait: (Duration::from_secs(1), Duration::from_secs(3_600)),
             probes: 3,
@@ -190,11 +191,11 @@ impl CircuitBreakerConfig {
         self
     }
 
-    /// The longest it stays open, before jitter. 5 minutes by default, 1 ms to 7 days; one
-    /// shorter than [`open_for`](Self::open_for) is an error.
+    /// The longest it stays open, before jitter. The larger of [`open_for`](Self::open_for) and 5
+    /// minutes by default, `open_for` to 7 days.
     #[must_use]
     pub const fn open_max(mut self, wait: Duration) -> Self {
-        self.open_max = wait;
+        self.open_max = Some(wait);
         self
     }
 
@@ -271,6 +272,11 @@ impl CircuitBreakerConfig {
     /// Names each value that is out of its range.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let mut problems = Problems::default();
+        self.check(&mut problems);
+        problems.into_result()
+    }
+
+    pub(crate) fn check(&self, problems: &mut Problems) {
         match self.window {
             Window::Calls(calls) => problems.number("window", calls, 1..=65_536),
             Window::Time(time) => problems.duration("window", time, MILLISECOND * 10..=DAY),
@@ -292,7 +298,9 @@ impl CircuitBreakerConfig {
         }
         problems.duration("open_for", self.open_for, MILLISECOND..=WEEK);
         problems.factor("open_factor", self.open_factor, 1.0..=10.0);
-        problems.duration("open_max", self.open_max, self.open_for..=WEEK);
+        if let Some(most) = self.open_max {
+            problems.duration("open_max", most, self.open_for..=WEEK);
+        }
         problems.factor("jitter", self.jitter, 0.0..=1.0);
         let (shortest, longest) = self.requested_wait;
         let zero = Duration::ZERO;
@@ -309,8 +317,22 @@ impl CircuitBreakerConfig {
         if let Some(wait) = self.dropped_fails_after {
             problems.duration("dropped_fails_after", wait, MILLISECOND..=WEEK);
         }
-        self.history.validate(&mut problems);
-        problems.into_result()
+        self.history.check(problems);
+    }
+
+    /// Says that the minimum of calls is lowered, if it is.
+    pub(crate) fn warn(&self, breaker: Name) {
+        let minimum_calls = self.minimum_calls;
+        if let Window::Calls(window) = self.window
+            && minimum_calls > window
+        {
+            tracing::warn!(
+                breaker = breaker.as_str(),
+                minimum_calls,
+                window,
+                "minimum_calls is more than the window holds, and was lowered to that"
+            );
+        }
     }
 }
 

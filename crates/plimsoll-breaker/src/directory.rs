@@ -87,10 +87,35 @@ impl Breakers {
         }
     }
 
+    /// The keyed breakers of that name.
+    #[must_use]
+    pub fn get_keyed(&self, name: &str) -> Option<KeyedBreakers> {
+        KeyedBreakers::upgrade(self.0.keyed.lock().get(name)?)
+    }
+
+    /// Forgets keyed breakers, and says whether they were here.
+    #[expect(
+        clippy::must_use_candidate,
+        reason = "they are not here afterwards, whatever the answer"
+    )]
+    pub fn remove_keyed(&self, keyed: &KeyedBreakers) -> bool {
+        let mut breakers = self.0.keyed.lock();
+        let Entry::Occupied(found) = breakers.entry(keyed.name()) else {
+            return false;
+        };
+        // Others may have the name.
+        let same = found.get().ptr_eq(&keyed.downgrade());
+        if same {
+            found.remove();
+        }
+        same
+    }
+
     /// All keyed breakers, in the order of their names.
     #[must_use]
     pub fn list_keyed(&self) -> Vec<KeyedBreakers> {
-        let keyed = self.0.keyed.lock();
+        let mut keyed = self.0.keyed.lock();
+        keyed.retain(|_, keyed| keyed.strong_count() > 0);
         keyed.values().filter_map(KeyedBreakers::upgrade).collect()
     }
 
@@ -153,7 +178,7 @@ impl Breakers {
         let breakers = self.list();
         let snapshots: Vec<_> = breakers.iter().map(CircuitBreaker::snapshot).collect();
         self.0.published.publish(&snapshots);
-        crate::metrics::publish_keyed(&self.list_keyed());
+        self.0.published.publish_keyed(&self.list_keyed());
     }
 }
 

@@ -107,6 +107,12 @@ impl IllegalTransition {
         Self { breaker, from, to }
     }
 
+    /// The breaker's name.
+    #[must_use]
+    pub const fn breaker(&self) -> Name {
+        self.breaker
+    }
+
     /// The state the breaker is in.
     #[must_use]
     pub const fn from(&self) -> State {

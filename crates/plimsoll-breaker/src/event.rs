@@ -49,8 +49,9 @@ pub enum EventKind {
 ///
 /// Called in the order things happened, one event at a time, by whichever thread made one happen,
 /// and outside every lock: it may use the breaker. One that panics is logged and called again
-/// next time. A slow one holds up calls, so let it hand the event on; when 64 wait, the oldest is
-/// dropped and counted.
+/// next time. A slow one holds up calls, and the sweep of all holdings, so let it hand the event
+/// on. When 64 wait for it, the oldest is dropped: neither observers, nor the log, nor streams hear
+/// of that one. [`Snapshot::lost_events`](crate::Snapshot::lost_events) counts them.
 pub trait Observer: Send + Sync + 'static {
     /// Takes note of `event`.
     fn on_event(&self, event: &Event);
@@ -80,7 +81,7 @@ impl std::error::Error for TooManyObservers {}
 /// The events of a breaker from when it was asked for, from [`CircuitBreaker::events`].
 ///
 /// Holds at most 64 events that were not taken yet; after that the oldest are dropped, which the
-/// stream says.
+/// stream says. It does not say what a slow [`Observer`] made the breaker drop.
 #[derive(Debug)]
 pub struct Events(broadcast::Receiver<Event>);
 
@@ -135,6 +136,8 @@ struct Queue {
     /// `None` takes no memory.
     observers: Option<Arc<Vec<Arc<dyn Observer>>>>,
     dropped: u64,
+    /// Those of them that the log has not told of.
+    untold: u64,
 }
 
 impl Outbox {
@@ -167,36 +170,46 @@ impl Outbox {
         if queue.events.len() >= QUEUE {
             queue.events.pop_front();
             queue.dropped += 1;
+            queue.untold += 1;
         }
         queue.events.push_back(event);
     }
 
     /// Brings round what is queued, unless another thread, or a caller of this one, is at it.
     pub(crate) fn deliver(&self) {
-        let mut first = true;
-        loop {
-            let (event, observers) = {
-                let mut queue = self.queue.lock();
-                if first && queue.delivering {
-                    return;
-                }
-                first = false;
-                let Some(event) = queue.events.pop_front() else {
-                    queue.delivering = false;
-                    queue.events.shrink_to_fit();
-                    return;
-                };
-                queue.delivering = true;
-                (event, queue.observers.clone())
-            };
-            guarded(&event, || log(&event));
+        let mut queue = self.queue.lock();
+        if queue.delivering {
+            return;
+        }
+        queue.delivering = true;
+        let mut round = Round(Some(self));
+        while let Some(event) = queue.events.pop_front() {
+            let observers = queue.observers.clone();
+            let dropped = std::mem::take(&mut queue.untold);
+            drop(queue);
+            guarded(&event, || log(&event, dropped));
             for observer in observers.iter().flat_map(|all| all.iter()) {
                 guarded(&event, || observer.on_event(&event));
             }
             if let Some(stream) = self.stream.get() {
                 // Fails when nobody listens.
-                let _ = stream.send(event);
+                guarded(&event, || drop(stream.send(event.clone())));
             }
+            queue = self.queue.lock();
+        }
+        queue.events.shrink_to_fit();
+        queue.delivering = false;
+        round.0 = None;
+    }
+}
+
+/// Lets others bring events round should this thread panic, in a subscriber of the log say.
+struct Round<'a>(Option<&'a Outbox>);
+
+impl Drop for Round<'_> {
+    fn drop(&mut self) {
+        if let Some(outbox) = self.0 {
+            outbox.queue.lock().delivering = false;
         }
     }
 }
@@ -223,9 +236,17 @@ fn guarded(event: &Event, tell: impl FnOnce()) {
     }
 }
 
-fn log(event: &Event) {
+fn log(event: &Event, dropped: u64) {
     let breaker = event.breaker.as_str();
     let key = event.key.as_deref();
+    if dropped > 0 {
+        tracing::warn!(
+            breaker,
+            key,
+            dropped,
+            "events of the circuit breaker were dropped, for an observer is slow"
+        );
+    }
     match event.kind {
         EventKind::Transition(Transition {
             from,

@@ -104,7 +104,7 @@ struct Polling<'a> {
 impl Drop for Polling<'_> {
     #[inline]
     fn drop(&mut self) {
-        if !self.returned && !self.permit.is_settled() {
+        if !self.returned {
             self.permit.settle(|_| Outcome::Failure);
         }
     }

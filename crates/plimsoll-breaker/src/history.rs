@@ -47,7 +47,8 @@ const MAX_CAP: usize = 100_000_000;
 
 /// How much of its past a breaker keeps.
 ///
-/// A call takes 12 bytes (and an eighth of that in chunks), a transition about 100.
+/// A call takes 12 bytes (13 with what is around it, where there are thousands), a transition
+/// about 100.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct HistoryConfig {
     pub(crate) enabled: bool,
@@ -101,7 +102,7 @@ impl HistoryConfig {
         Self::preset(60, 24, 10_000, 1_000)
     }
 
-    /// Keeps nothing, and takes no memory.
+    /// Keeps nothing, and takes no memory, whatever caps are set.
     #[must_use]
     pub const fn disabled() -> Self {
         Self {
@@ -140,7 +141,7 @@ impl HistoryConfig {
         self
     }
 
-    pub(crate) fn validate(&self, problems: &mut Problems) {
+    pub(crate) fn check(&self, problems: &mut Problems) {
         let second = Duration::from_secs(1);
         problems.number("history.calls", self.calls, 0..=MAX_CAP);
         problems.number("history.transitions", self.transitions, 0..=MAX_CAP);
@@ -157,9 +158,9 @@ impl HistoryConfig {
     /// # Errors
     ///
     /// Names each value that is out of its range.
-    pub fn check(&self) -> Result<(), ConfigError> {
+    pub fn validate(&self) -> Result<(), ConfigError> {
         let mut problems = Problems::default();
-        self.validate(&mut problems);
+        self.check(&mut problems);
         problems.into_result()
     }
 }
@@ -168,6 +169,8 @@ impl HistoryConfig {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct HistoryUsage {
+    /// Whether anything is kept, by the configuration.
+    pub enabled: bool,
     /// Calls kept.
     pub calls: u64,
     /// The most calls kept; 0 is no cap.

@@ -1,7 +1,7 @@
 //! One breaker for each key: a host, a tenant, a shard.
 
 use crate::{
-    CircuitBreaker, CircuitBreakerConfig, ConfigError, HistoryConfig, Observer, State,
+    CircuitBreaker, CircuitBreakerConfig, ConfigError, HistoryConfig, Observer, Reason, State,
     breaker::Member, config::Problems, event::TooManyObservers, machine::NEVER, nanos, sync::Mutex,
 };
 use plimsoll_core::{
@@ -11,7 +11,6 @@ use plimsoll_core::{
 use std::{
     collections::{HashMap, VecDeque},
     fmt,
-    hash::{BuildHasher, RandomState},
     sync::{
         Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed},
@@ -22,6 +21,8 @@ use tokio::time::Instant;
 
 /// Parts of the map that are locked on their own.
 const SHARDS: usize = 16;
+/// How many places are looked at for one new key, at most: some 100 µs.
+const LOOKS: usize = 500;
 /// How long nothing is looked for after nothing was found that could be forgotten.
 const FULL_FOR: u64 = 1_000_000_000;
 
@@ -75,7 +76,7 @@ impl KeyedConfig {
         self
     }
 
-    /// The most keys, 1 to 1 000 000. 10 000 by default. About 1.3 KiB each, and the key.
+    /// The most keys, 1 to 1 000 000. 10 000 by default. About 1.2 KiB each, with the key.
     #[must_use]
     pub const fn max_keys(mut self, keys: usize) -> Self {
         self.max_keys = keys;
@@ -104,9 +105,14 @@ impl KeyedConfig {
         self
     }
 
-    fn validate(&self) -> Result<(), ConfigError> {
-        self.breaker.validate()?;
+    /// Checks every value.
+    ///
+    /// # Errors
+    ///
+    /// Names each value that is out of its range.
+    pub fn validate(&self) -> Result<(), ConfigError> {
         let mut problems = Problems::default();
+        self.breaker.check(&mut problems);
         problems.number("max_keys", self.max_keys, 1..=1_000_000);
         let week = Duration::from_secs(7 * 86_400);
         problems.duration("idle", self.idle, Duration::from_secs(1)..=week);
@@ -136,7 +142,6 @@ pub(crate) struct Keyed {
     name: Name,
     config: KeyedConfig,
     clock: Clock,
-    hasher: RandomState,
     shards: [RwLock<Shard>; SHARDS],
     /// Who goes first. Held while the map is changed, so that its lock comes before a shard's.
     order: Mutex<Order>,
@@ -167,18 +172,22 @@ struct Order {
     fresh: VecDeque<Place>,
     used: VecDeque<Place>,
     entries: usize,
+    /// Of all places: the text lives as long as they do.
     key_bytes: usize,
     next: u64,
     /// Nothing can be forgotten before this, in ticks.
     full_until: u64,
-    /// How far this round of the sweep has come.
-    swept: usize,
+    /// How many looks in a row found nothing that could be forgotten, and until when the first of
+    /// those is kept.
+    in_vain: usize,
+    kept_until: u64,
+    /// How many places of each queue this round of the sweep has not come to.
+    to_sweep: (usize, usize),
     inserted: u64,
     removed: Removed,
     closed: bool,
 }
 
-#[derive(Clone)]
 struct Place {
     number: u64,
     key: Arc<str>,
@@ -217,20 +226,23 @@ impl KeyedBreakers {
             key: None,
             clock: Some(clock.clone()),
             bytes: Some(breaker_bytes.clone()),
+            state: match config.overflow {
+                Overflow::Shared => None,
+                Overflow::Pass => Some((State::Disabled, Reason::NoPlace)),
+                Overflow::Reject => Some((State::ForcedOpen, Reason::NoPlace)),
+            },
         };
+        config.breaker.warn(name);
         let overflow = CircuitBreaker::of_checked(name, &config.breaker, member);
-        match config.overflow {
-            Overflow::Shared => {}
-            Overflow::Pass => overflow.disable(),
-            Overflow::Reject => overflow.force_open(),
-        }
         Ok(Self(Arc::new(Keyed {
             name,
             config,
             clock,
-            hasher: RandomState::new(),
             shards: std::array::from_fn(|_| RwLock::default()),
-            order: Mutex::default(),
+            order: Mutex::new(Order {
+                kept_until: NEVER,
+                ..Order::default()
+            }),
             overflow,
             observers: Mutex::default(),
             overflowed: AtomicU64::new(0),
@@ -279,6 +291,7 @@ impl KeyedBreakers {
     pub fn remove(&self, key: &str) -> bool {
         let mut order = self.0.order.lock();
         let removed = self.0.remove(&mut order, key, RemovalReason::Manual);
+        self.0.tidy_if_due(&mut order);
         drop(order);
         removed.is_some()
     }
@@ -369,9 +382,17 @@ fn write(shard: &RwLock<Shard>) -> RwLockWriteGuard<'_, Shard> {
 }
 
 impl Keyed {
+    /// The part of the map that a key is in. The map inside hashes with a secret of its own; who
+    /// chooses keys can make threads meet here, no more.
     fn place_of(&self, key: &str) -> &RwLock<Shard> {
-        // The high bits: the map inside uses the low ones of a hash of its own.
-        &self.shards[(self.hasher.hash_one(key) >> 60) as usize]
+        const ODD: u64 = 0x9e37_79b9_7f4a_7c15; // 2^64 divided by the golden ratio
+        let mix = |mixed: u64, word: u64| (mixed.rotate_left(29) ^ word).wrapping_mul(ODD);
+        let (words, rest) = key.as_bytes().as_chunks::<8>();
+        let words = words.iter().map(|word| u64::from_le_bytes(*word));
+        let rest = rest
+            .iter()
+            .fold(0, |word, byte| word << 8 | u64::from(*byte));
+        &self.shards[(mix(words.fold(0, mix), rest) >> 60) as usize]
     }
 
     fn shard(&self, key: &str) -> RwLockReadGuard<'_, Shard> {
@@ -406,6 +427,7 @@ impl Keyed {
             key: Some(key.clone()),
             clock: Some(self.clock.clone()),
             bytes: Some(self.breaker_bytes.clone()),
+            state: None,
         };
         let breaker = CircuitBreaker::of_checked(self.name, &self.config.breaker, member);
         for observer in self.observers.lock().iter() {
@@ -425,10 +447,7 @@ impl Keyed {
         order.inserted += 1;
         order.key_bytes += Self::key_bytes(&key);
         order.fresh.push_back(Place { number, key });
-        // Places outlive keys that were removed, but are not many more.
-        if order.places() > 2 * order.entries + SHARDS {
-            self.tidy(&mut order);
-        }
+        self.tidy_if_due(&mut order);
         breaker
     }
 
@@ -437,7 +456,7 @@ impl Keyed {
         self.overflow.clone()
     }
 
-    /// The text and its reference counts.
+    /// The text and its reference counts, as they are allocated.
     const fn key_bytes(key: &str) -> usize {
         (key.len() + 2 * size_of::<usize>()).next_multiple_of(align_of::<usize>())
     }
@@ -446,57 +465,74 @@ impl Keyed {
     fn remove(&self, order: &mut Order, key: &str, reason: RemovalReason) -> Option<Entry> {
         let entry = write(self.place_of(key)).remove(key)?;
         order.entries -= 1;
-        order.key_bytes -= Self::key_bytes(key);
         order.removed.add(reason, 1);
         order.full_until = 0;
         Some(entry)
     }
 
-    /// Makes room for one key, and gives what was there.
+    /// Takes a key out of the map whose place was taken already.
+    fn remove_with(
+        &self,
+        order: &mut Order,
+        place: &Place,
+        reason: RemovalReason,
+    ) -> Option<Entry> {
+        order.key_bytes -= Self::key_bytes(&place.key);
+        self.remove(order, &place.key, reason)
+    }
+
+    /// Makes room for one key, and gives what was there. Looks at a few places at most, and goes
+    /// on from there the next time.
     fn evict(&self, order: &mut Order, reason: RemovalReason, now: u64) -> Option<Entry> {
         if now < order.full_until {
             return None;
         }
-        // The oldest that is still as good as new. Others are looked at once and never again here.
-        while let Some(place) = order.fresh.pop_front() {
-            match self.look_at(&place, now) {
-                None => {}
-                Some(known) if matches!(known.worth, Worth::Nothing) => {
-                    return self.remove(order, &place.key, reason);
-                }
-                Some(known) => {
-                    if known.touched {
-                        // It has its second chance below.
-                        self.touch(&place);
+        for _ in 0..LOOKS {
+            // The oldest that is still as good as new. Others are looked at once and never again
+            // there.
+            if let Some(place) = order.fresh.pop_front() {
+                match self.look_at(&place, now) {
+                    None => order.key_bytes -= Self::key_bytes(&place.key),
+                    Some(known) if matches!(known.worth, Worth::Nothing) => {
+                        return self.remove_with(order, &place, reason);
                     }
-                    order.used.push_back(place);
+                    Some(known) => {
+                        if known.touched {
+                            // It has its second chance below.
+                            self.touch(&place);
+                        }
+                        order.used.push_back(place);
+                    }
                 }
+                continue;
             }
-        }
-        // Twice round: one that was asked for since it was seen last has a second chance.
-        let mut kept_until = now.saturating_add(FULL_FOR);
-        for _ in 0..2 * order.used.len() {
-            let Some(place) = order.used.pop_front() else {
-                break;
-            };
+            let place = order.used.pop_front()?;
             let Some(known) = self.look_at(&place, now) else {
+                order.key_bytes -= Self::key_bytes(&place.key);
                 continue;
             };
             let goes = match known.worth {
                 Worth::Nothing => true,
+                // One that was asked for since it was seen last has a second chance.
                 Worth::Little => !known.touched,
                 Worth::Kept(until) => {
-                    kept_until = kept_until.min(until);
+                    order.kept_until = order.kept_until.min(until);
                     false
                 }
             };
             if goes {
-                return self.remove(order, &place.key, reason);
+                order.in_vain = 0;
+                return self.remove_with(order, &place, reason);
             }
             order.used.push_back(place);
+            order.in_vain += 1;
+            if order.in_vain >= 2 * order.used.len() {
+                // Twice round, and nothing can go. Do not look again for each key that comes.
+                order.full_until = order.kept_until.min(now.saturating_add(FULL_FOR));
+                (order.in_vain, order.kept_until) = (0, NEVER);
+                return None;
+            }
         }
-        // Nothing can go. Do not look again for each key that comes meanwhile.
-        order.full_until = kept_until;
         None
     }
 
@@ -525,46 +561,72 @@ impl Keyed {
         })
     }
 
+    /// Places outlive keys that were removed, but are not many more.
+    fn tidy_if_due(&self, order: &mut Order) {
+        if order.places() > 2 * order.entries + SHARDS {
+            self.tidy(order);
+        }
+    }
+
     /// Drops the places of keys that have gone.
     fn tidy(&self, order: &mut Order) {
-        let Order { fresh, used, .. } = order;
+        let Order {
+            fresh,
+            used,
+            key_bytes,
+            ..
+        } = order;
         for places in [fresh, used] {
             places.retain(|place| {
                 let shard = self.shard(&place.key);
                 let entry = shard.get(&place.key);
-                entry.is_some_and(|entry| entry.number == place.number)
+                let lives = entry.is_some_and(|entry| entry.number == place.number);
+                if !lives {
+                    *key_bytes -= Self::key_bytes(&place.key);
+                }
+                lives
             });
-            if places.len() * 4 < places.capacity() {
-                places.shrink_to_fit();
-            }
         }
+        order.shrink();
     }
 
     /// Forgets keys that were idle, `budget` places at a time.
     fn sweep_some(&self, now: u64, budget: usize) -> (u64, bool) {
         let idle = nanos(self.config.idle);
-        let mut expired = Vec::new();
+        let (mut expired, mut histories) = (Vec::new(), Vec::new());
         let mut order = self.order.lock();
-        let mut histories = Vec::new();
-        let places = order.places();
-        let end = places.min(order.swept.saturating_add(budget.max(1)));
-        for place in order.swept..end {
-            let place = order.at(place);
+        if order.to_sweep == (0, 0) {
+            order.to_sweep = (order.used.len(), order.fresh.len());
+        }
+        for _ in 0..budget.max(1) {
+            let (used, fresh) = &mut order.to_sweep;
+            let is_used = *used > 0;
+            let left = if is_used { used } else { fresh };
+            if *left == 0 {
+                break;
+            }
+            *left -= 1;
+            // Round the queue once, so that it is in order again at the end.
+            let Some(place) = order.queue(is_used).pop_front() else {
+                continue;
+            };
             let Some(known) = self.look_at(&place, now) else {
+                order.key_bytes -= Self::key_bytes(&place.key);
                 continue;
             };
             let is_idle = now.saturating_sub(known.used) >= idle;
             if is_idle && !matches!(known.worth, Worth::Kept(_)) {
-                expired.extend(self.remove(&mut order, &place.key, RemovalReason::Expired));
-            } else if self.config.breaker.history.enabled {
+                expired.extend(self.remove_with(&mut order, &place, RemovalReason::Expired));
+                continue;
+            }
+            if self.config.breaker.history.enabled {
                 histories.extend(self.shard(&place.key).get(&*place.key).map(Entry::handle));
             }
+            order.queue(is_used).push_back(place);
         }
-        order.swept = end;
-        let done = end >= places;
+        let done = order.to_sweep == (0, 0);
         if done {
-            order.swept = 0;
-            self.tidy(&mut order);
+            order.shrink();
         }
         drop(order);
         let expired = expired.len() as u64;
@@ -592,11 +654,18 @@ impl Entry {
 }
 
 impl Order {
-    /// The place of that number, the used first.
-    fn at(&self, place: usize) -> Place {
-        match place.checked_sub(self.used.len()) {
-            None => self.used[place].clone(),
-            Some(fresh) => self.fresh[fresh].clone(),
+    fn queue(&mut self, used: bool) -> &mut VecDeque<Place> {
+        match used {
+            true => &mut self.used,
+            false => &mut self.fresh,
+        }
+    }
+
+    fn shrink(&mut self) {
+        for places in [&mut self.fresh, &mut self.used] {
+            if places.len() * 4 < places.capacity() {
+                places.shrink_to_fit();
+            }
         }
     }
 

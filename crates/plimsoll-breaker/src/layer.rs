@@ -9,7 +9,12 @@ pub enum OnOpen {
     #[default]
     Reject,
     /// Is not ready, so that a balancer chooses another. It wakes whoever waits when calls may
-    /// pass again.
+    /// pass again. While half open it is ready for all of them, and those who come after the
+    /// probes are answered as by [`Reject`](Self::Reject).
+    ///
+    /// # Panics
+    ///
+    /// `poll_ready` panics outside of a Tokio runtime with timers.
     NotReady,
 }
 

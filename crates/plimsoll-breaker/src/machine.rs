@@ -10,7 +10,6 @@ use crate::{
     records::TransitionRecord,
     window::{Counts, Window},
 };
-use plimsoll_core::Name;
 use std::{collections::VecDeque, time::Duration};
 
 /// A moment that never comes.
@@ -28,6 +27,7 @@ pub(crate) struct Settings {
     overdue_after: u64,
     open_for: u64,
     open_factor: f64,
+    /// 0 for the default.
     open_max: u64,
     jitter: f64,
     requested_shortest: u64,
@@ -37,6 +37,8 @@ pub(crate) struct Settings {
     half_open_timeout: u64,
     dropped_fails_after: u64,
     minimum_calls: u32,
+    /// What it was before it was lowered to what the window holds.
+    asked_minimum: u32,
     /// 0 where failures in a row do not count.
     consecutive_failures: u32,
     overdue_calls: u32,
@@ -46,19 +48,11 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    fn new(name: Name, config: &CircuitBreakerConfig) -> Self {
-        let mut minimum_calls = config.minimum_calls;
-        if let config::Window::Calls(window) = config.window
-            && minimum_calls > window
-        {
-            tracing::warn!(
-                breaker = name.as_str(),
-                minimum_calls,
-                window,
-                "minimum_calls is more than the window holds, and was lowered to that"
-            );
-            minimum_calls = window;
-        }
+    fn new(config: &CircuitBreakerConfig) -> Self {
+        let minimum_calls = match config.window {
+            config::Window::Calls(window) => config.minimum_calls.min(window),
+            config::Window::Time(_) => config.minimum_calls,
+        };
         let (slow_after, slow_rate) = config.slow_calls.unwrap_or((Duration::MAX, 0.0));
         let (overdue_after, overdue_calls) = config.overdue_calls.unwrap_or_default();
         let (half_open_timeout, after_half_open) = config
@@ -73,7 +67,7 @@ impl Settings {
             overdue_after: nanos(overdue_after),
             open_for: nanos(config.open_for),
             open_factor: config.open_factor,
-            open_max: nanos(config.open_max),
+            open_max: nanos(config.open_max.unwrap_or_default()),
             jitter: config.jitter,
             requested_shortest: nanos(shortest),
             requested_longest: nanos(longest),
@@ -81,6 +75,7 @@ impl Settings {
             half_open_timeout: nanos(half_open_timeout),
             dropped_fails_after: nanos(config.dropped_fails_after.unwrap_or(Duration::MAX)),
             minimum_calls,
+            asked_minimum: config.minimum_calls,
             consecutive_failures: config.consecutive_failures.unwrap_or(0),
             overdue_calls,
             probes: config.probes,
@@ -95,7 +90,7 @@ impl Settings {
         let set = |nanos: u64| (nanos != NEVER).then(|| time(nanos));
         CircuitBreakerConfig {
             window: self.window,
-            minimum_calls: self.minimum_calls,
+            minimum_calls: self.asked_minimum,
             failure_rate: threshold(self.failure_rate),
             slow_calls: set(self.slow_after).map(|after| (after, self.slow_rate)),
             consecutive_failures: Some(self.consecutive_failures).filter(|most| *most > 0),
@@ -103,7 +98,7 @@ impl Settings {
                 .then(|| (time(self.overdue_after), self.overdue_calls)),
             open_for: time(self.open_for),
             open_factor: self.open_factor,
-            open_max: time(self.open_max),
+            open_max: (self.open_max > 0).then(|| time(self.open_max)),
             jitter: self.jitter,
             requested_wait: (time(self.requested_shortest), time(self.requested_longest)),
             probes: self.probes,
@@ -121,6 +116,14 @@ impl Settings {
         match self.probe_lease {
             0 => self.open_for.max(LEAST),
             lease => lease,
+        }
+    }
+
+    fn open_max(&self) -> u64 {
+        const LEAST: u64 = 300_000_000_000;
+        match self.open_max {
+            0 => self.open_for.max(LEAST),
+            most => most,
         }
     }
 
@@ -274,9 +277,9 @@ pub(crate) struct View {
 }
 
 impl Machine {
-    pub(crate) fn new(name: Name, config: &CircuitBreakerConfig, now: u64) -> Self {
+    pub(crate) fn new(config: &CircuitBreakerConfig, now: u64) -> Self {
         Self {
-            settings: Settings::new(name, config),
+            settings: Settings::new(config),
             state: State::Closed,
             generation: 0,
             since: now,
@@ -323,6 +326,11 @@ impl Machine {
 
     fn past(&mut self) -> &mut Past {
         self.past.get_or_insert_default()
+    }
+
+    /// Begins in another state, which nobody is told of.
+    pub(crate) fn begin_in(&mut self, state: State, reason: Reason) {
+        (self.state, self.reason) = (state, reason);
     }
 
     pub(crate) fn state(&self) -> State {
@@ -496,12 +504,20 @@ impl Machine {
 
     pub(crate) fn add_rejected(&mut self, calls: u64) {
         self.rejected += calls;
-        let total = match self.state {
+        *self.rejected_in(self.state) += calls;
+    }
+
+    /// Counts a call that was refused by a state that was left since.
+    pub(crate) fn add_rejected_before(&mut self, state: State) {
+        *self.rejected_in(state) += 1;
+    }
+
+    fn rejected_in(&mut self, state: State) -> &mut u64 {
+        match state {
             State::HalfOpen => &mut self.totals.rejected_half_open,
             State::ForcedOpen => &mut self.totals.rejected_forced_open,
             _ => &mut self.totals.rejected_open,
-        };
-        *total += calls;
+        }
     }
 
     pub(crate) fn add_would_reject(&mut self, calls: u64) {
@@ -561,9 +577,9 @@ impl Machine {
 
     /// Takes on another configuration. State, attempts, deadlines and as much of the window as
     /// fits stay.
-    pub(crate) fn reconfigure(&mut self, name: Name, config: &CircuitBreakerConfig, now: u64) {
+    pub(crate) fn reconfigure(&mut self, config: &CircuitBreakerConfig, now: u64) {
         self.advance(now);
-        let old = std::mem::replace(&mut self.settings, Settings::new(name, config));
+        let old = std::mem::replace(&mut self.settings, Settings::new(config));
         if old.window != config.window {
             self.window = self.window.reshaped(config.window, now);
             self.window.roll(now);
@@ -887,7 +903,7 @@ impl Settings {
     fn back_off(&self, attempt: u32) -> u64 {
         let exponent = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
         let wait = self.open_for as f64 * self.open_factor.powi(exponent);
-        let wait = wait.min(self.open_max as f64);
+        let wait = wait.min(self.open_max() as f64);
         let wait = match self.jitter {
             0.0 => wait,
             share => wait * (1.0 + share * (2.0 * fastrand::f64() - 1.0)),

@@ -25,9 +25,9 @@ use metrics::{counter, gauge};
 use plimsoll_core::{Holding, Name};
 use std::collections::BTreeSet;
 
-/// The breakers whose gauges are not zero.
+/// The breakers whose gauges are not zero, and the keyed ones.
 #[derive(Debug, Default)]
-pub(crate) struct Published(Mutex<BTreeSet<Name>>);
+pub(crate) struct Published(Mutex<BTreeSet<Name>>, Mutex<BTreeSet<Name>>);
 
 impl Published {
     /// Publishes what was just seen, and forgets who is not there any more.
@@ -42,23 +42,29 @@ impl Published {
         snapshots.iter().for_each(publish);
         *published = living;
     }
-}
 
-/// Publishes how many keys there are. The breakers of keys are not told apart: a label for each
-/// would be what their number is bounded for.
-pub(crate) fn publish_keyed(keyed: &[KeyedBreakers]) {
-    for breakers in keyed {
-        let name = breakers.name().as_str();
-        gauge!("plimsoll_breaker_keys", "breaker" => name).set(breakers.len() as f64);
-        for (reason, keys) in breakers.bounded().totals().removed.iter() {
-            counter!(
-                "plimsoll_breaker_keys_removed_total",
-                "breaker" => name, "reason" => reason.as_str()
-            )
-            .absolute(keys);
+    /// Publishes how many keys there are. The breakers of keys are not told apart: a label for
+    /// each would be what their number is bounded for.
+    pub(crate) fn publish_keyed(&self, keyed: &[KeyedBreakers]) {
+        let mut published = self.1.lock();
+        let living: BTreeSet<_> = keyed.iter().map(KeyedBreakers::name).collect();
+        for gone in published.difference(&living) {
+            gauge!("plimsoll_breaker_keys", "breaker" => gone.as_str()).set(0.0);
         }
-        counter!("plimsoll_breaker_key_overflow_total", "breaker" => name)
-            .absolute(breakers.overflowed());
+        for breakers in keyed {
+            let name = breakers.name().as_str();
+            gauge!("plimsoll_breaker_keys", "breaker" => name).set(breakers.len() as f64);
+            for (reason, keys) in breakers.bounded().totals().removed.iter() {
+                counter!(
+                    "plimsoll_breaker_keys_removed_total",
+                    "breaker" => name, "reason" => reason.as_str()
+                )
+                .absolute(keys);
+            }
+            counter!("plimsoll_breaker_key_overflow_total", "breaker" => name)
+                .absolute(breakers.overflowed());
+        }
+        *published = living;
     }
 }
 

@@ -343,7 +343,9 @@ impl Naive {
     fn open(&mut self, reason: Reason, wait: Option<u64>, now: u64) {
         self.attempt += 1;
         let back_off = || {
-            let most = nanos(self.config.open_max) as f64;
+            let most = self.config.open_max;
+            let most = most.unwrap_or_else(|| self.config.open_for.max(Duration::from_secs(300)));
+            let most = nanos(most) as f64;
             let mut wait = nanos(self.config.open_for) as f64;
             for _ in 1..self.attempt {
                 wait = (wait * self.config.open_factor).min(most);
@@ -793,9 +795,8 @@ fn said(change: &Change) -> Said {
 }
 
 fn run_machine(config: &CircuitBreakerConfig, start: u64, ops: &[Op]) {
-    let name = Name::new("model");
     let mut now = start;
-    let mut machine = Machine::new(name, config, now);
+    let mut machine = Machine::new(config, now);
     let mut naive = Naive::new(config, now);
     let mut flying: Vec<(u64, u32)> = Vec::new();
     let mut moved = Vec::new();
@@ -832,11 +833,9 @@ fn run_machine(config: &CircuitBreakerConfig, start: u64, ops: &[Op]) {
                 naive.reset(now);
             }
             Op::Reconfigure(ref config) => {
-                machine.reconfigure(name, config, now);
+                machine.reconfigure(config, now);
                 naive.reconfigure(config, now);
-                let mut shown = (**config).clone();
-                shown.minimum_calls = naive.minimum();
-                assert_eq!(machine.config(config.history), shown);
+                assert_eq!(machine.config(config.history), **config);
             }
             Op::Successes(calls) => {
                 // As a stripe does, as long as it may.

@@ -56,6 +56,10 @@ impl Permit {
     /// Judges the call where it is: moving a permit costs more than it should.
     #[inline]
     pub(crate) fn settle(&mut self, judge: impl FnOnce(Duration) -> Outcome) {
+        if self.is_settled() {
+            // The call panicked, and was polled again.
+            return;
+        }
         let now = self.stripe.clock.ticks();
         let outcome = judge(Duration::from_nanos(now.saturating_sub(self.began)));
         self.end(End::Judged(outcome), now);

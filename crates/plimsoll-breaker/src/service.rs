@@ -174,7 +174,7 @@ where
                 }
             },
             Readiness::Refused(refused) => {
-                stripe.count_refused(refused.at);
+                stripe.count_refused(refused);
                 let open = shared.error(refused);
                 self.free_reserved();
                 ResponseFuture::refused(open, self.classify.clone())

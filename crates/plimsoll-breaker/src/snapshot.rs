@@ -48,7 +48,7 @@ pub struct Snapshot {
     pub totals: CallTotals,
     /// How often it went where and why, since it was made.
     pub transitions: Vec<TransitionCount>,
-    /// Events that no observer was told of, because too many waited.
+    /// Events that nobody was told of, because too many waited for a slow observer.
     pub lost_events: u64,
     /// The history.
     pub history: HistoryUsage,
@@ -83,7 +83,8 @@ impl WindowSnapshot {
     }
 }
 
-/// Calls since a breaker was made. Those it was disabled for are in none of them.
+/// Calls since a breaker was made. Those that it was disabled for are in none of them, unless they
+/// ended later: those are stale.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct CallTotals {
@@ -97,7 +98,8 @@ pub struct CallTotals {
     pub ignored: u64,
     /// Calls whose caller went away.
     pub dropped: u64,
-    /// Calls that ended after the breaker had changed its state.
+    /// Calls that ended after the breaker had changed its state, and probes that ended after their
+    /// lease, which are among the failures already.
     pub stale: u64,
     /// Calls refused while open.
     pub rejected_open: u64,

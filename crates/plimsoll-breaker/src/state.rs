@@ -106,11 +106,13 @@ pub enum Reason {
     WaitElapsed,
     /// The program or an operator asked for it.
     Manual,
+    /// It is the breaker for keys without a place, see [`Overflow`](crate::Overflow).
+    NoPlace,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::FailureRate,
         Self::SlowCallRate,
         Self::ConsecutiveFailures,
@@ -121,6 +123,7 @@ impl Reason {
         Self::HalfOpenTimeout,
         Self::WaitElapsed,
         Self::Manual,
+        Self::NoPlace,
     ];
 
     /// The reason as a metric label, in `snake_case`.
@@ -137,6 +140,7 @@ impl Reason {
             Self::HalfOpenTimeout => "half_open_timeout",
             Self::WaitElapsed => "wait_elapsed",
             Self::Manual => "manual",
+            Self::NoPlace => "no_place",
         }
     }
 }
@@ -154,6 +158,7 @@ impl fmt::Display for Reason {
             Self::HalfOpenTimeout => "the probes took too long",
             Self::WaitElapsed => "the wait is over",
             Self::Manual => "by hand",
+            Self::NoPlace => "there is no place for its key",
         })
     }
 }

@@ -47,17 +47,16 @@ impl Waiter {
     ///
     /// Look at the breaker after this, not before: a change in between would not be heard of.
     pub(crate) fn listen(&self, waker: &Waker) {
-        let mut wakers = self.waiters.wakers.lock();
-        match wakers.get_mut(&self.number) {
-            Some(known) => known.clone_from(waker),
-            None => {
-                wakers.insert(self.number, waker.clone());
-            }
-        }
+        // A waker is dropped after the lock is let go: with it may go the task it is of, and what
+        // waits in that.
+        let new = waker.clone();
+        let old = self.waiters.wakers.lock().insert(self.number, new);
+        drop(old);
     }
 
     pub(crate) fn stop_listening(&self) {
-        self.waiters.wakers.lock().remove(&self.number);
+        let waker = self.waiters.wakers.lock().remove(&self.number);
+        drop(waker);
     }
 }
 

@@ -267,15 +267,22 @@ impl Plimsoll {
     ///
     /// # Errors
     ///
-    /// As [`Registry::register`].
+    /// As [`Registry::register`], and when keyed ones among [`breakers`](Self::breakers) have their
+    /// name. They are registered in neither place then.
     pub fn register_keyed_breakers(
         &self,
         keyed: KeyedBreakers,
     ) -> Result<KeyedBreakers, RegisterError> {
-        let keyed = self.inner.registry.register(keyed)?;
-        // Cannot be taken: the registry has each name once.
-        let taken = self.inner.breakers.insert_keyed(&keyed);
+        let Inner {
+            registry, breakers, ..
+        } = &*self.inner;
+        // First, because this is what can be undone.
+        let taken = breakers.insert_keyed(&keyed);
         taken.map_err(|taken| RegisterError::Duplicate(taken.name()))?;
+        if let Err(error) = registry.register(keyed.clone()) {
+            breakers.remove_keyed(&keyed);
+            return Err(error);
+        }
         Ok(keyed)
     }
 

@@ -42,7 +42,8 @@ pub use plimsoll_admin::ControlConfig;
 #[cfg(feature = "breaker")]
 pub use plimsoll_breaker::{
     self as breaker, Breakers, CircuitBreaker, CircuitBreakerConfig, CircuitBreakerLayer,
-    CircuitOpen, Classify, HistoryConfig, KeyedBreakers, OnOpen, Outcome, ProbeRule, State, Window,
+    CircuitOpen, Classify, HistoryConfig, KeyedBreakerLayer, KeyedBreakers, KeyedConfig, OnOpen,
+    Outcome, ProbeRule, State, Window,
 };
 pub use plimsoll_core::{
     Bounded, BoxError, BoxFuture, Clock, CloseReport, Holding, Lifecycle, LifecycleConfig, Name,

@@ -1,15 +1,28 @@
 //! A call through a circuit breaker, against the breakers one would use instead.
 
 use clap::Parser;
-use plimsoll_bench::{Error, Options, Suite};
-use plimsoll_breaker::{CircuitBreaker, CircuitBreakerConfig, CircuitBreakerLayer, Window};
-
+use plimsoll_bench::{
+    Error, Options, Suite,
+    breaker::{
+        ByHand, Guard, HOUR, Tower, TowerResilience, Wrapped, block_on, config, contend,
+        failsafe_consecutive, failsafe_default, failsafe_time, filled, flaky, good, guarded, never,
+        plimsoll, recloser, runtime, tower_circuitbreaker, tower_circuitbreaker_open,
+        tower_resilience, tower_resilience_open, tower_resilience_time,
+    },
+    keyed::{self, Capped, InMutex, InRwLock, Keyed, KeyedTower, Keys},
+};
+use plimsoll_breaker::{CircuitBreaker, CircuitBreakerConfig, HistoryConfig, Window};
 use std::{
-    future::{Ready, ready},
-    hint::black_box,
+    array,
+    cell::RefCell,
+    rc::Rc,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
-use tower::{Layer, Service, ServiceExt, service_fn};
+use tokio::runtime::{Builder, Runtime};
 
 #[derive(Parser)]
 #[command(about)]
@@ -18,288 +31,400 @@ struct Args {
     options: Options,
 }
 
-const HOUR: Duration = Duration::from_secs(3_600);
-/// Every so many calls fail in the cases with failures.
-const FAILS: u64 = 50;
+/// Calls that fill the default history, and every window but the longest.
+const FILL: u64 = 20_000;
+/// Tasks on one runtime.
+const TASKS: u64 = 64;
+/// Keys where there can be no more.
+const MAX_KEYS: usize = 10_000;
 
-#[derive(Clone, Copy, Debug)]
-struct Down;
-
-impl std::fmt::Display for Down {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("down")
-    }
-}
-
-impl std::error::Error for Down {}
-
-type Bare = tower::util::ServiceFn<fn(u64) -> Ready<Result<u64, Down>>>;
-
-fn good() -> Bare {
-    service_fn(answer as fn(u64) -> _)
-}
-
-/// Fails two calls in a hundred.
-fn flaky() -> Bare {
-    service_fn(answer_or_fail as fn(u64) -> _)
-}
-
-#[inline(never)]
-fn answer(request: u64) -> Ready<Result<u64, Down>> {
-    ready(Ok(request))
-}
-
-#[inline(never)]
-fn answer_or_fail(request: u64) -> Ready<Result<u64, Down>> {
-    ready(if request.is_multiple_of(FAILS) {
-        Err(Down)
-    } else {
-        Ok(request)
-    })
-}
+// The cases that others are compared with.
+const OURS: &str = "closed plimsoll calls=100";
+const NO_HISTORY: &str = "closed plimsoll calls=100, history=disabled";
+const RECLOSER: &str = "closed recloser len=100";
+const TOWER_RESILIENCE: &str = "closed tower-resilience calls=100";
+const FLAKY: &str = "2% failures tower-resilience calls=100";
+const OPEN: &str = "open recloser len=100";
+const TASKS_BARE: &str = "64 tasks bare";
+const TASKS_RECLOSER: &str = "64 tasks recloser len=100";
 
 fn main() -> Result<(), Error> {
     let mut suite = Suite::new("Circuit breakers", Args::parse().options);
-    bare(&mut suite);
-    ours(&mut suite)?;
-    failsafe_cases(&mut suite);
-    recloser_cases(&mut suite);
-    tower_resilience(&mut suite)?;
-    tower_circuitbreaker(&mut suite);
+    cases(&mut suite, "bare", &[], || Tower(good()));
+    closed(&mut suite);
+    windows(&mut suite);
+    histories(&mut suite);
+    held(&mut suite);
+    failures(&mut suite);
+    open(&mut suite);
+    tasks(&mut suite);
+    for number in [1, 1_000, 10_000] {
+        keyed_calls(&mut suite, number);
+        keyed_look_ups(&mut suite, number);
+    }
+    new_keys(&mut suite);
     suite.run()
 }
 
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build()
-        .expect("a runtime with timers alone needs nothing")
-}
+// === Kinds of cases ===
 
-/// Calls a service `calls` times.
-async fn drive<S: Service<u64>>(service: &mut S, calls: u64) {
-    for n in 0..calls {
-        let Ok(ready) = service.ready().await else {
-            return;
-        };
-        let _ = black_box(ready.call(black_box(n)).await);
-    }
-}
-
-/// One thread, and two on clones of one service.
-fn service<S>(suite: &mut Suite, name: &str, baseline: &str, service: &S)
-where
-    S: Service<u64> + Clone + Send + Sync + 'static,
-{
-    let runtime_of_one = runtime();
-    let mut one = service.clone();
+/// One thread.
+fn single<G: Guard>(
+    suite: &mut Suite,
+    name: &str,
+    versus: &[&str],
+    make: impl Fn() -> G + 'static,
+) {
+    let (runtime, mut guard, mut from) = (runtime(), None, 0);
     let case = suite.single(name, move |calls| {
-        runtime_of_one.block_on(drive(&mut one, calls));
+        let guard = guard.get_or_insert_with(&make);
+        runtime.block_on(guard.drive(from, calls));
+        from += calls;
     });
-    case.versus(&format!("{baseline} 1T"));
-    let shared = service.clone();
-    let case = suite.double(name, move |_, calls| {
-        let mut mine = shared.clone();
-        runtime().block_on(drive(&mut mine, calls));
+    for baseline in versus.iter().filter(|baseline| **baseline != name) {
+        case.versus(&format!("{baseline} 1T"));
+    }
+}
+
+/// One thread, and two on clones of one guard, which is not that of the one thread.
+fn cases<G: Guard + Clone + Sync>(
+    suite: &mut Suite,
+    name: &str,
+    versus: &[&str],
+    make: impl Fn() -> G + Clone + Sync + 'static,
+) {
+    single(suite, name, versus, make.clone());
+    let shared = OnceLock::new();
+    let from: [_; 2] = array::from_fn(|thread| AtomicU64::new((thread as u64) << 32));
+    let case = suite.double(name, move |thread, calls| {
+        let mut guard = shared.get_or_init(&make).clone();
+        let from = from[thread].fetch_add(calls, Relaxed);
+        block_on(guard.drive(from, calls));
     });
-    case.versus(&format!("{baseline} 2T"));
-}
-
-fn bare(suite: &mut Suite) {
-    service(suite, "bare", "bare", &good());
-}
-
-const CLOSED: &str = "closed tower-resilience calls=100";
-const OPEN: &str = "open recloser len=100";
-
-fn ours(suite: &mut Suite) -> Result<(), Error> {
-    let config = || {
-        CircuitBreakerConfig::new()
-            .failure_rate(60.0)
-            .open_for(HOUR)
-            .open_max(HOUR)
-    };
-    let make = |config| CircuitBreaker::new("bench", config);
-    for calls in [100, 10_000] {
-        let breaker = make(config().window(Window::Calls(calls)))?;
-        let guarded = CircuitBreakerLayer::new(breaker).layer(good());
-        service(
-            suite,
-            &format!("closed plimsoll calls={calls}"),
-            CLOSED,
-            &guarded,
-        );
+    case.versus(&format!("{name} 1T"));
+    for baseline in versus.iter().filter(|baseline| **baseline != name) {
+        case.versus(&format!("{baseline} 2T"));
     }
-    let breaker = make(config().window(Window::Time(Duration::from_secs(10))))?;
-    let guarded = CircuitBreakerLayer::new(breaker).layer(good());
-    service(suite, "closed plimsoll time=10s", CLOSED, &guarded);
-
-    let breaker = make(config().history(plimsoll_breaker::HistoryConfig::disabled()))?;
-    let guarded = CircuitBreakerLayer::new(breaker).layer(good());
-    service(
-        suite,
-        "closed plimsoll calls=100, no history",
-        CLOSED,
-        &guarded,
-    );
-
-    let breaker = make(config())?;
-    let guarded = CircuitBreakerLayer::new(breaker).layer(flaky());
-    {
-        let breaker = make(config().history(plimsoll_breaker::HistoryConfig::disabled()))?;
-        let guarded = CircuitBreakerLayer::new(breaker).layer(flaky());
-        service(suite, "2% failures plimsoll nohist", "bare", &guarded);
-    }
-    service(suite, "2% failures plimsoll calls=100", "bare", &guarded);
-
-    let breaker = make(config())?;
-    breaker.open_for(HOUR)?;
-    let guarded = CircuitBreakerLayer::new(breaker).layer(good());
-    service(suite, "open plimsoll", OPEN, &guarded);
-    Ok(())
 }
 
-/// A breaker that wraps futures instead of services.
-macro_rules! future_case {
-    ($suite:ident, $name:expr, $baseline:expr, $inner:expr, $breaker:expr) => {{
-        let (runtime_of_one, breaker, mut inner) = (runtime(), $breaker, $inner);
-        let case = $suite.single($name, move |calls| {
-            runtime_of_one.block_on(async {
-                for n in 0..calls {
-                    let _ = black_box(breaker.call(inner.call(black_box(n))).await);
-                }
+/// Many tasks on two workers. The time is that of the runtime, by calls of all tasks.
+fn spawned<G: Guard + Clone>(
+    suite: &mut Suite,
+    name: &str,
+    versus: &[&str],
+    make: impl Fn() -> G + 'static,
+) {
+    let mut made = None;
+    let case = suite.own_threads(name, move |calls| {
+        let (workers, guard) = made.get_or_insert_with(|| (workers(), make()));
+        workers.block_on(async {
+            let tasks = (0..TASKS).map(|_| {
+                let mut mine = guard.clone();
+                tokio::spawn(async move { mine.drive(0, calls.div_ceil(TASKS)).await })
             });
-        });
-        case.versus(&format!("{} 1T", $baseline));
-        let breaker = $breaker;
-        let case = $suite.double($name, move |_, calls| {
-            let (breaker, mut inner) = (breaker.clone(), $inner);
-            runtime().block_on(async {
-                for n in 0..calls {
-                    let _ = black_box(breaker.call(inner.call(black_box(n))).await);
-                }
-            });
-        });
-        case.versus(&format!("{} 2T", $baseline));
-    }};
-}
-
-fn failsafe_cases(suite: &mut Suite) {
-    use failsafe::{Config, backoff, failure_policy, futures::CircuitBreaker as _};
-    let consecutive = || {
-        let policy = failure_policy::consecutive_failures(5, backoff::constant(HOUR));
-        Config::new().failure_policy(policy).build()
-    };
-    future_case!(
-        suite,
-        "closed failsafe default",
-        CLOSED,
-        good(),
-        Config::new().build()
-    );
-    future_case!(
-        suite,
-        "closed failsafe consecutive=5",
-        CLOSED,
-        good(),
-        consecutive()
-    );
-    future_case!(
-        suite,
-        "2% failures failsafe consecutive=5",
-        CLOSED,
-        flaky(),
-        consecutive()
-    );
-    let open = || {
-        let breaker = consecutive();
-        runtime().block_on(async {
-            for _ in 0..10 {
-                let _ = breaker.call(ready(Err::<u64, _>(Down))).await;
+            let tasks: Vec<_> = tasks.collect();
+            for task in tasks {
+                task.await.expect("a call does not panic");
             }
         });
-        breaker
-    };
-    future_case!(suite, "open failsafe consecutive=5", OPEN, good(), open());
+    });
+    for baseline in versus.iter().filter(|baseline| **baseline != name) {
+        case.versus(baseline);
+    }
 }
 
-fn recloser_cases(suite: &mut Suite) {
-    let make = |len| -> recloser::AsyncRecloser {
-        recloser::Recloser::custom()
-            .error_rate(0.6)
-            .closed_len(len)
-            .half_open_len(10)
-            .open_wait(HOUR)
-            .build()
-            .into()
-    };
-    future_case!(suite, "closed recloser len=100", CLOSED, good(), make(100));
-    future_case!(
-        suite,
-        "closed recloser len=10000",
-        CLOSED,
-        good(),
-        make(10_000)
-    );
-    future_case!(
-        suite,
-        "2% failures recloser len=100",
-        CLOSED,
-        flaky(),
-        make(100)
-    );
-    let open = || {
-        let breaker = make(100);
-        runtime().block_on(async {
-            for _ in 0..300 {
-                let _ = breaker.call(ready(Err::<u64, _>(Down))).await;
-            }
+fn workers() -> Runtime {
+    let workers = Builder::new_multi_thread().worker_threads(2).build();
+    workers.expect("the system has threads to give")
+}
+
+/// One thread, on a window of time that holds `calls` calls and, within a sample, a tenth more or
+/// 64. It is made anew after each sample.
+fn holding<G: Guard>(
+    suite: &mut Suite,
+    name: &str,
+    versus: &[&str],
+    calls: u64,
+    make: impl Fn() -> G + Copy + 'static,
+) {
+    let made = move || filled(make(), calls);
+    let (runtime, guard) = (runtime(), Rc::new(RefCell::new(None)));
+    let renewed = guard.clone();
+    let case = suite.single(name, move |calls| {
+        let mut guard = guard.borrow_mut();
+        let guard = guard.get_or_insert_with(made);
+        runtime.block_on(guard.drive(0, calls));
+    });
+    case.most_ops((calls / 10).max(64))
+        .after(move || *renewed.borrow_mut() = Some(made()));
+    for baseline in versus.iter().filter(|baseline| **baseline != name) {
+        case.versus(&format!("{baseline} 1T"));
+    }
+}
+
+// === One breaker ===
+
+/// A breaker of ours whose window and history are full.
+fn used(config: CircuitBreakerConfig) -> CircuitBreaker {
+    used_for(config, FILL)
+}
+
+fn used_for(config: CircuitBreakerConfig, calls: u64) -> CircuitBreaker {
+    let breaker = plimsoll(config);
+    drop(filled(guarded(breaker.clone(), good()), calls));
+    breaker
+}
+
+fn closed(suite: &mut Suite) {
+    cases(suite, OURS, &[TOWER_RESILIENCE, RECLOSER], || {
+        guarded(used(config()), good())
+    });
+    let name = "closed plimsoll calls=100, by hand";
+    cases(suite, name, &[OURS, RECLOSER], || {
+        ByHand::new(used(config()), good())
+    });
+    // Callgrind runs one thread at a time, so that no two ever meet.
+    let (runtime, mut guard) = (runtime(), None);
+    let name = "closed plimsoll calls=100, after contention 1T";
+    let case = suite.own_threads(name, move |calls| {
+        let guard = guard.get_or_insert_with(|| {
+            let breaker = used(config());
+            contend(&breaker);
+            guarded(breaker, good())
         });
+        runtime.block_on(guard.drive(0, calls));
+    });
+    case.versus(&format!("{OURS} 1T"));
+
+    cases(suite, RECLOSER, &[TOWER_RESILIENCE], || {
+        Wrapped::new(recloser(100), good())
+    });
+    let name = "closed failsafe default";
+    cases(suite, name, &[TOWER_RESILIENCE], || {
+        Wrapped::new(failsafe_default(), good())
+    });
+    let name = "closed failsafe consecutive=5";
+    cases(suite, name, &[TOWER_RESILIENCE], || {
+        Wrapped::new(failsafe_consecutive(), good())
+    });
+    cases(suite, TOWER_RESILIENCE, &[], || {
+        tower_resilience(100, good())
+    });
+    let name = "closed tower-circuitbreaker calls=100";
+    single(suite, name, &[TOWER_RESILIENCE], || {
+        tower_circuitbreaker(100, good())
+    });
+}
+
+/// What another window than that of [`closed`] costs.
+fn windows(suite: &mut Suite) {
+    for calls in [10_000, 65_536] {
+        let name = format!("closed plimsoll calls={calls}");
+        cases(suite, &name, &[OURS], move || {
+            let config = config().window(Window::Calls(calls));
+            guarded(used_for(config, FILL + u64::from(calls)), good())
+        });
+        let name = format!("closed recloser len={calls}");
+        cases(suite, &name, &[RECLOSER], move || {
+            let calls = calls as usize;
+            filled(Wrapped::new(recloser(calls), good()), calls as u64)
+        });
+        let name = format!("closed tower-resilience calls={calls}");
+        cases(suite, &name, &[TOWER_RESILIENCE], move || {
+            let calls = calls as usize;
+            filled(tower_resilience(calls, good()), calls as u64)
+        });
+    }
+    let name = "closed tower-circuitbreaker calls=10000";
+    let versus = ["closed tower-circuitbreaker calls=100"];
+    single(suite, name, &versus, || {
+        filled(tower_circuitbreaker(10_000, good()), 10_000)
+    });
+    let window = Duration::from_secs(10);
+    cases(suite, "closed plimsoll time=10s", &[OURS], move || {
+        guarded(used(config().window(Window::Time(window))), good())
+    });
+    let versus = ["closed plimsoll time=10s"];
+    cases(suite, "closed failsafe time=10s", &versus, move || {
+        Wrapped::new(failsafe_time(window), good())
+    });
+}
+
+/// What another history than that of [`closed`] costs.
+fn histories(suite: &mut Suite) {
+    cases(suite, NO_HISTORY, &[TOWER_RESILIENCE, RECLOSER], || {
+        guarded(used(config().history(HistoryConfig::disabled())), good())
+    });
+    for calls in [100, 10_000, 1_000_000] {
+        let name = format!("closed plimsoll calls=100, history={calls}");
+        cases(suite, &name, &[NO_HISTORY], move || {
+            let config = config().history(HistoryConfig::local().calls(calls));
+            guarded(used_for(config, FILL + calls as u64), good())
+        });
+    }
+}
+
+/// What a window of time costs when it holds so many calls.
+fn held(suite: &mut Suite) {
+    const TIME: Duration = Duration::from_secs(600);
+    for calls in [100, 1_000, 10_000] {
+        let peer = format!("time window holding {calls} tower-resilience");
+        let name = format!("time window holding {calls} plimsoll");
+        holding(suite, &name, &[&peer], calls, || {
+            guarded(plimsoll(config().window(Window::Time(TIME))), good())
+        });
+        let fewest = "time window holding 100 tower-resilience";
+        holding(suite, &peer, &[fewest], calls, || {
+            tower_resilience_time(TIME)
+        });
+    }
+}
+
+fn failures(suite: &mut Suite) {
+    let name = "2% failures plimsoll calls=100";
+    cases(suite, name, &[FLAKY, OURS], || {
+        guarded(used(config()), flaky())
+    });
+    let name = "2% failures recloser len=100";
+    cases(suite, name, &[FLAKY], || {
+        Wrapped::new(recloser(100), flaky())
+    });
+    let name = "2% failures failsafe consecutive=5";
+    cases(suite, name, &[FLAKY], || {
+        Wrapped::new(failsafe_consecutive(), flaky())
+    });
+    cases(suite, FLAKY, &[], || tower_resilience(100, flaky()));
+    let name = "2% failures tower-circuitbreaker calls=100";
+    single(suite, name, &[FLAKY], || tower_circuitbreaker(100, flaky()));
+}
+
+/// Each must refuse: the service inside panics.
+fn open(suite: &mut Suite) {
+    let opened = || {
+        let breaker = used(config());
+        breaker.open_for(HOUR).expect("a closed breaker can open");
         breaker
     };
-    future_case!(suite, OPEN, OPEN, good(), open());
+    cases(suite, "open plimsoll calls=100", &[OPEN], move || {
+        guarded(opened(), never())
+    });
+    let name = "open plimsoll calls=100, by hand";
+    cases(suite, name, &[OPEN], move || ByHand::new(opened(), never()));
+    cases(suite, OPEN, &[], || Wrapped::opened(recloser(100)));
+    let name = "open failsafe consecutive=5";
+    cases(suite, name, &[OPEN], || {
+        Wrapped::opened(failsafe_consecutive())
+    });
+    let name = "open tower-resilience calls=100";
+    cases(suite, name, &[OPEN], tower_resilience_open);
+    let name = "open tower-circuitbreaker calls=100";
+    single(suite, name, &[OPEN], tower_circuitbreaker_open);
 }
 
-fn tower_resilience(suite: &mut Suite) -> Result<(), Error> {
-    use tower_resilience_circuitbreaker::CircuitBreakerLayer;
-    let make = |calls| {
-        CircuitBreakerLayer::builder()
-            .failure_rate_threshold(0.6)
-            .sliding_window_size(calls)
-            .minimum_number_of_calls(20)
-            .wait_duration_in_open(HOUR)
-            .build()
-    };
-    service(suite, CLOSED, CLOSED, &make(100)?.layer(good()));
-    let name = "closed tower-resilience calls=10000";
-    service(suite, name, CLOSED, &make(10_000)?.layer(good()));
-    let name = "2% failures tower-resilience calls=100";
-    service(suite, name, CLOSED, &make(100)?.layer(flaky()));
-    let open = make(100)?.layer(good());
-    runtime().block_on(open.force_open());
-    service(suite, "open tower-resilience", OPEN, &open);
-    Ok(())
+fn tasks(suite: &mut Suite) {
+    spawned(suite, TASKS_BARE, &[], || Tower(good()));
+    let name = "64 tasks plimsoll calls=100";
+    let peer = "64 tasks tower-resilience calls=100";
+    spawned(suite, name, &[peer, TASKS_RECLOSER, TASKS_BARE], || {
+        guarded(used(config()), good())
+    });
+    spawned(suite, TASKS_RECLOSER, &[TASKS_BARE], || {
+        Wrapped::new(recloser(100), good())
+    });
+    let name = "64 tasks failsafe consecutive=5";
+    spawned(suite, name, &[TASKS_BARE], || {
+        Wrapped::new(failsafe_consecutive(), good())
+    });
+    spawned(suite, peer, &[TASKS_BARE], || tower_resilience(100, good()));
 }
 
-/// Its service cannot be cloned and each layer makes its own state: one thread only.
-fn tower_circuitbreaker(suite: &mut Suite) {
-    let make = || {
-        let config = tower_circuitbreaker::CircuitBreakerConfig::<u64, Down>::builder()
-            .failure_rate_threshold(0.6)
-            .sliding_window_size(100)
-            .minimum_number_of_calls(20)
-            .wait_duration_in_open(HOUR);
-        config.build().layer(good())
-    };
-    let (runtime_of_one, mut guarded) = (runtime(), make());
-    let case = suite.single("closed tower-circuitbreaker calls=100", move |calls| {
-        runtime_of_one.block_on(drive(&mut guarded, calls));
+// === A breaker for each key ===
+
+fn peer() -> Wrapped<recloser::AsyncRecloser> {
+    Wrapped::new(recloser(100), good())
+}
+
+fn tower_peer() -> Tower<TowerResilience> {
+    tower_resilience(100, good())
+}
+
+fn keyed_calls(suite: &mut Suite, number: usize) {
+    let mutex = format!("keyed call recloser in a mutex, keys={number}");
+    let rw_lock = format!("keyed call recloser in a read-write lock, keys={number}");
+    let versus = [mutex.as_str(), &rw_lock];
+    let name = format!("keyed call plimsoll, keys={number}");
+    cases(suite, &name, &versus, move || {
+        KeyedTower::known(keyed::plimsoll(number), Keys::scattered(number))
     });
-    case.versus(&format!("{CLOSED} 1T"));
-    let (runtime_of_one, mut guarded) = (runtime(), make());
-    runtime_of_one.block_on(guarded.force_open());
-    let case = suite.single("open tower-circuitbreaker", move |calls| {
-        runtime_of_one.block_on(drive(&mut guarded, calls));
+    let name = format!("keyed call plimsoll by hand, keys={number}");
+    cases(suite, &name, &versus, move || {
+        Keyed::known(keyed::plimsoll(number), Keys::scattered(number))
     });
-    case.versus(&format!("{OPEN} 1T"));
+    cases(suite, &mutex, &[], move || {
+        Keyed::known(InMutex::new(peer), Keys::scattered(number))
+    });
+    cases(suite, &rw_lock, &[], move || {
+        Keyed::known(InRwLock::new(peer), Keys::scattered(number))
+    });
+    let name = format!("keyed call tower-resilience in a mutex, keys={number}");
+    cases(suite, &name, &[&mutex], move || {
+        Keyed::known(InMutex::new(tower_peer), Keys::scattered(number))
+    });
+    let name = format!("keyed call tower-resilience in a read-write lock, keys={number}");
+    cases(suite, &name, &[&rw_lock], move || {
+        Keyed::known(InRwLock::new(tower_peer), Keys::scattered(number))
+    });
+}
+
+fn keyed_look_ups(suite: &mut Suite, number: usize) {
+    let mutex = format!("keyed look-up recloser in a mutex, keys={number}");
+    let rw_lock = format!("keyed look-up recloser in a read-write lock, keys={number}");
+    let name = format!("keyed look-up plimsoll, keys={number}");
+    cases(suite, &name, &[&mutex, &rw_lock], move || {
+        Keyed::known(keyed::plimsoll(number), Keys::scattered(number)).look_up()
+    });
+    cases(suite, &mutex, &[], move || {
+        Keyed::known(InMutex::new(peer), Keys::scattered(number)).look_up()
+    });
+    cases(suite, &rw_lock, &[], move || {
+        Keyed::known(InRwLock::new(peer), Keys::scattered(number)).look_up()
+    });
+}
+
+/// Every key is new, and one must go for it. When one comes again, it has long been forgotten.
+fn new_keys(suite: &mut Suite) {
+    fn full<G: Guard>(mut guard: G) -> G {
+        // Those that come last, so that the first are new.
+        block_on(guard.drive(MAX_KEYS as u64, MAX_KEYS as u64));
+        guard
+    }
+    let keys = || Keys::in_turn(2 * MAX_KEYS);
+
+    let ours = "keyed new key plimsoll";
+    let peers = "keyed new key recloser in a mutex with a queue";
+    cases(suite, ours, &[peers], move || {
+        full(Keyed::new(keyed::plimsoll(MAX_KEYS), keys()).look_up())
+    });
+    cases(suite, peers, &[], move || {
+        full(Keyed::new(Capped::new(MAX_KEYS, peer), keys()).look_up())
+    });
+    let name = "keyed new key plimsoll, no place";
+    cases(suite, name, &[ours], move || {
+        let breakers = keyed::plimsoll(MAX_KEYS);
+        for other in 0..MAX_KEYS {
+            let other = breakers.get(&format!("other-{other}"));
+            other.open_for(HOUR).expect("a closed breaker can open");
+        }
+        Keyed::new(breakers, keys()).look_up()
+    });
+    let peers = "keyed new key and call recloser in a mutex with a queue";
+    cases(
+        suite,
+        "keyed new key and call plimsoll",
+        &[peers],
+        move || full(Keyed::new(keyed::plimsoll(MAX_KEYS), keys())),
+    );
+    cases(suite, peers, &[], move || {
+        full(Keyed::new(Capped::new(MAX_KEYS, peer), keys()))
+    });
 }

@@ -197,7 +197,7 @@ fn zero_is_no_limit_where_that_makes_sense() {
         .requested_wait(Duration::ZERO, Duration::ZERO)
         .jitter(0.0);
     assert_eq!(problems(&config), []);
-    forever.check().unwrap();
+    forever.validate().unwrap();
 }
 
 #[test]
@@ -303,13 +303,13 @@ fn every_problem_is_reported_at_once_in_the_order_of_the_setters() {
 fn history_can_be_checked_by_itself() {
     let error = HistoryConfig::local()
         .sweep_interval(HOUR * 1_000)
-        .check()
+        .validate()
         .unwrap_err();
     assert_eq!(
         error.to_string(),
         "`history.sweep_interval` is 3600000s, but must be between 1s and 604800s"
     );
-    HistoryConfig::disabled().check().unwrap();
+    HistoryConfig::disabled().validate().unwrap();
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod common;
 mod config;
 mod events;
 mod history;
+mod regressions;
 mod tower_contract;
 mod traps;
 mod vectors;
