@@ -54,7 +54,6 @@ pub(crate) struct Shared {
 
 impl Adapter<(), ()> {
     /// Starts to build an adapter. `name` is what it is called, registered, shown and measured by.
-    #[must_use]
     pub fn builder(name: impl Into<String>) -> AdapterBuilder {
         AdapterBuilder::new(name.into())
     }

@@ -97,6 +97,7 @@ impl<Req, Res> Adapters<Req, Res> {
 
     /// Removes an adapter and gives it back, if there is one of that name. Its calls in flight
     /// finish. O(n).
+    #[allow(clippy::must_use_candidate, reason = "most want the effect alone")]
     pub fn remove(&self, name: &str) -> Option<Adapter<Req, Res>> {
         self.set
             .change(|all| Some(all.remove(position(all, name)?)))
@@ -104,6 +105,7 @@ impl<Req, Res> Adapters<Req, Res> {
 
     /// Puts an adapter in the place of the one of its name, which it gives back; adds it if there
     /// is none. Calls in flight finish on the old one. O(n).
+    #[allow(clippy::must_use_candidate, reason = "most want the effect alone")]
     pub fn replace(&self, adapter: Adapter<Req, Res>) -> Option<Adapter<Req, Res>> {
         self.set
             .change(|all| match position(all, adapter.name().as_str()) {
