@@ -49,7 +49,8 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     /// Calls that got as far as the service, for whoever counts records.
     recorded: AtomicU64,
-    watchers: RwLock<Vec<Weak<Records>>>,
+    /// Never changed but replaced, so that who tells them holds no lock and allocates nothing.
+    watchers: RwLock<Arc<[Weak<Records>]>>,
 }
 
 impl Adapter<(), ()> {
@@ -73,6 +74,10 @@ impl<Req, Res> Adapter<Req, Res> {
     /// # Errors
     ///
     /// The future says why there is no answer.
+    ///
+    /// # Panics
+    ///
+    /// The future, when it has to wait and is polled outside a Tokio runtime with time enabled.
     ///
     /// # Cancel safety
     ///
@@ -187,7 +192,7 @@ impl Shared {
             timeout,
             counters: Counters::default(),
             recorded: AtomicU64::new(0),
-            watchers: RwLock::default(),
+            watchers: RwLock::new(Arc::new([])),
         }
     }
 
@@ -216,14 +221,16 @@ impl Shared {
     pub(crate) fn watch(&self, records: &Arc<Records>) {
         let watchers = self.watchers.write();
         let mut watchers = watchers.unwrap_or_else(PoisonError::into_inner);
-        watchers.retain(|known| known.strong_count() > 0);
-        watchers.push(Arc::downgrade(records));
+        let more = std::iter::once(Arc::downgrade(records));
+        *watchers = watchers.iter().cloned().chain(more).collect();
     }
 
     pub(crate) fn unwatch(&self, records: &Arc<Records>) {
         let watchers = self.watchers.write();
         let mut watchers = watchers.unwrap_or_else(PoisonError::into_inner);
-        watchers.retain(|known| !std::ptr::eq(known.as_ptr(), Arc::as_ptr(records)));
+        let others = watchers.iter();
+        let others = others.filter(|known| !std::ptr::eq(known.as_ptr(), Arc::as_ptr(records)));
+        *watchers = others.cloned().collect();
     }
 }
 

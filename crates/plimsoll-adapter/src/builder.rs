@@ -94,7 +94,7 @@ impl<C, B, R> AdapterBuilder<C, B, R> {
     /// How many bytes the requests that wait in line may have together, as `request_bytes` says;
     /// others are refused. No limit by default, at least 1.
     ///
-    /// A request is weighed only if it has to wait.
+    /// A request is weighed only if it has to wait. One that is larger than this never waits.
     pub fn max_queued_bytes<Req, F>(self, bytes: u64, request_bytes: F) -> AdapterBuilder<C, F, R>
     where
         F: Fn(&Req) -> u64,

@@ -178,7 +178,9 @@ impl Records {
     }
 
     fn threshold(&self, members: &[Arc<Shared>]) -> Option<u64> {
-        match *lock(&self.threshold) {
+        // Histories are not looked at under the lock.
+        let threshold = *lock(&self.threshold);
+        match threshold {
             RecordThreshold::Off => None,
             RecordThreshold::Records(records) => Some(records),
             RecordThreshold::Share(share) => {

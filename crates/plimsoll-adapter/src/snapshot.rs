@@ -36,7 +36,7 @@ pub struct AdapterSnapshot {
     pub panicked: u64,
     /// Calls that were refused, by reason.
     pub rejected: Rejections,
-    /// Calls whose caller went away.
+    /// Calls whose caller went away, or whose [deadline](crate::Adapters::call_many) was over.
     pub cancelled: u64,
     /// Attempts besides the first of each call.
     pub retries: u64,

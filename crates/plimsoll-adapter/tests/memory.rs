@@ -33,6 +33,7 @@ fn main() -> ExitCode {
             "ready_call_at_the_cap_of_the_history_allocates_one_box",
             at_cap,
         ),
+        trial("ready_call_by_name_allocates_one_box", by_name),
         trial("call_that_waits_and_is_pending_allocates_one_box", waits),
         trial("open_circuit_allocates_one_box", open),
         trial("calls_of_every_kind_leave_nothing", leave_nothing),
@@ -117,6 +118,18 @@ async fn at_cap() {
         assert!(poll(&mut adapter.call(n)).is_ready());
     }
     assert_one_each(&adapter);
+}
+
+async fn by_name() {
+    let adapter = builder(HistoryConfig::disabled()).function(double);
+    let adapters = Adapters::new([adapter.unwrap()]).unwrap();
+    let made = allocations(|| {
+        for n in 0..1_000 {
+            let mut call = pin!(adapters.call("memory", n));
+            assert!(poll(&mut call.as_mut()).is_ready());
+        }
+    });
+    assert_eq!(made, 1_000);
 }
 
 async fn waits() {

@@ -267,3 +267,16 @@ async fn adapters_that_left_are_neither_counted_nor_trimmed() {
     assert_eq!(alerts.lock().unwrap().len(), 1, "the new one is");
     assert_eq!(gone.bounded().usage().entries, 300);
 }
+
+#[tokio::test(start_paused = true)]
+async fn calls_on_an_adapter_that_left_make_nobody_look() {
+    let (adapters, alerts) = set(&[HistoryConfig::local(), HistoryConfig::local()]);
+    let threshold = RecordThreshold::Records(20);
+    adapters.record_threshold(threshold).unwrap();
+    let gone = adapters.remove("r0").unwrap();
+    calls(&adapters, "r1", 25).await;
+    for _ in 0..64 {
+        gone.call(String::new()).await.unwrap();
+    }
+    assert!(alerts.lock().unwrap().is_empty());
+}
