@@ -487,3 +487,22 @@ async fn history_has_each_attempt() {
     assert_eq!(adapter.snapshot().breaker.history.calls, 1);
     assert_eq!(adapter.bounded().usage().entries, 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn timeout_counts_from_before_a_first_poll_that_takes_long() {
+    let function = |_: String| async {
+        // Moves the clock while it is polled, as one would that blocks.
+        let mut passed = Box::pin(advance(SECOND));
+        std::future::poll_fn(|cx| {
+            let _ = passed.as_mut().poll(cx);
+            Poll::<Text>::Pending
+        })
+        .await
+    };
+    let adapter = builder().function(function).unwrap();
+    let mut call = spawn(adapter.call("x".into()));
+    assert_pending!(call.poll());
+    advance(SECOND).await;
+    let error = assert_ready_err!(call.poll());
+    assert_eq!(timed_out(&error), Some(2 * SECOND));
+}

@@ -3,7 +3,14 @@
 use crate::support::{Downstream, SECOND, Text, assert_idle, builder, echo, timed_out};
 use plimsoll_adapter::{Adapter, AdapterErrorKind, Adapters, Answers};
 use plimsoll_core::RejectReason;
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+    task::Poll,
+    time::Duration,
+};
 use tokio::time::advance;
 use tokio_test::{assert_pending, assert_ready, task::spawn};
 
@@ -217,4 +224,52 @@ async fn one_is_called_by_its_name() {
     assert_pending!(call.poll());
     down.answer_to("q", Ok("a".into()));
     assert_eq!(assert_ready!(call.poll()).unwrap(), "a");
+}
+
+/// Uses up all that its task may do in one poll.
+async fn greedy(_: String) -> Text {
+    std::future::poll_fn(|cx| {
+        while tokio::task::coop::poll_proceed(cx)
+            .map(|did| did.made_progress())
+            .is_ready()
+        {}
+        Poll::Pending
+    })
+    .await
+}
+
+#[tokio::test(start_paused = true)]
+async fn greedy_adapter_does_not_put_off_the_deadline() {
+    let adapter = Adapter::builder("greedy").function(greedy).unwrap();
+    let adapters = Adapters::new([adapter]).unwrap();
+    let mut all = spawn(adapters.call_all("q".into(), Some(SECOND)));
+    assert_pending!(all.poll());
+    advance(SECOND).await;
+    assert!(!assert_ready!(all.poll()).is_complete());
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_many_only_those_that_were_woken_are_polled() {
+    let polls = Arc::new(AtomicU64::new(0));
+    let wakers = Arc::new(Mutex::new(Vec::new()));
+    let adapter = |name: &String| {
+        let (polls, wakers) = (polls.clone(), wakers.clone());
+        let function = move |_: String| {
+            let (polls, wakers) = (polls.clone(), wakers.clone());
+            std::future::poll_fn(move |cx| {
+                polls.fetch_add(1, SeqCst);
+                wakers.lock().unwrap().push(cx.waker().clone());
+                Poll::<Text>::Pending
+            })
+        };
+        let builder = Adapter::builder(name.as_str());
+        builder.function(function).unwrap()
+    };
+    let adapters = Adapters::new(numbered(100).iter().map(adapter)).unwrap();
+    let mut all = spawn(adapters.call_all("q".into(), None));
+    assert_pending!(all.poll());
+    assert_eq!(polls.load(SeqCst), 100);
+    wakers.lock().unwrap()[42].wake_by_ref();
+    assert_pending!(all.poll());
+    assert_eq!(polls.load(SeqCst), 101);
 }

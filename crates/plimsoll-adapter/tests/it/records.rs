@@ -280,3 +280,45 @@ async fn calls_on_an_adapter_that_left_make_nobody_look() {
     }
     assert!(alerts.lock().unwrap().is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn crossing_is_noticed_with_the_batch_it_comes_with() {
+    let (adapters, alerts) = set(&[HistoryConfig::local()]);
+    let threshold = RecordThreshold::Records(63);
+    adapters.record_threshold(threshold).unwrap();
+    calls(&adapters, "r0", 63).await;
+    assert!(alerts.lock().unwrap().is_empty());
+    calls(&adapters, "r0", 1).await;
+    assert_eq!(alerts.lock().unwrap()[0].records, 64);
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_that_an_adapter_comes_with_count() {
+    let (adapters, alerts) = set(&[HistoryConfig::local()]);
+    let threshold = RecordThreshold::Records(100);
+    adapters.record_threshold(threshold).unwrap();
+    let late = adapter("late", HistoryConfig::local());
+    for _ in 0..60 {
+        late.call(String::new()).await.unwrap();
+    }
+    adapters.add(late).unwrap();
+    calls(&adapters, "r0", 64).await;
+    assert_eq!(alerts.lock().unwrap()[0].records, 124);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_wait_are_in_the_summary() {
+    let adapter = Adapter::builder("waits")
+        .max_in_flight(1)
+        .max_queued_bytes(100, |request: &String| request.len() as u64)
+        .function(|_: String| std::future::pending::<Text>())
+        .unwrap();
+    let adapters = Adapters::new([adapter.clone()]).unwrap();
+    let mut running = tokio_test::task::spawn(adapter.call("x".into()));
+    let mut waiting = tokio_test::task::spawn(adapter.call("four".into()));
+    tokio_test::assert_pending!(running.poll());
+    tokio_test::assert_pending!(waiting.poll());
+    let summary = adapters.memory_summary();
+    assert_eq!(summary.adapters[0].queued_bytes, 4);
+    assert_eq!(summary.bytes, adapter.breaker().bytes() + 4);
+}
