@@ -322,3 +322,16 @@ async fn requests_that_wait_are_in_the_summary() {
     assert_eq!(summary.adapters[0].queued_bytes, 4);
     assert_eq!(summary.bytes, adapter.breaker().bytes() + 4);
 }
+
+#[tokio::test(start_paused = true)]
+async fn lower_threshold_and_a_cleanup_by_hand_look_at_once() {
+    let (adapters, alerts) = set(&[HistoryConfig::local()]);
+    calls(&adapters, "r0", 25).await;
+    let threshold = RecordThreshold::Records(20);
+    adapters.record_threshold(threshold).unwrap();
+    assert_eq!(alerts.lock().unwrap().len(), 1);
+    calls(&adapters, "r0", 5).await;
+    adapters.cleanup_all();
+    assert_eq!(alerts.lock().unwrap().len(), 2);
+    assert_eq!(held(&adapters), 16);
+}
