@@ -26,6 +26,7 @@
 //!
 //! | feature | what it adds | default |
 //! |---|---|---|
+//! | `adapter` | downstreams with limits, called in parallel; implies `breaker` | yes |
 //! | `admin` | probe and admin listeners, and the metrics they serve | yes |
 //! | `axum` | labels requests by the route that axum has matched | yes |
 //! | `breaker` | circuit breakers, shown and operated by their names | yes |
@@ -37,6 +38,11 @@ mod error;
 mod handle;
 
 pub use self::{config::Config, error::StartError, handle::Plimsoll};
+#[cfg(feature = "adapter")]
+pub use plimsoll_adapter::{
+    self as adapter, Adapter, AdapterBuilder, AdapterError, AdapterErrorKind, Adapters, Answer,
+    Answers, RecordThreshold, RetryConfig,
+};
 #[cfg(feature = "admin")]
 pub use plimsoll_admin::ControlConfig;
 #[cfg(feature = "breaker")]

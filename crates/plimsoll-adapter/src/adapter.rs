@@ -1,0 +1,268 @@
+use crate::{
+    AdapterBuilder, AdapterError, AdapterErrorKind, AdapterSnapshot,
+    call::Core,
+    future::{CallFuture, ResponseFuture},
+    gate::Gate,
+    records::Records,
+    snapshot::Counters,
+};
+use plimsoll_breaker::CircuitBreaker;
+use plimsoll_core::{
+    Bounded, BoxError, BoxFuture, CloseReport, Holding, Name, Rejected, Removed, Step, Totals,
+    Usage,
+};
+use std::{
+    fmt,
+    sync::{
+        Arc, PoisonError, RwLock, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::time::Instant;
+use tower_service::Service;
+
+/// One downstream with its limits: a line of bounded length, a number of calls in flight, a
+/// circuit breaker and a timeout.
+///
+/// Cloning it gives another handle to the same adapter. It is a [`Holding`], whose entries are the
+/// breaker's history, and a Tower [`Service`] that is always ready: calls wait in their future.
+///
+/// # Memory
+///
+/// A call is one allocation, which holds the request, the service's future and all there is around
+/// it. Requests that wait are bounded by [`max_queued`](AdapterBuilder::max_queued) and
+/// [`max_queued_bytes`](AdapterBuilder::max_queued_bytes).
+pub struct Adapter<Req, Res> {
+    core: Arc<dyn Core<Req, Res>>,
+}
+
+/// What an adapter has, whatever it calls and with what.
+pub(crate) struct Shared {
+    pub(crate) name: Name,
+    pub(crate) gate: Gate,
+    pub(crate) breaker: CircuitBreaker,
+    /// The breaker as a holding.
+    history: Arc<dyn Bounded>,
+    pub(crate) timeout: Duration,
+    pub(crate) counters: Counters,
+    /// Calls that got as far as the service, for whoever counts records.
+    recorded: AtomicU64,
+    /// Never changed but replaced, so that who tells them holds no lock and allocates nothing.
+    watchers: RwLock<Arc<[Weak<Records>]>>,
+}
+
+impl Adapter<(), ()> {
+    /// Starts to build an adapter. `name` is what it is called, registered, shown and measured by.
+    pub fn builder(name: impl Into<String>) -> AdapterBuilder {
+        AdapterBuilder::new(name.into())
+    }
+}
+
+impl<Req, Res> Adapter<Req, Res> {
+    pub(crate) const fn new(core: Arc<dyn Core<Req, Res>>) -> Self {
+        Self { core }
+    }
+
+    /// Calls it.
+    ///
+    /// Nothing happens until the future is polled. Then the call waits for a slot, unless one is
+    /// free; asks the circuit breaker; and calls a clone of the service, which it gives the
+    /// timeout to answer.
+    ///
+    /// # Errors
+    ///
+    /// The future says why there is no answer.
+    ///
+    /// # Panics
+    ///
+    /// The future, when it has to wait and is polled outside a Tokio runtime with time enabled.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future cancels the call wherever it is, and gives back what it has taken: its
+    /// place in line, its slot, and its permit. The breaker ignores it, unless it had been with
+    /// the service for half its timeout.
+    pub fn call(&self, request: Req) -> CallFuture<Res> {
+        CallFuture::new(self.core.clone().call(request))
+    }
+
+    /// The adapter's name.
+    #[must_use]
+    pub fn name(&self) -> Name {
+        self.shared().name
+    }
+
+    /// Everything that is known of it now.
+    #[must_use]
+    pub fn snapshot(&self) -> AdapterSnapshot {
+        let Shared {
+            name,
+            gate,
+            breaker,
+            counters,
+            ..
+        } = &**self.shared();
+        AdapterSnapshot {
+            name: *name,
+            in_flight: gate.in_flight(),
+            max_in_flight: gate.max_in_flight(),
+            queued: gate.queued(),
+            max_queued: gate.max_queued(),
+            queued_bytes: gate.queued_bytes(),
+            max_queued_bytes: gate.max_queued_bytes(),
+            succeeded: counters.succeeded.get(),
+            failed: counters.failed.get(),
+            timed_out: counters.timed_out.get(),
+            panicked: counters.panicked.get(),
+            rejected: counters.rejected(),
+            cancelled: counters.cancelled.get(),
+            retries: counters.retries.get(),
+            breaker: breaker.snapshot(),
+        }
+    }
+
+    /// The circuit breaker, to look at, to operate, and to be shown by its name.
+    ///
+    /// Register the adapter, not the breaker: both have the same name and the same history.
+    #[must_use]
+    pub fn breaker(&self) -> &CircuitBreaker {
+        &self.shared().breaker
+    }
+
+    /// Drops records of the history that are too old, now, and says how many.
+    #[allow(clippy::must_use_candidate, reason = "most want the effect alone")]
+    pub fn cleanup(&self) -> Removed {
+        self.breaker().cleanup()
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        self.core.shared()
+    }
+}
+
+impl<Req, Res> Clone for Adapter<Req, Res> {
+    fn clone(&self) -> Self {
+        Self::new(self.core.clone())
+    }
+}
+
+impl<Req, Res> fmt::Debug for Adapter<Req, Res> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Adapter")
+            .field("name", &self.name())
+            .field("state", &self.breaker().state())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Calls wait in their future, so that one caller who waits does not keep others from being
+/// refused.
+impl<Req, Res> Service<Req> for Adapter<Req, Res> {
+    type Response = Res;
+    type Error = BoxError;
+    type Future = ResponseFuture<Res>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Req) -> Self::Future {
+        ResponseFuture::new(Self::call(self, request))
+    }
+}
+
+impl<Req, Res> Holding for Adapter<Req, Res> {
+    fn bounded(&self) -> Arc<dyn Bounded> {
+        self.shared().clone()
+    }
+}
+
+/// How many records come together before those who watch are told.
+const BATCH: u64 = 64;
+
+impl Shared {
+    pub(crate) fn new(name: Name, gate: Gate, breaker: CircuitBreaker, timeout: Duration) -> Self {
+        Self {
+            name,
+            gate,
+            history: breaker.bounded(),
+            breaker,
+            timeout,
+            counters: Counters::default(),
+            recorded: AtomicU64::new(0),
+            watchers: RwLock::new(Arc::new([])),
+        }
+    }
+
+    pub(crate) fn rejected(&self, rejected: Rejected) -> AdapterError {
+        AdapterError::new(self.name, AdapterErrorKind::Rejected(rejected))
+    }
+
+    /// A call was recorded in the history.
+    #[inline]
+    pub(crate) fn recorded(&self) {
+        if self.recorded.fetch_add(1, Relaxed) % BATCH == BATCH - 1 {
+            self.tell(|records| records.added(BATCH));
+        }
+    }
+
+    fn tell(&self, tell: impl Fn(&Records)) {
+        // Told without the lock: they look at this adapter and at others.
+        let watchers = self.watchers.read();
+        let watchers = watchers.unwrap_or_else(PoisonError::into_inner).clone();
+        watchers
+            .iter()
+            .filter_map(Weak::upgrade)
+            .for_each(|records| tell(&records));
+    }
+
+    pub(crate) fn watch(&self, records: &Arc<Records>) {
+        let watchers = self.watchers.write();
+        let mut watchers = watchers.unwrap_or_else(PoisonError::into_inner);
+        let more = std::iter::once(Arc::downgrade(records));
+        *watchers = watchers.iter().cloned().chain(more).collect();
+    }
+
+    pub(crate) fn unwatch(&self, records: &Arc<Records>) {
+        let watchers = self.watchers.write();
+        let mut watchers = watchers.unwrap_or_else(PoisonError::into_inner);
+        let others = watchers.iter();
+        let others = others.filter(|known| !std::ptr::eq(known.as_ptr(), Arc::as_ptr(records)));
+        *watchers = others.cloned().collect();
+    }
+}
+
+/// The records of the breaker's history are its entries; requests that wait weigh besides. Closing
+/// it refuses every call, those that wait included. Calls in flight go on.
+impl Bounded for Shared {
+    fn name(&self) -> &str {
+        self.name.as_str()
+    }
+
+    fn usage(&self) -> Usage {
+        let mut usage = self.history.usage();
+        usage.bytes = usage.bytes.saturating_add(self.gate.queued_bytes());
+        usage
+    }
+
+    fn totals(&self) -> Totals {
+        self.history.totals()
+    }
+
+    fn sweep(&self, now: Instant, budget: usize) -> Step {
+        let step = self.history.sweep(now, budget);
+        self.tell(Records::check);
+        step
+    }
+
+    fn shrink(&self, share: f64, budget: usize) -> Step {
+        self.history.shrink(share, budget)
+    }
+
+    fn close(self: Arc<Self>, deadline: Instant) -> BoxFuture<'static, CloseReport> {
+        self.gate.close();
+        self.history.clone().close(deadline)
+    }
+}

@@ -1,0 +1,292 @@
+//! How many records all adapters keep together, and what is done when those are too many.
+
+use crate::{AdapterMemory, BuildError, MemorySummary, adapter::Shared, builder::Problems};
+use plimsoll_breaker::HistoryConfig;
+use plimsoll_core::{Name, Removed};
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, TryLockError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+/// How many records all adapters may keep together before the oldest are dropped.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum RecordThreshold {
+    /// Any number; each history still has its own caps.
+    Off,
+    /// So many, at least 1.
+    Records(u64),
+    /// This share of what the caps of all histories add up to, above 0 and at most 1. 0.8 is the
+    /// default. Any number if one history has no cap.
+    Share(f64),
+}
+
+impl Default for RecordThreshold {
+    fn default() -> Self {
+        Self::Share(0.8)
+    }
+}
+
+/// There were too many records, and some were dropped.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct RecordAlert {
+    /// How many there were.
+    pub records: u64,
+    /// How many there may be.
+    pub threshold: u64,
+    /// How many were dropped because they were too old.
+    pub expired: u64,
+    /// How many were dropped because they were the oldest.
+    pub trimmed: u64,
+    /// How many are left.
+    pub remaining: u64,
+}
+
+type Callback = Arc<dyn Fn(&RecordAlert) + Send + Sync>;
+
+/// The histories of all adapters.
+///
+/// No lock is held while somebody is told, and none but `crossing` while histories are looked at;
+/// that one is only tried.
+#[derive(Default)]
+pub(crate) struct Records {
+    members: RwLock<Arc<[Arc<Shared>]>>,
+    threshold: Mutex<RecordThreshold>,
+    callback: Mutex<Option<Callback>>,
+    /// Whether there are too many, and that was told. Whoever looks holds it.
+    crossing: Mutex<bool>,
+    /// Records that must come before there can be too many.
+    headroom: AtomicU64,
+}
+
+impl Records {
+    pub(crate) fn members(&self) -> Arc<[Arc<Shared>]> {
+        let members = self.members.read();
+        members.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_members(&self, members: Arc<[Arc<Shared>]>) {
+        *self.members.write().unwrap_or_else(PoisonError::into_inner) = members;
+        // Looked at with the next batch.
+        self.headroom.store(0, Relaxed);
+    }
+
+    pub(crate) fn set_threshold(&self, threshold: RecordThreshold) -> Result<(), BuildError> {
+        let mut problems = Problems::default();
+        match threshold {
+            RecordThreshold::Records(records) => {
+                problems.range("record_threshold", records, 1..=u64::MAX);
+            }
+            RecordThreshold::Share(share) if !(share > 0.0 && share <= 1.0) => {
+                let expected = String::from("above 0 and at most 1");
+                problems.add("record_threshold", share.to_string(), expected);
+            }
+            RecordThreshold::Share(_) | RecordThreshold::Off => {}
+        }
+        problems.into_result()?;
+        *lock(&self.threshold) = threshold;
+        self.check();
+        Ok(())
+    }
+
+    pub(crate) fn set_callback(&self, callback: Callback) {
+        *lock(&self.callback) = Some(callback);
+    }
+
+    /// So many records were added. Looks at the histories once there can be too many.
+    pub(crate) fn added(&self, records: u64) {
+        let less = |left: u64| Some(left.saturating_sub(records));
+        // Always `Ok`. Nothing is published by it.
+        let left = self.headroom.fetch_update(Relaxed, Relaxed, less);
+        if left.is_ok_and(|left| left <= records) {
+            self.check();
+        }
+    }
+
+    /// Drops records if there are too many, and tells of it once for each time that happens.
+    pub(crate) fn check(&self) {
+        if let Some(alert) = self.relieve() {
+            self.tell(&alert);
+        }
+    }
+
+    fn relieve(&self) -> Option<RecordAlert> {
+        let mut crossing = match self.crossing.try_lock() {
+            Ok(crossing) => crossing,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            // Somebody is at it.
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        let members = self.members();
+        let Some(threshold) = self.threshold(&members) else {
+            self.headroom.store(u64::MAX, Relaxed);
+            *crossing = false;
+            return None;
+        };
+        let records = count(&members);
+        let mut remaining = records;
+        let mut alert = None;
+        if records > threshold {
+            let expired = cleanup(&members).iter().map(|(_, n)| n.total()).sum();
+            let trimmed = trim(&members, threshold - threshold / 5);
+            remaining = count(&members);
+            alert = (!*crossing).then_some(RecordAlert {
+                records,
+                threshold,
+                expired,
+                trimmed,
+                remaining,
+            });
+        }
+        *crossing = remaining > threshold;
+        self.headroom.store(
+            threshold.saturating_sub(remaining).saturating_add(1),
+            Relaxed,
+        );
+        alert
+    }
+
+    fn tell(&self, alert: &RecordAlert) {
+        let RecordAlert {
+            records,
+            threshold,
+            expired,
+            trimmed,
+            remaining,
+        } = *alert;
+        tracing::warn!(
+            records,
+            threshold,
+            expired,
+            trimmed,
+            remaining,
+            "the histories of adapters had too many records"
+        );
+        #[cfg(feature = "metrics")]
+        metrics::counter!("plimsoll_adapter_record_alerts_total").increment(1);
+        let callback = lock(&self.callback).clone();
+        if let Some(callback) = callback
+            && catch_unwind(AssertUnwindSafe(|| callback(alert))).is_err()
+        {
+            tracing::error!("the callback of a record alert panicked");
+        }
+    }
+
+    fn threshold(&self, members: &[Arc<Shared>]) -> Option<u64> {
+        // Histories are not looked at under the lock.
+        let threshold = *lock(&self.threshold);
+        match threshold {
+            RecordThreshold::Off => None,
+            RecordThreshold::Records(records) => Some(records),
+            RecordThreshold::Share(share) => {
+                let caps = members.iter().map(|member| max_records(member));
+                let caps: u64 = caps.sum::<Option<u64>>()?;
+                Some((caps as f64 * share) as u64)
+            }
+        }
+    }
+
+    /// What all histories hold, once those that are too many are dropped.
+    pub(crate) fn summary(&self) -> MemorySummary {
+        self.check();
+        let members = self.members();
+        let adapters: Vec<_> = members.iter().map(|member| memory_of(member)).collect();
+        MemorySummary {
+            calls: adapters.iter().map(|adapter| adapter.calls).sum(),
+            transitions: adapters.iter().map(|adapter| adapter.transitions).sum(),
+            bytes: adapters.iter().map(|adapter| adapter.bytes).sum(),
+            threshold: self.threshold(&members),
+            adapters,
+        }
+    }
+
+    pub(crate) fn cleanup(&self) -> Vec<(Name, Removed)> {
+        let removed = cleanup(&self.members());
+        self.check();
+        removed
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn memory_of(member: &Shared) -> AdapterMemory {
+    let usage = member.breaker.history_usage();
+    let queued_bytes = member.gate.queued_bytes();
+    AdapterMemory {
+        name: member.name,
+        calls: usage.calls,
+        max_calls: usage.max_calls,
+        transitions: usage.transitions,
+        max_transitions: usage.max_transitions,
+        bytes: member.breaker.bytes() + queued_bytes,
+        queued_bytes,
+        last_cleanup: usage.last_sweep,
+        cleanup_interval: usage.sweep_interval,
+        retention: usage.retention,
+    }
+}
+
+fn records(member: &Shared) -> (u64, u64) {
+    let usage = member.breaker.history_usage();
+    (usage.calls, usage.transitions)
+}
+
+/// `None` if there is no cap.
+fn max_records(member: &Shared) -> Option<u64> {
+    let usage = member.breaker.history_usage();
+    match (usage.max_calls, usage.max_transitions) {
+        (0, 0) => {
+            // Either without caps, or not kept at all.
+            let config = member.breaker.config();
+            let off = config.clone().history(HistoryConfig::disabled());
+            (config == off).then_some(0)
+        }
+        (0, _) | (_, 0) => None,
+        (calls, transitions) => Some(calls.saturating_add(transitions)),
+    }
+}
+
+fn count(members: &[Arc<Shared>]) -> u64 {
+    let records = members.iter().map(|member| records(member));
+    records
+        .map(|(calls, transitions)| calls + transitions)
+        .sum()
+}
+
+fn cleanup(members: &[Arc<Shared>]) -> Vec<(Name, Removed)> {
+    let removed = members.iter();
+    removed
+        .map(|member| (member.name, member.breaker.cleanup()))
+        .collect()
+}
+
+/// Drops the oldest records of each history, each giving up the same share, so that about `target`
+/// are left.
+fn trim(members: &[Arc<Shared>], target: u64) -> u64 {
+    let total = count(members);
+    if total <= target {
+        return 0;
+    }
+    let kept =
+        |records: u64| (u128::from(records) * u128::from(target) / u128::from(total)) as usize;
+    let trimmed = members.iter().map(|member| {
+        let (calls, transitions) = records(member);
+        member.breaker.trim(kept(calls), kept(transitions)).total()
+    });
+    trimmed.sum()
+}
+
+impl fmt::Debug for Records {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Records")
+            .field("threshold", &self.threshold)
+            .finish_non_exhaustive()
+    }
+}

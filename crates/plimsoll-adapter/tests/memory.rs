@@ -1,0 +1,211 @@
+//! What a call allocates: one box, and nothing that is left behind.
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use plimsoll_adapter::{Adapter, AdapterBuilder, Adapters, RetryConfig};
+use plimsoll_breaker::{CircuitBreakerConfig, HistoryConfig};
+use plimsoll_core::test_util::{CountingAllocator, assert_live_bytes_return};
+use std::{
+    convert::Infallible,
+    future::{Pending, Ready, pending, ready},
+    pin::pin,
+    process::ExitCode,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+use tokio::{runtime, time::advance};
+
+#[global_allocator]
+static ALLOC: CountingAllocator = CountingAllocator::system();
+
+const MS: Duration = Duration::from_millis(1);
+
+type Number = Result<u64, Infallible>;
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // The allocator counts for the whole process, so nothing may run beside a test.
+    arguments.test_threads = Some(1);
+    let trials = vec![
+        trial("ready_call_allocates_one_box", ready_call),
+        trial("ready_call_with_every_limit_allocates_one_box", every_limit),
+        trial(
+            "ready_call_at_the_cap_of_the_history_allocates_one_box",
+            at_cap,
+        ),
+        trial("ready_call_by_name_allocates_one_box", by_name),
+        trial("call_that_waits_and_is_pending_allocates_one_box", waits),
+        trial("open_circuit_allocates_one_box", open),
+        trial("calls_of_every_kind_leave_nothing", leave_nothing),
+        trial("adapters_that_came_and_went_leave_nothing", came_and_went),
+    ];
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn trial<F>(name: &str, test: fn() -> F) -> Trial
+where
+    F: Future<Output = ()> + 'static,
+{
+    Trial::test(name, move || {
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .map_err(Failed::from)?;
+        runtime.block_on(async {
+            // What the clock of the runtime makes once is made here.
+            advance(MS).await;
+            test().await;
+        });
+        Ok(())
+    })
+}
+
+fn builder(history: HistoryConfig) -> AdapterBuilder {
+    let circuit = CircuitBreakerConfig::new().failure_rate(None);
+    Adapter::builder("memory").circuit_breaker(circuit.history(history))
+}
+
+fn double(n: u64) -> Ready<Number> {
+    ready(Ok(2 * n))
+}
+
+fn never(_: u64) -> Pending<Number> {
+    pending()
+}
+
+fn poll<F: Future + Unpin>(call: &mut F) -> Poll<F::Output> {
+    pin!(call).poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// How often `work` asks for memory.
+fn allocations(work: impl FnOnce()) -> u64 {
+    let before = ALLOC.allocations();
+    work();
+    ALLOC.allocations() - before
+}
+
+fn assert_one_each(adapter: &Adapter<u64, u64>) {
+    let made = allocations(|| {
+        for n in 0..1_000 {
+            let Poll::Ready(Ok(answer)) = poll(&mut adapter.call(n)) else {
+                panic!("it is ready");
+            };
+            assert_eq!(answer, 2 * n);
+        }
+    });
+    assert_eq!(made, 1_000);
+}
+
+async fn ready_call() {
+    let adapter = builder(HistoryConfig::disabled()).function(double).unwrap();
+    assert_one_each(&adapter);
+}
+
+async fn every_limit() {
+    let adapter = builder(HistoryConfig::disabled())
+        .max_queued_bytes(1_000, |_: &u64| 8)
+        .retry(RetryConfig::new(), |n: &u64| Some(*n))
+        .function(double)
+        .unwrap();
+    assert_one_each(&adapter);
+}
+
+async fn at_cap() {
+    let adapter = builder(HistoryConfig::local().calls(100)).function(double);
+    let adapter = adapter.unwrap();
+    for n in 0..1_000 {
+        assert!(poll(&mut adapter.call(n)).is_ready());
+    }
+    assert_one_each(&adapter);
+}
+
+async fn by_name() {
+    let adapter = builder(HistoryConfig::disabled()).function(double);
+    let adapters = Adapters::new([adapter.unwrap()]).unwrap();
+    let made = allocations(|| {
+        for n in 0..1_000 {
+            let mut call = pin!(adapters.call("memory", n));
+            assert!(poll(&mut call.as_mut()).is_ready());
+        }
+    });
+    assert_eq!(made, 1_000);
+}
+
+async fn waits() {
+    let adapter = builder(HistoryConfig::disabled()).max_in_flight(1);
+    let adapter = adapter.function(never).unwrap();
+    let made = allocations(|| {
+        let (mut running, mut waiting) = (adapter.call(0), adapter.call(0));
+        assert!(poll(&mut running).is_pending());
+        assert!(poll(&mut waiting).is_pending());
+    });
+    // The clock of the runtime has one for each timer that is waited for.
+    let timers = allocations(|| {
+        for _ in 0..2 {
+            let mut sleep = pin!(tokio::time::sleep(Duration::from_secs(2)));
+            assert!(poll(&mut sleep.as_mut()).is_pending());
+        }
+    });
+    assert_eq!(made - timers, 2);
+}
+
+async fn open() {
+    let adapter = builder(HistoryConfig::disabled()).function(double).unwrap();
+    adapter.breaker().force_open();
+    let made = allocations(|| {
+        for _ in 0..1_000 {
+            assert!(matches!(poll(&mut adapter.call(0)), Poll::Ready(Err(_))));
+        }
+    });
+    assert_eq!(made, 1_000);
+}
+
+async fn leave_nothing() {
+    let adapter = Adapter::builder("kinds")
+        .circuit_breaker(
+            CircuitBreakerConfig::new()
+                .failure_rate(None)
+                .history(HistoryConfig::local().calls(64)),
+        )
+        .max_in_flight(1)
+        .max_queued(1)
+        .function(|n: u64| async move {
+            match n {
+                0 => pending().await,
+                1 => Err("no"),
+                n => Ok(n),
+            }
+        })
+        .unwrap();
+    let work = || async {
+        for n in 1..4 {
+            let _ = adapter.call(n).await;
+        }
+        drop(adapter.call(0));
+        let (mut running, mut waiting) = (adapter.call(0), adapter.call(0));
+        let _ = (poll(&mut running), poll(&mut waiting));
+        let _ = poll(&mut adapter.call(0));
+        drop((running, waiting));
+        assert!(adapter.call(0).await.is_err());
+    };
+    assert_live_bytes_return(&ALLOC, 1_000, 1_000, 0, work).await;
+}
+
+async fn came_and_went() {
+    let adapter = |name: &'static str| {
+        let circuit = CircuitBreakerConfig::new().history(HistoryConfig::disabled());
+        let builder = Adapter::builder(name).circuit_breaker(circuit);
+        builder.function(|n: u64| ready(Number::Ok(n))).unwrap()
+    };
+    let adapters = Adapters::new([adapter("stays")]).unwrap();
+    let work = || async {
+        adapters.add(adapter("goes")).unwrap();
+        adapters.call_all(1, Some(MS)).await;
+        adapters.replace(adapter("goes"));
+        adapters.remove("goes");
+        let other = Adapters::new(adapters.list()).unwrap();
+        assert_eq!(other.call_many(["stays"], 1, None).await.len(), 1);
+    };
+    assert_live_bytes_return(&ALLOC, 100, 1_000, 0, work).await;
+}
