@@ -1,7 +1,7 @@
 //! Circuit breakers of a service with everything that `Plimsoll` sets up.
 
 use plimsoll::{
-    Breakers, CircuitBreaker, CircuitBreakerConfig, Config, ControlConfig, HistoryConfig,
+    Adapter, Breakers, CircuitBreaker, CircuitBreakerConfig, Config, ControlConfig, HistoryConfig,
     KeyedBreakers, Outcome, Plimsoll, RegistryConfig, State, breaker::KeyedConfig,
     registry::RegisterError,
 };
@@ -187,4 +187,26 @@ async fn registered_keyed_breakers_are_shown_among_the_holdings_and_scraped() {
     let scraped = request(admin, "GET", "/metrics").await;
     let keys = r#"plimsoll_breaker_keys{breaker="tenants"} 1"#;
     assert!(scraped.contains(keys), "{scraped}");
+}
+
+#[tokio::test]
+async fn a_registered_adapter_is_a_holding_whose_breaker_is_shown() {
+    let plimsoll = start();
+    let admin = plimsoll.admin_addr().expect("an admin listener");
+    let adapter = || {
+        let echo = |question: String| async move { Ok::<_, plimsoll::BoxError>(question) };
+        Adapter::builder("qa-echo")
+            .function(echo)
+            .expect("an adapter")
+    };
+    let echo = plimsoll.register_adapter(adapter()).expect("a free name");
+    echo.call("hello".to_owned()).await.expect("an answer");
+    let shown = request(admin, "GET", "/api/v1/breakers/qa-echo").await;
+    assert!(shown.contains(r#""matching":1"#), "{shown}");
+    let holdings = request(admin, "GET", "/api/v1/holdings").await;
+    assert!(holdings.contains(r#""name":"qa-echo""#), "{holdings}");
+    let again = plimsoll.register_adapter(adapter());
+    assert!(matches!(again, Err(RegisterError::Duplicate(_))));
+    drop(echo);
+    assert!(plimsoll.breakers().list().is_empty());
 }

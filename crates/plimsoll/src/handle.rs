@@ -1,4 +1,6 @@
 use crate::{Config, StartError, error::Cause};
+#[cfg(feature = "adapter")]
+use plimsoll_adapter::Adapter;
 #[cfg(feature = "breaker")]
 use plimsoll_breaker::{Breakers, CircuitBreaker, KeyedBreakers};
 use plimsoll_core::{
@@ -259,6 +261,33 @@ impl Plimsoll {
             return Err(error);
         }
         Ok(breaker)
+    }
+
+    /// Registers an adapter under its own name, and gives the handle back.
+    ///
+    /// From now on its history is swept and measured, and the admin API shows and operates its
+    /// circuit breaker; until its last handle is dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`Registry::register`], and when one of [`breakers`](Self::breakers) has its name. It is
+    /// registered in neither place then.
+    #[cfg(feature = "adapter")]
+    pub fn register_adapter<Req, Res>(
+        &self,
+        adapter: Adapter<Req, Res>,
+    ) -> Result<Adapter<Req, Res>, RegisterError> {
+        let Inner {
+            registry, breakers, ..
+        } = &*self.inner;
+        // First, because this is what can be undone.
+        let taken = breakers.insert(adapter.breaker());
+        taken.map_err(|taken| RegisterError::Duplicate(taken.name()))?;
+        if let Err(error) = registry.register(adapter.clone()) {
+            breakers.remove(adapter.breaker());
+            return Err(error);
+        }
+        Ok(adapter)
     }
 
     /// Registers circuit breakers by key under their own name, and gives the handle back.
