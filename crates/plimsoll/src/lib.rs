@@ -66,6 +66,7 @@ pub use plimsoll_http::{HttpOutcome, outcome};
 /// The examples of the README and the guide, compiled.
 #[cfg(all(
     doctest,
+    feature = "adapter",
     feature = "admin",
     feature = "axum",
     feature = "breaker",
@@ -74,6 +75,8 @@ pub use plimsoll_http::{HttpOutcome, outcome};
 mod documents {
     #[doc = include_str!("../../../README.md")]
     struct Readme;
+    #[doc = include_str!("../../../docs/guide/adapter.md")]
+    struct Adapter;
     #[doc = include_str!("../../../docs/guide/admin.md")]
     struct Admin;
     #[doc = include_str!("../../../docs/guide/axum.md")]
