@@ -1,5 +1,5 @@
 use crate::{
-    Adapter, AdapterError, AdapterErrorKind, Answers, BuildError, MemorySummary, RecordAlert,
+    Adapter, AdapterError, AdapterErrorKind, Answers, ConfigError, MemorySummary, RecordAlert,
     RecordThreshold,
     adapter::Shared,
     join::{Asked, join},
@@ -202,7 +202,7 @@ impl<Req, Res> Adapters<Req, Res> {
     /// # Errors
     ///
     /// When the threshold is out of its range; it is not changed then.
-    pub fn record_threshold(&self, threshold: RecordThreshold) -> Result<(), BuildError> {
+    pub fn record_threshold(&self, threshold: RecordThreshold) -> Result<(), ConfigError> {
         self.set.records.set_threshold(threshold)
     }
 

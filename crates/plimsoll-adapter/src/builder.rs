@@ -7,8 +7,8 @@ use crate::{
     retry::{Budget, RetryConfig},
 };
 use plimsoll_breaker::{CircuitBreaker, CircuitBreakerConfig, Classify, ErrorsAreFailures};
-use plimsoll_core::{BoxError, Name};
-use std::{error::Error, fmt, ops::RangeInclusive, sync::Arc, time::Duration};
+use plimsoll_core::{BoxError, ConfigError, Name, Problems};
+use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tower_service::Service;
 
@@ -161,7 +161,7 @@ impl<C, B, R> AdapterBuilder<C, B, R> {
     /// # Errors
     ///
     /// Names each value that is out of its range.
-    pub fn service<S, Req>(self, service: S) -> Result<Adapter<Req, S::Response>, BuildError>
+    pub fn service<S, Req>(self, service: S) -> Result<Adapter<Req, S::Response>, ConfigError>
     where
         Req: Send + 'static,
         S: Service<Req, Response: Send + 'static, Error: Into<BoxError>, Future: Send + 'static>,
@@ -187,7 +187,10 @@ impl<C, B, R> AdapterBuilder<C, B, R> {
     /// # Errors
     ///
     /// Names each value that is out of its range.
-    pub fn function<F, Fut, Req, Res, E>(self, function: F) -> Result<Adapter<Req, Res>, BuildError>
+    pub fn function<F, Fut, Req, Res, E>(
+        self,
+        function: F,
+    ) -> Result<Adapter<Req, Res>, ConfigError>
     where
         Req: Send + 'static,
         Res: Send + 'static,
@@ -203,7 +206,7 @@ impl<C, B, R> AdapterBuilder<C, B, R> {
 }
 
 impl Limits {
-    fn build(self) -> Result<Shared, BuildError> {
+    fn build(self) -> Result<Shared, ConfigError> {
         let mut problems = Problems::default();
         let length = self.name.len();
         if length == 0 || length > Name::MAX_LEN || self.name.contains(char::is_control) {
@@ -211,31 +214,23 @@ impl Limits {
             let expected = format!("1 to {most} bytes without control characters");
             problems.add("name", format!("{:?}", self.name), expected);
         }
-        problems.range("timeout", self.timeout, MILLISECOND..=DAY);
-        problems.range("queue_timeout", self.queue_timeout, MILLISECOND..=DAY);
-        problems.range("max_in_flight", self.max_in_flight, 1..=MAX_CALLS);
-        problems.range("max_queued", self.max_queued, 0..=MAX_CALLS);
+        problems.duration("timeout", self.timeout, MILLISECOND..=DAY);
+        problems.duration("queue_timeout", self.queue_timeout, MILLISECOND..=DAY);
+        problems.number("max_in_flight", self.max_in_flight, 1..=MAX_CALLS);
+        problems.number("max_queued", self.max_queued, 0..=MAX_CALLS);
         if let Some(bytes) = self.max_queued_bytes {
-            problems.range("max_queued_bytes", bytes, 1..=u64::MAX);
+            problems.number("max_queued_bytes", bytes, 1..=u64::MAX);
         }
         if let Some(retry) = &self.retry {
             retry.validate(&mut problems);
         }
         let config = blame_dropped(self.circuit_breaker, self.timeout);
         if let Err(error) = config.validate() {
-            for problem in error.problems() {
-                let field = format!("circuit_breaker.{}", problem.field);
-                problems.add(field, problem.value.clone(), problem.expected.clone());
-            }
+            problems.add_of("circuit_breaker", error);
         }
         problems.into_result()?;
         let name = Name::new(&self.name);
-        // Checked above, with what else is wrong.
-        let breaker = CircuitBreaker::new(name, config).map_err(|error| {
-            let mut problems = Problems::default();
-            problems.add("circuit_breaker", error.to_string(), String::from("valid"));
-            BuildError(problems.0)
-        })?;
+        let breaker = CircuitBreaker::new(name, config)?;
         let gate = Gate::new(
             self.max_in_flight,
             self.max_queued as u64,
@@ -259,97 +254,16 @@ fn blame_dropped(config: CircuitBreakerConfig, timeout: Duration) -> CircuitBrea
 impl RetryConfig {
     fn validate(&self, problems: &mut Problems) {
         let minute = Duration::from_secs(60);
-        problems.range("retry.retries", self.retries, 1..=10);
-        problems.range("retry.percent", self.percent, 0.0..=100.0);
-        problems.range("retry.floor", self.floor, 0..=1_000);
-        problems.range(
+        problems.number("retry.retries", self.retries, 1..=10);
+        problems.number("retry.percent", self.percent, 0.0..=100.0);
+        problems.number("retry.floor", self.floor, 0..=1_000);
+        problems.duration(
             "retry.back_off.first",
             self.back_off,
             Duration::ZERO..=minute,
         );
         let longest = self.back_off..=minute;
-        problems.range("retry.back_off.longest", self.back_off_max, longest);
-        problems.range("retry.jitter", self.jitter, 0.0..=1.0);
-    }
-}
-
-/// An adapter cannot be built as it was told to be. Says every problem there is.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct BuildError(Vec<BuildProblem>);
-
-/// One value that is out of its range.
-#[derive(Clone, Debug, Eq, PartialEq)]
-#[non_exhaustive]
-pub struct BuildProblem {
-    /// The setter it was given to.
-    pub field: String,
-    /// The value, as text.
-    pub value: String,
-    /// What it must be.
-    pub expected: String,
-}
-
-impl BuildError {
-    /// Every problem, in the order of the setters. Never empty.
-    #[must_use]
-    pub fn problems(&self) -> &[BuildProblem] {
-        &self.0
-    }
-}
-
-impl fmt::Display for BuildError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut separator = "";
-        for problem in &self.0 {
-            write!(f, "{separator}{problem}")?;
-            separator = "; ";
-        }
-        Ok(())
-    }
-}
-
-impl Error for BuildError {}
-
-impl fmt::Display for BuildProblem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            field,
-            value,
-            expected,
-        } = self;
-        write!(f, "`{field}` is {value}, but must be {expected}")
-    }
-}
-
-/// Collects what is wrong.
-#[derive(Debug, Default)]
-pub(crate) struct Problems(Vec<BuildProblem>);
-
-impl Problems {
-    pub(crate) fn add(&mut self, field: impl Into<String>, value: String, expected: String) {
-        self.0.push(BuildProblem {
-            field: field.into(),
-            value,
-            expected,
-        });
-    }
-
-    pub(crate) fn range<T>(&mut self, field: &str, value: T, range: RangeInclusive<T>)
-    where
-        T: Copy + PartialOrd + fmt::Debug,
-    {
-        // Written so that a NaN is not within any range.
-        if !range.contains(&value) {
-            let expected = format!("between {:?} and {:?}", range.start(), range.end());
-            self.add(field, format!("{value:?}"), expected);
-        }
-    }
-
-    pub(crate) fn into_result(self) -> Result<(), BuildError> {
-        if self.0.is_empty() {
-            Ok(())
-        } else {
-            Err(BuildError(self.0))
-        }
+        problems.duration("retry.back_off.longest", self.back_off_max, longest);
+        problems.number("retry.jitter", self.jitter, 0.0..=1.0);
     }
 }

@@ -89,7 +89,7 @@ pub use self::{
     adapter::Adapter,
     adapters::{Adapters, DuplicateAdapter, UnknownAdapter},
     answers::{Answer, Answers},
-    builder::{AdapterBuilder, BuildError, BuildProblem},
+    builder::AdapterBuilder,
     call::{CloneIfIdempotent, NeverAgain, RequestBytes, Unweighed},
     error::{AdapterError, AdapterErrorKind},
     records::{RecordAlert, RecordThreshold},
@@ -97,3 +97,4 @@ pub use self::{
     snapshot::{AdapterSnapshot, Rejections},
     summary::{AdapterMemory, MemorySummary},
 };
+pub use plimsoll_core::{ConfigError, ConfigProblem};

@@ -1,8 +1,7 @@
 //! How many records all adapters keep together, and what is done when those are too many.
 
-use crate::{AdapterMemory, BuildError, MemorySummary, adapter::Shared, builder::Problems};
-use plimsoll_breaker::HistoryConfig;
-use plimsoll_core::{Name, Removed};
+use crate::{AdapterMemory, MemorySummary, adapter::Shared};
+use plimsoll_core::{ConfigError, Name, Problems, Removed};
 use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -76,11 +75,11 @@ impl Records {
         self.headroom.store(0, Relaxed);
     }
 
-    pub(crate) fn set_threshold(&self, threshold: RecordThreshold) -> Result<(), BuildError> {
+    pub(crate) fn set_threshold(&self, threshold: RecordThreshold) -> Result<(), ConfigError> {
         let mut problems = Problems::default();
         match threshold {
             RecordThreshold::Records(records) => {
-                problems.range("record_threshold", records, 1..=u64::MAX);
+                problems.number("record_threshold", records, 1..=u64::MAX);
             }
             RecordThreshold::Share(share) if !(share > 0.0 && share <= 1.0) => {
                 let expected = String::from("above 0 and at most 1");
@@ -241,13 +240,10 @@ fn records(member: &Shared) -> (u64, u64) {
 /// `None` if there is no cap.
 fn max_records(member: &Shared) -> Option<u64> {
     let usage = member.breaker.history_usage();
+    if !usage.enabled {
+        return Some(0);
+    }
     match (usage.max_calls, usage.max_transitions) {
-        (0, 0) => {
-            // Either without caps, or not kept at all.
-            let config = member.breaker.config();
-            let off = config.clone().history(HistoryConfig::disabled());
-            (config == off).then_some(0)
-        }
         (0, _) | (_, 0) => None,
         (calls, transitions) => Some(calls.saturating_add(transitions)),
     }

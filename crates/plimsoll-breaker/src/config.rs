@@ -1,6 +1,6 @@
 use crate::HistoryConfig;
-use plimsoll_core::Name;
-use std::{error::Error, fmt, ops::RangeInclusive, time::Duration};
+use plimsoll_core::{ConfigError, Name, Problems};
+use std::time::Duration;
 
 const DAY: Duration = Duration::from_secs(86_400);
 const WEEK: Duration = Duration::from_secs(7 * 86_400);
@@ -297,11 +297,11 @@ impl CircuitBreakerConfig {
             problems.number("overdue_calls.calls", calls, 1..=u32::MAX);
         }
         problems.duration("open_for", self.open_for, MILLISECOND..=WEEK);
-        problems.factor("open_factor", self.open_factor, 1.0..=10.0);
+        problems.number("open_factor", self.open_factor, 1.0..=10.0);
         if let Some(most) = self.open_max {
             problems.duration("open_max", most, self.open_for..=WEEK);
         }
-        problems.factor("jitter", self.jitter, 0.0..=1.0);
+        problems.number("jitter", self.jitter, 0.0..=1.0);
         let (shortest, longest) = self.requested_wait;
         let zero = Duration::ZERO;
         problems.duration("requested_wait.shortest", shortest, zero..=WEEK);
@@ -332,113 +332,6 @@ impl CircuitBreakerConfig {
                 window,
                 "minimum_calls is more than the window holds, and was lowered to that"
             );
-        }
-    }
-}
-
-/// A configuration that cannot be used. Says every problem it has.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct ConfigError(Vec<ConfigProblem>);
-
-/// One value that is out of its range.
-#[derive(Clone, Debug, Eq, PartialEq)]
-#[non_exhaustive]
-pub struct ConfigProblem {
-    /// The setter it was given to.
-    pub field: &'static str,
-    /// The value, as text.
-    pub value: String,
-    /// What it must be.
-    pub expected: String,
-}
-
-impl ConfigError {
-    /// Every problem, in the order of the setters. Never empty.
-    #[must_use]
-    pub fn problems(&self) -> &[ConfigProblem] {
-        &self.0
-    }
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut separator = "";
-        for problem in &self.0 {
-            write!(f, "{separator}{problem}")?;
-            separator = "; ";
-        }
-        Ok(())
-    }
-}
-
-impl Error for ConfigError {}
-
-impl fmt::Display for ConfigProblem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            field,
-            value,
-            expected,
-        } = self;
-        write!(f, "`{field}` is {value}, but must be {expected}")
-    }
-}
-
-/// Collects what is wrong.
-#[derive(Debug, Default)]
-pub(crate) struct Problems(Vec<ConfigProblem>);
-
-impl Problems {
-    fn add(&mut self, field: &'static str, value: String, expected: String) {
-        self.0.push(ConfigProblem {
-            field,
-            value,
-            expected,
-        });
-    }
-
-    pub(crate) fn number<T>(&mut self, field: &'static str, value: T, range: RangeInclusive<T>)
-    where
-        T: Copy + PartialOrd + fmt::Display,
-    {
-        if !range.contains(&value) {
-            let expected = format!("between {} and {}", range.start(), range.end());
-            self.add(field, value.to_string(), expected);
-        }
-    }
-
-    pub(crate) fn duration(
-        &mut self,
-        field: &'static str,
-        value: Duration,
-        range: RangeInclusive<Duration>,
-    ) {
-        if !range.contains(&value) {
-            let expected = format!("between {:?} and {:?}", range.start(), range.end());
-            self.add(field, format!("{value:?}"), expected);
-        }
-    }
-
-    fn factor(&mut self, field: &'static str, value: f64, range: RangeInclusive<f64>) {
-        // Written so that a NaN is not within any range.
-        if !range.contains(&value) {
-            let expected = format!("between {} and {}", range.start(), range.end());
-            self.add(field, value.to_string(), expected);
-        }
-    }
-
-    fn percent(&mut self, field: &'static str, value: f64) {
-        if !(value > 0.0 && value <= 100.0) {
-            let expected = String::from("above 0 and at most 100 percent");
-            self.add(field, value.to_string(), expected);
-        }
-    }
-
-    pub(crate) fn into_result(self) -> Result<(), ConfigError> {
-        if self.0.is_empty() {
-            Ok(())
-        } else {
-            Err(ConfigError(self.0))
         }
     }
 }

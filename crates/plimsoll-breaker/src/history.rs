@@ -17,14 +17,10 @@
 //!   for each stripe: one being filled, one of slack, one spare.
 
 use crate::{
-    CallOutcome, CallRecord, CallsQuery, Transition,
-    breaker::MAX_STRIPES,
-    config::{ConfigError, Problems},
-    nanos,
-    records::TransitionRecord,
-    sync::Mutex,
+    CallOutcome, CallRecord, CallsQuery, Transition, breaker::MAX_STRIPES, nanos,
+    records::TransitionRecord, sync::Mutex,
 };
-use plimsoll_core::{RemovalReason, Removed};
+use plimsoll_core::{ConfigError, Problems, RemovalReason, Removed};
 use std::{
     collections::VecDeque,
     sync::{

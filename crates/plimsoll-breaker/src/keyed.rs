@@ -2,11 +2,11 @@
 
 use crate::{
     CircuitBreaker, CircuitBreakerConfig, ConfigError, HistoryConfig, Observer, Reason, State,
-    breaker::Member, config::Problems, event::TooManyObservers, machine::NEVER, nanos, sync::Mutex,
+    breaker::Member, event::TooManyObservers, machine::NEVER, nanos, sync::Mutex,
 };
 use plimsoll_core::{
-    Bounded, BoxFuture, Clock, CloseReport, Holding, Name, RemovalReason, Removed, Step, Totals,
-    Usage,
+    Bounded, BoxFuture, Clock, CloseReport, Holding, Name, Problems, RemovalReason, Removed, Step,
+    Totals, Usage,
 };
 use std::{
     collections::{HashMap, VecDeque},

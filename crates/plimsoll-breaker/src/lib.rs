@@ -96,7 +96,7 @@ mod window;
 
 pub use self::{
     breaker::CircuitBreaker,
-    config::{AfterHalfOpen, CircuitBreakerConfig, ConfigError, ConfigProblem, ProbeRule, Window},
+    config::{AfterHalfOpen, CircuitBreakerConfig, ProbeRule, Window},
     directory::{Breakers, DuplicateBreaker},
     error::{CircuitOpen, IllegalTransition},
     event::{Event, EventKind, Events, Observer},
@@ -111,6 +111,7 @@ pub use self::{
     snapshot::{CallTotals, Snapshot, TransitionCount, WindowSnapshot},
     state::{Reason, State},
 };
+pub use plimsoll_core::{ConfigError, ConfigProblem};
 use std::time::Duration;
 
 /// A duration in ticks. One that is longer than ticks can count lasts for ever.

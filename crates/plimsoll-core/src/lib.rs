@@ -37,6 +37,7 @@ mod clock;
 pub mod lifecycle;
 mod name;
 mod pressure;
+mod problems;
 pub mod registry;
 mod rejected;
 pub mod stripe;
@@ -50,6 +51,7 @@ pub use self::{
     lifecycle::{Lifecycle, LifecycleConfig, Phase, StopReason, StopReport},
     name::Name,
     pressure::Pressure,
+    problems::{ConfigError, ConfigProblem, Problems},
     registry::{Registry, RegistryConfig},
     rejected::{RejectReason, Rejected},
 };

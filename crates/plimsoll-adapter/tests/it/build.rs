@@ -10,7 +10,11 @@ const DAY: Duration = Duration::from_secs(86_400);
 fn fields(builder: AdapterBuilder) -> Vec<String> {
     match builder.function(|request: String| async { Text::Ok(request) }) {
         Ok(_) => Vec::new(),
-        Err(error) => error.problems().iter().map(|p| p.field.clone()).collect(),
+        Err(error) => error
+            .problems()
+            .iter()
+            .map(|p| p.field.to_string())
+            .collect(),
     }
 }
 
@@ -57,7 +61,7 @@ async fn every_bad_value_is_named_at_once_with_its_range() {
         .retry(retry, |request: &String| Some(request.clone()))
         .function(|request: String| async { Text::Ok(request) })
         .unwrap_err();
-    let fields: Vec<_> = error.problems().iter().map(|p| p.field.as_str()).collect();
+    let fields: Vec<_> = error.problems().iter().map(|p| &*p.field).collect();
     let expected = [
         "name",
         "timeout",

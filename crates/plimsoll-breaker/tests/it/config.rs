@@ -19,7 +19,7 @@ fn assert_refused(config: CircuitBreakerConfig, field: &str, value: &str, expect
     assert_eq!(problems.len(), 1, "{field} of {value}: {problems:?}");
     let problem = &problems[0];
     assert_eq!(
-        (problem.field, &*problem.value, &*problem.expected),
+        (&*problem.field, &*problem.value, &*problem.expected),
         (field, value, expected)
     );
     let text = format!("`{field}` is {value}, but must be {expected}");
@@ -181,7 +181,7 @@ fn durations_have_their_ranges() {
         }
     }
     let config = plain().open_max(7 * DAY).open_for(7 * DAY + NANOSECOND);
-    let fields: Vec<_> = problems(&config).iter().map(|p| p.field).collect();
+    let fields: Vec<_> = problems(&config).iter().map(|p| p.field.clone()).collect();
     assert_eq!(fields, ["open_for", "open_max"]);
 }
 
@@ -211,7 +211,7 @@ fn longest_wait_is_no_shorter_than_the_shortest() {
     let (value, expected) = ("604800.000000001s", "between 1s and 604800s");
     assert_refused(config, "requested_wait.longest", value, expected);
     let config = plain().requested_wait(8 * DAY, 9 * DAY);
-    let fields: Vec<_> = problems(&config).iter().map(|p| p.field).collect();
+    let fields: Vec<_> = problems(&config).iter().map(|p| p.field.clone()).collect();
     assert_eq!(
         fields,
         ["requested_wait.shortest", "requested_wait.longest"]
@@ -266,7 +266,7 @@ fn every_problem_is_reported_at_once_in_the_order_of_the_setters() {
         .minimum_calls(0)
         .window(Window::Calls(0));
     let error = CircuitBreaker::new("test", config).unwrap_err();
-    let fields: Vec<_> = error.problems().iter().map(|p| p.field).collect();
+    let fields: Vec<_> = error.problems().iter().map(|p| p.field.clone()).collect();
     assert_eq!(
         fields,
         [

@@ -105,7 +105,7 @@ fn every_problem_of_keyed_breakers_is_told_at_once() {
     let config = KeyedConfig::new().max_keys(0);
     let config = config.breaker(CircuitBreakerConfig::new().minimum_calls(0));
     let error = KeyedBreakers::new("tenants", config).unwrap_err();
-    let fields = error.problems().iter().map(|problem| problem.field);
+    let fields = error.problems().iter().map(|problem| &*problem.field);
     assert_eq!(fields.collect::<Vec<_>>(), ["minimum_calls", "max_keys"]);
 }
 
