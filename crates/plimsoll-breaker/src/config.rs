@@ -1,4 +1,3 @@
-use crate::HistoryConfig;
 use plimsoll_core::{ConfigError, Name, Problems};
 use std::time::Duration;
 
@@ -334,4 +333,149 @@ impl CircuitBreakerConfig {
             );
         }
     }
+}
+
+/// The most records of one kind that can be asked for.
+const MAX_CAP: usize = 100_000_000;
+
+/// How much of its past a breaker keeps.
+///
+/// A call takes 12 bytes (13 with what is around it, where there are thousands), a transition
+/// about 100.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct HistoryConfig {
+    pub(crate) enabled: bool,
+    pub(crate) calls: usize,
+    pub(crate) transitions: usize,
+    pub(crate) retention: Duration,
+    pub(crate) sweep_interval: Duration,
+}
+
+impl Default for HistoryConfig {
+    fn default() -> Self {
+        Self::local()
+    }
+}
+
+impl HistoryConfig {
+    const fn preset(minutes: u64, hours: u64, calls: usize, transitions: usize) -> Self {
+        Self {
+            enabled: true,
+            calls,
+            transitions,
+            retention: Duration::from_secs(hours * 3_600),
+            sweep_interval: Duration::from_secs(minutes * 60),
+        }
+    }
+
+    /// For downstreams that are called all the time: 5 000 calls and 500 transitions of the last
+    /// 12 hours, swept every 30 minutes.
+    #[must_use]
+    pub const fn high_traffic() -> Self {
+        Self::preset(30, 12, 5_000, 500)
+    }
+
+    /// For downstreams that are called now and then: 10 000 calls and 1 000 transitions of the
+    /// last 48 hours, swept every 2 hours.
+    #[must_use]
+    pub const fn low_traffic() -> Self {
+        Self::preset(120, 48, 10_000, 1_000)
+    }
+
+    /// For downstreams across a network: 5 000 calls and 500 transitions of the last 12 hours,
+    /// swept every 30 minutes.
+    #[must_use]
+    pub const fn network() -> Self {
+        Self::preset(30, 12, 5_000, 500)
+    }
+
+    /// The default: 10 000 calls and 1 000 transitions of the last 24 hours, swept every hour.
+    #[must_use]
+    pub const fn local() -> Self {
+        Self::preset(60, 24, 10_000, 1_000)
+    }
+
+    /// Keeps nothing, and takes no memory, whatever caps are set.
+    #[must_use]
+    pub const fn disabled() -> Self {
+        Self {
+            enabled: false,
+            ..Self::preset(60, 24, 0, 0)
+        }
+    }
+
+    /// The most calls that are kept; the oldest goes first. 0 is no cap.
+    #[must_use]
+    pub const fn calls(mut self, calls: usize) -> Self {
+        self.calls = calls;
+        self
+    }
+
+    /// The most transitions that are kept; the oldest goes first. 0 is no cap.
+    #[must_use]
+    pub const fn transitions(mut self, transitions: usize) -> Self {
+        self.transitions = transitions;
+        self
+    }
+
+    /// How long a record is kept, 1 second to 10 years. Zero is no limit.
+    #[must_use]
+    pub const fn retention(mut self, retention: Duration) -> Self {
+        self.retention = retention;
+        self
+    }
+
+    /// How often records that are too old are dropped, 1 second to 7 days.
+    ///
+    /// Readers never see one that is too old, swept or not.
+    #[must_use]
+    pub const fn sweep_interval(mut self, interval: Duration) -> Self {
+        self.sweep_interval = interval;
+        self
+    }
+
+    pub(crate) fn check(&self, problems: &mut Problems) {
+        let second = Duration::from_secs(1);
+        problems.number("history.calls", self.calls, 0..=MAX_CAP);
+        problems.number("history.transitions", self.transitions, 0..=MAX_CAP);
+        if !self.retention.is_zero() {
+            let longest = Duration::from_secs(10 * 365 * 86_400);
+            problems.duration("history.retention", self.retention, second..=longest);
+        }
+        let week = Duration::from_secs(7 * 86_400);
+        problems.duration("history.sweep_interval", self.sweep_interval, second..=week);
+    }
+
+    /// Checks every value.
+    ///
+    /// # Errors
+    ///
+    /// Names each value that is out of its range.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let mut problems = Problems::default();
+        self.check(&mut problems);
+        problems.into_result()
+    }
+}
+
+/// What a history holds and may hold.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct HistoryUsage {
+    /// Whether anything is kept, by the configuration.
+    pub enabled: bool,
+    /// Calls kept.
+    pub calls: u64,
+    /// The most calls kept; 0 is no cap.
+    pub max_calls: u64,
+    /// Transitions kept.
+    pub transitions: u64,
+    /// The most transitions kept; 0 is no cap.
+    pub max_transitions: u64,
+    /// How long a record is kept. Zero is no limit.
+    pub retention: Duration,
+    /// How often records that are too old are dropped.
+    pub sweep_interval: Duration,
+    /// How long ago records that are too old were dropped last, if ever.
+    pub last_sweep: Option<Duration>,
 }

@@ -66,6 +66,7 @@
 //! | `metrics` | publishes `plimsoll_breaker_*` through the `metrics` facade | no |
 
 mod breaker;
+mod chunk;
 mod config;
 mod directory;
 mod error;
@@ -96,11 +97,10 @@ mod window;
 
 pub use self::{
     breaker::CircuitBreaker,
-    config::{AfterHalfOpen, CircuitBreakerConfig, ProbeRule, Window},
+    config::{AfterHalfOpen, CircuitBreakerConfig, HistoryConfig, HistoryUsage, ProbeRule, Window},
     directory::{Breakers, DuplicateBreaker},
     error::{CircuitOpen, IllegalTransition},
     event::{Event, EventKind, Events, Observer},
-    history::{HistoryConfig, HistoryUsage},
     keyed::{KeyedBreakers, KeyedConfig, Overflow},
     keyed_service::{KeyedBreakerLayer, KeyedBreakerService},
     layer::{CircuitBreakerLayer, OnOpen},

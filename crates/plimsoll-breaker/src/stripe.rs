@@ -13,7 +13,8 @@
 use crate::{
     Outcome, Reason, State,
     breaker::Shared,
-    history::{Chunk, Flags, History, Record},
+    chunk::{Chunk, Flags, Record},
+    history::History,
     machine::{Ended, Gate, Machine, Mirror, Refusal},
     permit::Permit,
     records::CallOutcome,
