@@ -224,7 +224,10 @@ impl Limits {
         if let Some(retry) = &self.retry {
             retry.validate(&mut problems);
         }
-        let config = blame_dropped(self.circuit_breaker, self.timeout);
+        // Whoever leaves before half of the timeout says nothing about the service; later, it is to
+        // blame.
+        let blamed_after = (self.timeout / 2).max(MILLISECOND);
+        let config = self.circuit_breaker.or_dropped_fails_after(blamed_after);
         if let Err(error) = config.validate() {
             problems.add_of("circuit_breaker", error);
         }
@@ -238,16 +241,6 @@ impl Limits {
             self.queue_timeout,
         );
         Ok(Shared::new(name, gate, breaker, self.timeout))
-    }
-}
-
-/// Whoever leaves before half of the timeout says nothing about the service; later, it is to blame.
-fn blame_dropped(config: CircuitBreakerConfig, timeout: Duration) -> CircuitBreakerConfig {
-    // It cannot be asked what it was told; but what was told nothing is the same without it.
-    if config == config.clone().dropped_fails_after(None) {
-        config.dropped_fails_after((timeout / 2).max(MILLISECOND))
-    } else {
-        config
     }
 }
 

@@ -1,9 +1,12 @@
 use crate::{
     authority::{Authority, Origin, is_loopback},
-    error::InvalidControl,
     guard::Guard,
 };
 use plimsoll_breaker::Breakers;
+use plimsoll_core::{
+    ConfigError,
+    settings::{self, Fields, Kind, Secret, Setting, Settings, Value, address, secret, texts},
+};
 use std::{
     fmt,
     net::{Ipv4Addr, SocketAddr},
@@ -23,7 +26,7 @@ const TOKEN_BYTES: std::ops::RangeInclusive<usize> = 16..=256;
 pub struct ControlConfig {
     probe: Probe,
     admin: Option<SocketAddr>,
-    token: Option<String>,
+    token: Option<Secret>,
     hosts: Vec<String>,
     origins: Vec<String>,
     publishers: Vec<Publisher>,
@@ -96,7 +99,7 @@ impl ControlConfig {
     ///
     /// From 16 to 256 visible ASCII characters. None by default.
     pub fn token(mut self, token: impl Into<String>) -> Self {
-        self.token = Some(token.into());
+        self.token = Some(Secret(token.into()));
         self
     }
 
@@ -146,52 +149,104 @@ impl ControlConfig {
         self.publishers.clone()
     }
 
-    pub(crate) fn plan(self) -> Result<Plan, InvalidControl> {
-        let probe = match self.probe {
+    pub(crate) fn plan(self) -> Result<Plan, ConfigError> {
+        settings::check(&self)?;
+        Ok(Plan {
+            probe: self.probe_addr_or_default(),
+            admin: self.admin,
+            guard: Guard {
+                token: self.token.map(|token| token.0),
+                // All can be parsed, or the check would have said so.
+                hosts: parse_all(&self.hosts, Authority::parse),
+                origins: parse_all(&self.origins, Origin::parse),
+            },
+        })
+    }
+
+    fn probe_addr_or_default(&self) -> Option<SocketAddr> {
+        match self.probe {
             Probe::Off => None,
             Probe::At(addr) => Some(addr),
             Probe::WithAdmin => Some(self.admin.unwrap_or(DEFAULT_ADDR)),
+        }
+    }
+}
+
+impl Settings for ControlConfig {
+    fn visit(&mut self, fields: &mut dyn Fields) {
+        fields.setting(
+            "admin_addr",
+            "Where admin listens. Anywhere but on loopback it needs a token.",
+            &mut address(&mut self.admin).or(&["off"]),
+        );
+        let reachable = |addr: SocketAddr| !is_loopback(addr.ip());
+        fields.require(
+            "admin_addr",
+            !self.admin.is_some_and(reachable) || self.token.is_some(),
+            &"on a loopback address where there is no token",
+        );
+        fields.setting(
+            "probe_addr",
+            "Where probe listens: health and metrics, for whoever can reach it; with_admin is the \
+             address of admin.",
+            &mut self.probe,
+        );
+        fields.require(
+            "probe_addr",
+            !self.admin.is_some_and(reachable) || self.probe_addr_or_default() != self.admin,
+            &"another address than admin_addr, unless that is on loopback, or off",
+        );
+        fields.setting(
+            "token",
+            "What every request to admin has to bear: 16 to 256 visible ASCII characters.",
+            &mut secret(&mut self.token).or(&["none"]),
+        );
+        let token = self.token.as_ref();
+        if let Some(expected) = token.and_then(|token| token_must_be(&token.0)) {
+            fields.require("token", false, &expected);
+        }
+        parsed(
+            fields,
+            "allow_host",
+            "By which hosts admin may be asked without a token, besides loopback.",
+            &mut self.hosts,
+            Authority::parse,
+            "ops.internal:8081",
+        );
+        parsed(
+            fields,
+            "allow_origin",
+            "From which origins a page may ask admin.",
+            &mut self.origins,
+            Origin::parse,
+            "https://ops.internal",
+        );
+    }
+}
+
+impl Setting for Probe {
+    fn kind(&self) -> Kind {
+        Kind::Address
+    }
+
+    fn words(&self) -> &'static [&'static str] {
+        &["with_admin", "off"]
+    }
+
+    fn value(&self) -> Value {
+        match self {
+            Self::WithAdmin => Value::Word("with_admin"),
+            Self::Off => Value::Word("off"),
+            Self::At(addr) => Value::Address(*addr),
+        }
+    }
+
+    fn set(&mut self, value: Value) {
+        *self = match value {
+            Value::Address(addr) => Self::At(addr),
+            Value::Word("off") => Self::Off,
+            _ => Self::WithAdmin,
         };
-        if let Some(token) = &self.token {
-            check_token(token)?;
-        }
-        if let Some(addr) = self.admin
-            && !is_loopback(addr.ip())
-        {
-            if self.token.is_none() {
-                let problem = format!(
-                    "is {addr}, which others can reach, and no `token` is set: \
-                     set one, or listen on a loopback address"
-                );
-                return Err(invalid("admin_addr", problem));
-            }
-            if probe == self.admin {
-                let problem = format!(
-                    "is {addr}, as `admin_addr` is, which only a loopback address may be: \
-                     give it another port, or turn it off with `no_probe`"
-                );
-                return Err(invalid("probe_addr", problem));
-            }
-        }
-        Ok(Plan {
-            probe,
-            admin: self.admin,
-            guard: Guard {
-                token: self.token,
-                hosts: parse_all(
-                    self.hosts,
-                    "allow_host",
-                    "ops.internal:8081",
-                    Authority::parse,
-                )?,
-                origins: parse_all(
-                    self.origins,
-                    "allow_origin",
-                    "https://ops.internal",
-                    Origin::parse,
-                )?,
-            },
-        })
     }
 }
 
@@ -206,43 +261,46 @@ impl fmt::Debug for ControlConfig {
         f.debug_struct("ControlConfig")
             .field("probe", &self.probe)
             .field("admin", &self.admin)
-            .field("token", &self.token.as_ref().map(|_| "***"))
+            .field("token", &self.token)
             .field("hosts", &self.hosts)
             .field("origins", &self.origins)
             .finish_non_exhaustive()
     }
 }
 
-/// Tells what is wrong with a token without telling the token.
-fn check_token(token: &str) -> Result<(), InvalidControl> {
+/// What a token must be, if it is not.
+fn token_must_be(token: &str) -> Option<String> {
     let (least, most) = (TOKEN_BYTES.start(), TOKEN_BYTES.end());
-    if !TOKEN_BYTES.contains(&token.len()) {
-        let problem = format!(
-            "has {} bytes and needs {least} to {most}: set a random one of 32, say",
-            token.len()
-        );
-        return Err(invalid("token", problem));
+    let length = token.len();
+    if !TOKEN_BYTES.contains(&length) {
+        return Some(format!(
+            "of {least} to {most} bytes, not {length}: set a random one of 32, say"
+        ));
     }
-    if !token.bytes().all(|c| c.is_ascii_graphic()) {
-        let problem = "has spaces, line ends or other than ASCII characters: \
-                       set one of visible ASCII characters, and see that it is read without its line end";
-        return Err(invalid("token", problem.to_owned()));
-    }
-    Ok(())
+    let visible = token.bytes().all(|c| c.is_ascii_graphic());
+    (!visible).then(|| {
+        String::from(
+            "of visible ASCII characters, without spaces: see that it is read without its line end",
+        )
+    })
 }
 
-fn parse_all<T>(
-    texts: Vec<String>,
-    field: &'static str,
-    example: &str,
+fn parse_all<T>(texts: &[String], parse: impl Fn(&str) -> Option<T>) -> Vec<T> {
+    texts.iter().filter_map(|text| parse(text)).collect()
+}
+
+/// Visits texts that are parsed later, and have to be like an example.
+fn parsed<T>(
+    fields: &mut dyn Fields,
+    key: &'static str,
+    about: &'static str,
+    values: &mut Vec<String>,
     parse: impl Fn(&str) -> Option<T>,
-) -> Result<Vec<T>, InvalidControl> {
-    let parse = |text: String| {
-        parse(&text).ok_or_else(|| invalid(field, format!("is {text:?}: write it as {example:?}")))
-    };
-    texts.into_iter().map(parse).collect()
-}
-
-const fn invalid(field: &'static str, problem: String) -> InvalidControl {
-    InvalidControl { field, problem }
+    example: &str,
+) {
+    fields.setting(key, about, &mut texts(values));
+    if let Some(wrong) = values.iter().find(|text| parse(text).is_none()) {
+        let expected = format_args!("like {example:?}, which {wrong:?} is not");
+        fields.require(key, false, &expected);
+    }
 }

@@ -1,24 +1,18 @@
+use plimsoll_core::ConfigError;
 use std::{fmt, io, net::SocketAddr};
 
 /// The control listeners could not be started.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ControlError {
-    /// A setting is wrong.
-    Invalid(InvalidControl),
+    /// Settings are out of their range, or contradict each other.
+    Invalid(ConfigError),
     /// A listener could not be bound.
     Bind(BindError),
     /// The thread or its runtime could not be made.
     Thread(io::Error),
     /// The call was made outside a Tokio runtime.
     NoRuntime,
-}
-
-/// A setting of the control listeners is wrong.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct InvalidControl {
-    pub(crate) field: &'static str,
-    pub(crate) problem: String,
 }
 
 /// A control listener could not be bound.
@@ -56,8 +50,8 @@ impl std::error::Error for ControlError {
     }
 }
 
-impl From<InvalidControl> for ControlError {
-    fn from(error: InvalidControl) -> Self {
+impl From<ConfigError> for ControlError {
+    fn from(error: ConfigError) -> Self {
         Self::Invalid(error)
     }
 }
@@ -67,24 +61,6 @@ impl From<BindError> for ControlError {
         Self::Bind(error)
     }
 }
-
-// === impl InvalidControl ===
-
-impl InvalidControl {
-    /// The setting that is wrong.
-    #[must_use]
-    pub const fn field(&self) -> &'static str {
-        self.field
-    }
-}
-
-impl fmt::Display for InvalidControl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` {}", self.field, self.problem)
-    }
-}
-
-impl std::error::Error for InvalidControl {}
 
 // === impl BindError ===
 

@@ -89,7 +89,7 @@ mod view;
 pub use self::{
     config::ControlConfig,
     control::Control,
-    error::{BindError, ControlError, InvalidControl},
+    error::{BindError, ControlError},
     recorder::{RecorderInstalled, install_recorder},
 };
 pub use metrics_exporter_prometheus::PrometheusHandle;

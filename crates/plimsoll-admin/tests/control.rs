@@ -4,7 +4,7 @@
 
 mod support;
 
-use plimsoll_admin::{BindError, Control, ControlConfig, ControlError, InvalidControl};
+use plimsoll_admin::{BindError, Control, ControlConfig, ControlError};
 use plimsoll_core::{Lifecycle, Registry};
 use std::{
     io::Write,
@@ -223,5 +223,4 @@ fn types_can_be_shared_between_threads() {
     assert_shared::<ControlConfig>();
     assert_shared::<ControlError>();
     assert_shared::<BindError>();
-    assert_shared::<InvalidControl>();
 }

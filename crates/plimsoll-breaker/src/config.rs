@@ -1,9 +1,6 @@
-use plimsoll_core::{ConfigError, Name, Problems};
+use crate::settings::{HalfOpenTimeout, OverdueCalls, SlowCalls};
+use plimsoll_core::{ConfigError, Name, settings};
 use std::time::Duration;
-
-const DAY: Duration = Duration::from_secs(86_400);
-const WEEK: Duration = Duration::from_secs(7 * 86_400);
-const MILLISECOND: Duration = Duration::from_millis(1);
 
 /// The calls that a closed breaker judges by.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -40,6 +37,25 @@ pub enum AfterHalfOpen {
     Close,
 }
 
+/// When a call that is dropped counts as a failure.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Dropped {
+    /// Never, unless whoever makes the breaker knows better.
+    Unsaid,
+    Never,
+    After(Duration),
+}
+
+impl Dropped {
+    #[cfg(test)]
+    pub(crate) const fn after(self) -> Option<Duration> {
+        match self {
+            Self::Unsaid | Self::Never => None,
+            Self::After(wait) => Some(wait),
+        }
+    }
+}
+
 /// How a [`CircuitBreaker`](crate::CircuitBreaker) judges calls and how long it stays open.
 ///
 /// Rates are percentages, above 0 and up to 100; a rate *at* its threshold trips, a duration *at*
@@ -50,9 +66,9 @@ pub struct CircuitBreakerConfig {
     pub(crate) window: Window,
     pub(crate) minimum_calls: u32,
     pub(crate) failure_rate: Option<f64>,
-    pub(crate) slow_calls: Option<(Duration, f64)>,
+    pub(crate) slow_calls: Option<SlowCalls>,
     pub(crate) consecutive_failures: Option<u32>,
-    pub(crate) overdue_calls: Option<(Duration, u32)>,
+    pub(crate) overdue_calls: Option<OverdueCalls>,
     pub(crate) open_for: Duration,
     pub(crate) open_factor: f64,
     pub(crate) open_max: Option<Duration>,
@@ -61,8 +77,8 @@ pub struct CircuitBreakerConfig {
     pub(crate) probes: u32,
     pub(crate) probe_rule: ProbeRule,
     pub(crate) probe_lease: Option<Duration>,
-    pub(crate) half_open_timeout: Option<(Duration, AfterHalfOpen)>,
-    pub(crate) dropped_fails_after: Option<Duration>,
+    pub(crate) half_open_timeout: Option<HalfOpenTimeout>,
+    pub(crate) dropped_fails_after: Dropped,
     pub(crate) history: HistoryConfig,
 }
 
@@ -94,7 +110,7 @@ impl CircuitBreakerConfig {
             probe_rule: ProbeRule::Rate,
             probe_lease: None,
             half_open_timeout: None,
-            dropped_fails_after: None,
+            dropped_fails_after: Dropped::Unsaid,
             history: HistoryConfig::local(),
         }
     }
@@ -151,7 +167,10 @@ impl CircuitBreakerConfig {
     /// not. Off by default.
     #[must_use]
     pub const fn slow_calls(mut self, longer_than: Duration, percent: f64) -> Self {
-        self.slow_calls = Some((longer_than, percent));
+        self.slow_calls = Some(SlowCalls {
+            longer_than,
+            percent,
+        });
         self
     }
 
@@ -171,7 +190,7 @@ impl CircuitBreakerConfig {
     /// calls are in flight.
     #[must_use]
     pub const fn overdue_calls(mut self, after: Duration, calls: u32) -> Self {
-        self.overdue_calls = Some((after, calls));
+        self.overdue_calls = Some(OverdueCalls { after, calls });
         self
     }
 
@@ -244,16 +263,29 @@ impl CircuitBreakerConfig {
         self.half_open_timeout = if timeout.is_zero() {
             None
         } else {
-            Some((timeout, then))
+            Some(HalfOpenTimeout {
+                after: timeout,
+                then,
+            })
         };
         self
     }
 
     /// Counts a call that is dropped before it ended as a failure if it had taken at least so
-    /// long: half its timeout, say. Ignores every dropped call by default.
+    /// long: half its timeout, say. Ignores every dropped call by
+    /// default, and with `None`.
     #[must_use]
     pub fn dropped_fails_after(mut self, wait: impl Into<Option<Duration>>) -> Self {
-        self.dropped_fails_after = wait.into();
+        self.dropped_fails_after = wait.into().map_or(Dropped::Never, Dropped::After);
+        self
+    }
+
+    /// [`dropped_fails_after`](Self::dropped_fails_after), unless something was said of that.
+    #[must_use]
+    pub const fn or_dropped_fails_after(mut self, wait: Duration) -> Self {
+        if let Dropped::Unsaid = self.dropped_fails_after {
+            self.dropped_fails_after = Dropped::After(wait);
+        }
         self
     }
 
@@ -270,53 +302,7 @@ impl CircuitBreakerConfig {
     ///
     /// Names each value that is out of its range.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let mut problems = Problems::default();
-        self.check(&mut problems);
-        problems.into_result()
-    }
-
-    pub(crate) fn check(&self, problems: &mut Problems) {
-        match self.window {
-            Window::Calls(calls) => problems.number("window", calls, 1..=65_536),
-            Window::Time(time) => problems.duration("window", time, MILLISECOND * 10..=DAY),
-        }
-        problems.number("minimum_calls", self.minimum_calls, 1..=u32::MAX);
-        if let Some(percent) = self.failure_rate {
-            problems.percent("failure_rate", percent);
-        }
-        if let Some((longer_than, percent)) = self.slow_calls {
-            problems.duration("slow_calls.longer_than", longer_than, MILLISECOND..=DAY);
-            problems.percent("slow_calls.percent", percent);
-        }
-        if let Some(failures) = self.consecutive_failures {
-            problems.number("consecutive_failures", failures, 1..=u32::MAX);
-        }
-        if let Some((after, calls)) = self.overdue_calls {
-            problems.duration("overdue_calls.after", after, MILLISECOND * 8..=DAY);
-            problems.number("overdue_calls.calls", calls, 1..=u32::MAX);
-        }
-        problems.duration("open_for", self.open_for, MILLISECOND..=WEEK);
-        problems.number("open_factor", self.open_factor, 1.0..=10.0);
-        if let Some(most) = self.open_max {
-            problems.duration("open_max", most, self.open_for..=WEEK);
-        }
-        problems.number("jitter", self.jitter, 0.0..=1.0);
-        let (shortest, longest) = self.requested_wait;
-        let zero = Duration::ZERO;
-        problems.duration("requested_wait.shortest", shortest, zero..=WEEK);
-        problems.duration("requested_wait.longest", longest, shortest..=WEEK);
-        problems.number("probes", self.probes, 1..=1_024);
-        if let Some(lease) = self.probe_lease {
-            problems.duration("probe_lease", lease, MILLISECOND..=WEEK);
-        }
-        if let Some((timeout, _)) = self.half_open_timeout {
-            let second = Duration::from_secs(1);
-            problems.duration("half_open_timeout", timeout, second..=WEEK);
-        }
-        if let Some(wait) = self.dropped_fails_after {
-            problems.duration("dropped_fails_after", wait, MILLISECOND..=WEEK);
-        }
-        self.history.check(problems);
+        settings::check(self)
     }
 
     /// Says that the minimum of calls is lowered, if it is.
@@ -334,9 +320,6 @@ impl CircuitBreakerConfig {
         }
     }
 }
-
-/// The most records of one kind that can be asked for.
-const MAX_CAP: usize = 100_000_000;
 
 /// How much of its past a breaker keeps.
 ///
@@ -434,27 +417,13 @@ impl HistoryConfig {
         self
     }
 
-    pub(crate) fn check(&self, problems: &mut Problems) {
-        let second = Duration::from_secs(1);
-        problems.number("history.calls", self.calls, 0..=MAX_CAP);
-        problems.number("history.transitions", self.transitions, 0..=MAX_CAP);
-        if !self.retention.is_zero() {
-            let longest = Duration::from_secs(10 * 365 * 86_400);
-            problems.duration("history.retention", self.retention, second..=longest);
-        }
-        let week = Duration::from_secs(7 * 86_400);
-        problems.duration("history.sweep_interval", self.sweep_interval, second..=week);
-    }
-
     /// Checks every value.
     ///
     /// # Errors
     ///
     /// Names each value that is out of its range.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let mut problems = Problems::default();
-        self.check(&mut problems);
-        problems.into_result()
+        settings::check(self)
     }
 }
 

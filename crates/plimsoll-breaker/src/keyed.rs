@@ -112,7 +112,7 @@ impl KeyedConfig {
     /// Names each value that is out of its range.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let mut problems = Problems::default();
-        self.breaker.check(&mut problems);
+        problems.add_all(self.breaker.validate());
         problems.number("max_keys", self.max_keys, 1..=1_000_000);
         let week = Duration::from_secs(7 * 86_400);
         problems.duration("idle", self.idle, Duration::from_secs(1)..=week);

@@ -88,6 +88,7 @@ mod outcome;
 mod permit;
 mod records;
 mod service;
+mod settings;
 mod snapshot;
 mod state;
 mod stripe;

@@ -6,14 +6,19 @@
 
 use crate::{
     AfterHalfOpen, CallTotals, CircuitBreakerConfig, Evidence, HistoryConfig, Outcome, ProbeRule,
-    Reason, State, config, nanos,
+    Reason, State, config,
+    config::Dropped,
+    nanos,
     records::TransitionRecord,
+    settings::{HalfOpenTimeout, OverdueCalls, SlowCalls},
     window::{Counts, Window},
 };
 use std::{collections::VecDeque, time::Duration};
 
 /// A moment that never comes.
 pub(crate) const NEVER: u64 = u64::MAX;
+/// As good as [`NEVER`], but known to be wanted.
+const SAID_NEVER: u64 = NEVER - 1;
 
 /// A configuration, checked, in nanoseconds, as small as can be: every breaker has one.
 #[derive(Debug)]
@@ -53,18 +58,25 @@ impl Settings {
             config::Window::Calls(window) => config.minimum_calls.min(window),
             config::Window::Time(_) => config.minimum_calls,
         };
-        let (slow_after, slow_rate) = config.slow_calls.unwrap_or((Duration::MAX, 0.0));
-        let (overdue_after, overdue_calls) = config.overdue_calls.unwrap_or_default();
-        let (half_open_timeout, after_half_open) = config
-            .half_open_timeout
-            .unwrap_or((Duration::MAX, AfterHalfOpen::Open));
+        let slow = config.slow_calls.unwrap_or(SlowCalls {
+            longer_than: Duration::MAX,
+            percent: 0.0,
+        });
+        let overdue = config.overdue_calls.unwrap_or(OverdueCalls {
+            after: Duration::ZERO,
+            calls: 0,
+        });
+        let half_open = config.half_open_timeout.unwrap_or(HalfOpenTimeout {
+            after: Duration::MAX,
+            then: AfterHalfOpen::Open,
+        });
         let (shortest, longest) = config.requested_wait;
         Self {
             window: config.window,
             failure_rate: config.failure_rate.unwrap_or(0.0),
-            slow_rate,
-            slow_after: nanos(slow_after),
-            overdue_after: nanos(overdue_after),
+            slow_rate: slow.percent,
+            slow_after: nanos(slow.longer_than),
+            overdue_after: nanos(overdue.after),
             open_for: nanos(config.open_for),
             open_factor: config.open_factor,
             open_max: nanos(config.open_max.unwrap_or_default()),
@@ -72,15 +84,19 @@ impl Settings {
             requested_shortest: nanos(shortest),
             requested_longest: nanos(longest),
             probe_lease: nanos(config.probe_lease.unwrap_or_default()),
-            half_open_timeout: nanos(half_open_timeout),
-            dropped_fails_after: nanos(config.dropped_fails_after.unwrap_or(Duration::MAX)),
+            half_open_timeout: nanos(half_open.after),
+            dropped_fails_after: match config.dropped_fails_after {
+                Dropped::Unsaid => NEVER,
+                Dropped::Never => SAID_NEVER,
+                Dropped::After(wait) => nanos(wait),
+            },
             minimum_calls,
             asked_minimum: config.minimum_calls,
             consecutive_failures: config.consecutive_failures.unwrap_or(0),
-            overdue_calls,
+            overdue_calls: overdue.calls,
             probes: config.probes,
             probe_rule: config.probe_rule,
-            after_half_open,
+            after_half_open: half_open.then,
         }
     }
 
@@ -92,10 +108,15 @@ impl Settings {
             window: self.window,
             minimum_calls: self.asked_minimum,
             failure_rate: threshold(self.failure_rate),
-            slow_calls: set(self.slow_after).map(|after| (after, self.slow_rate)),
+            slow_calls: set(self.slow_after).map(|longer_than| SlowCalls {
+                longer_than,
+                percent: self.slow_rate,
+            }),
             consecutive_failures: Some(self.consecutive_failures).filter(|most| *most > 0),
-            overdue_calls: (self.overdue_after > 0)
-                .then(|| (time(self.overdue_after), self.overdue_calls)),
+            overdue_calls: (self.overdue_after > 0).then(|| OverdueCalls {
+                after: time(self.overdue_after),
+                calls: self.overdue_calls,
+            }),
             open_for: time(self.open_for),
             open_factor: self.open_factor,
             open_max: (self.open_max > 0).then(|| time(self.open_max)),
@@ -104,9 +125,15 @@ impl Settings {
             probes: self.probes,
             probe_rule: self.probe_rule,
             probe_lease: (self.probe_lease > 0).then(|| time(self.probe_lease)),
-            half_open_timeout: set(self.half_open_timeout)
-                .map(|timeout| (timeout, self.after_half_open)),
-            dropped_fails_after: set(self.dropped_fails_after),
+            half_open_timeout: set(self.half_open_timeout).map(|after| HalfOpenTimeout {
+                after,
+                then: self.after_half_open,
+            }),
+            dropped_fails_after: match self.dropped_fails_after {
+                NEVER => Dropped::Unsaid,
+                SAID_NEVER => Dropped::Never,
+                wait => Dropped::After(time(wait)),
+            },
             history,
         }
     }

@@ -12,6 +12,7 @@ use crate::{
     event::Event,
     machine::{Change, Decision, Ended, Gate, Machine, NEVER, Refusal, View},
     nanos,
+    settings::{HalfOpenTimeout, OverdueCalls, SlowCalls},
     window::Counts,
 };
 use plimsoll_core::Name;
@@ -243,7 +244,7 @@ impl Naive {
         let slow_after = self
             .config
             .slow_calls
-            .map_or(NEVER, |(after, _)| nanos(after));
+            .map_or(NEVER, |slow| nanos(slow.longer_than));
         elapsed > slow_after
     }
 
@@ -273,7 +274,7 @@ impl Naive {
         if at(failures, self.config.failure_rate) {
             reached.push(Reason::FailureRate);
         }
-        if at(slow, self.config.slow_calls.map(|(_, percent)| percent)) {
+        if at(slow, self.config.slow_calls.map(|slow| slow.percent)) {
             reached.push(Reason::SlowCallRate);
         }
         reached
@@ -398,10 +399,10 @@ impl Naive {
         }
         if self.state == State::HalfOpen && now >= self.half_open_end() {
             let end = self.half_open_end();
-            match self.config.half_open_timeout {
+            match self.config.half_open_timeout.map(|timeout| timeout.then) {
                 None => {}
-                Some((_, AfterHalfOpen::Open)) => self.open(Reason::HalfOpenTimeout, None, end),
-                Some((_, AfterHalfOpen::Close)) => {
+                Some(AfterHalfOpen::Open) => self.open(Reason::HalfOpenTimeout, None, end),
+                Some(AfterHalfOpen::Close) => {
                     self.enter(State::Closed, Reason::HalfOpenTimeout, end);
                 }
             }
@@ -410,7 +411,9 @@ impl Naive {
 
     fn half_open_end(&self) -> u64 {
         let timeout = self.config.half_open_timeout;
-        timeout.map_or(NEVER, |(time, _)| self.noticed.saturating_add(nanos(time)))
+        timeout.map_or(NEVER, |timeout| {
+            self.noticed.saturating_add(nanos(timeout.after))
+        })
     }
 
     fn count(&mut self, failed: bool, slow: bool) {
@@ -455,7 +458,7 @@ impl Naive {
     }
 
     fn judge_overdue(&mut self, overdue: u64, now: u64) {
-        let Some((_, most)) = self.config.overdue_calls else {
+        let Some(OverdueCalls { calls: most, .. }) = self.config.overdue_calls else {
             return;
         };
         if overdue < u64::from(most) {
@@ -695,10 +698,13 @@ fn some_config() -> impl Strategy<Value = CircuitBreakerConfig> {
             .requested_wait(ms(shortest), ms(longest))
             .probes(probes)
             .probe_rule(rule);
-        config.slow_calls = slow;
-        config.overdue_calls = overdue;
+        config.slow_calls = slow.map(|(longer_than, percent)| SlowCalls {
+            longer_than,
+            percent,
+        });
+        config.overdue_calls = overdue.map(|(after, calls)| OverdueCalls { after, calls });
         config.probe_lease = lease;
-        config.half_open_timeout = timeout;
+        config.half_open_timeout = timeout.map(|(after, then)| HalfOpenTimeout { after, then });
         config.validate().unwrap();
         config
     })
@@ -945,7 +951,7 @@ impl Run {
 
     /// Calls that are overdue: known to an eighth of the time.
     fn overdue(&self, now: u64) -> u64 {
-        let Some((after, _)) = self.naive.config.overdue_calls else {
+        let Some(OverdueCalls { after, .. }) = self.naive.config.overdue_calls else {
             return 0;
         };
         let width = nanos(after) / 8;
@@ -995,7 +1001,8 @@ impl Run {
     fn end(&mut self, call: usize, outcome: Option<Outcome>, now: u64, end: impl FnOnce(Permit)) {
         let call = self.flying.swap_remove(call % self.flying.len());
         let duration = now - call.began;
-        let fails_after = self.naive.config.dropped_fails_after.map_or(NEVER, nanos);
+        let fails_after = self.naive.config.dropped_fails_after.after();
+        let fails_after = fails_after.map_or(NEVER, nanos);
         let (outcome, kind) = match outcome {
             None if duration >= fails_after => (Outcome::Failure, CallOutcome::Failure),
             None => (Outcome::Ignore, CallOutcome::Dropped),
@@ -1082,8 +1089,9 @@ impl Run {
             }
             Op::Reconfigure(ref config) => {
                 self.breaker.reconfigure((**config).clone()).unwrap();
-                let overdue =
-                    |config: &CircuitBreakerConfig| config.overdue_calls.map(|(after, _)| after);
+                let overdue = |config: &CircuitBreakerConfig| {
+                    config.overdue_calls.map(|overdue| overdue.after)
+                };
                 let before = overdue(&self.naive.config);
                 self.naive.reconfigure(config, now);
                 if overdue(config) != before {

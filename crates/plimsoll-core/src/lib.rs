@@ -7,6 +7,7 @@
 //!   all, at each one's own times, with no traffic needed.
 //! - [`Rejected`] is the one way to say no.
 //! - [`Lifecycle`] owns the named tasks and walks the phases of a stop within its deadline.
+//! - [`settings`] say once what a configuration is made of.
 //! - [`Clock`] tells time for hot paths, and follows Tokio's clock when a test pauses it.
 //!
 //! # Example
@@ -40,6 +41,7 @@ mod pressure;
 mod problems;
 pub mod registry;
 mod rejected;
+pub mod settings;
 pub mod stripe;
 mod sync;
 #[cfg(feature = "test-util")]

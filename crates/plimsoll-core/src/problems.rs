@@ -1,3 +1,4 @@
+use crate::settings::{Kind, Value};
 use std::{borrow::Cow, error::Error, fmt, ops::RangeInclusive, time::Duration};
 
 /// A configuration that cannot be used. Says every problem it has.
@@ -72,6 +73,13 @@ impl Problems {
         });
     }
 
+    /// Adds the problems that another check found, if any.
+    pub fn add_all(&mut self, checked: Result<(), ConfigError>) {
+        if let Err(error) = checked {
+            self.0.extend(error.0);
+        }
+    }
+
     /// Adds the problems of a part, whose fields are shown as `part.field`.
     pub fn add_of(&mut self, part: &str, error: ConfigError) {
         for problem in error.0 {
@@ -99,8 +107,8 @@ impl Problems {
         range: RangeInclusive<Duration>,
     ) {
         if !range.contains(&value) {
-            let expected = format!("between {:?} and {:?}", range.start(), range.end());
-            self.add(field, format!("{value:?}"), expected);
+            let expected = Kind::Duration(range).to_string();
+            self.add(field, Value::Duration(value).to_string(), expected);
         }
     }
 

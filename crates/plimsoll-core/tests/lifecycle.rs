@@ -832,8 +832,7 @@ fn a_drain_delay_that_leaves_no_time_is_refused_with_both_numbers() {
     let refused = Lifecycle::with_config(config().drain_delay(30 * SECOND)).unwrap_err();
     assert_eq!(
         refused.to_string(),
-        "drain_delay is 30s, which leaves nothing of stop_timeout, 25s: \
-         make the delay shorter or the timeout longer"
+        "`drain_delay` is 30s, but must be shorter than stop_timeout, 25s"
     );
     for timeout in [Duration::ZERO, SECOND, Duration::MAX] {
         let equal = config().drain_delay(timeout).stop_timeout(timeout);

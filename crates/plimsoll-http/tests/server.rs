@@ -835,35 +835,35 @@ async fn streams_past_their_cap_have_to_wait() {
 fn settings_out_of_range_are_refused_by_name() {
     let config = ServerConfig::default;
     let year = Duration::from_secs(365 * 24 * 60 * 60);
-    let wait = "it must be at least 1 ms and at most 365 days";
+    let wait = "but must be between 1ms and 365d";
     let table = [
         (
             config().max_connections(0),
-            String::from("max_connections is 0: it must be at least 1"),
+            String::from("`max_connections` is 0, but must be at least 1"),
         ),
         (
             config().max_head_bytes(8_191),
-            String::from("max_head_bytes is 8191: it must be at least 8192"),
+            String::from("`max_head_bytes` is 8191, but must be between 8KiB and 1GiB"),
         ),
         (
             config().max_head_bytes((1 << 30) + 1),
-            String::from("max_head_bytes is 1073741825: it must be at most 1 GiB"),
+            String::from("`max_head_bytes` is 1073741825, but must be between 8KiB and 1GiB"),
         ),
         (
             config().max_streams(0),
-            String::from("max_streams is 0: it must be at least 1"),
+            String::from("`max_streams` is 0, but must be between 1 and 4294967295"),
         ),
         (
             config().head_timeout(Duration::ZERO),
-            format!("head_timeout is 0ns: {wait}"),
+            format!("`head_timeout` is 0s, {wait}"),
         ),
         (
             config().idle_timeout(Duration::from_nanos(1)),
-            format!("idle_timeout is 1ns: {wait}"),
+            format!("`idle_timeout` is 1ns, {wait}"),
         ),
         (
             config().idle_timeout(year + MILLI),
-            format!("idle_timeout is 31536000.001s: {wait}"),
+            format!("`idle_timeout` is 365d1ms, {wait}"),
         ),
     ];
     for (config, message) in table {
@@ -902,7 +902,7 @@ fn its_types_can_be_shared_sent_cloned_and_debugged() {
     fn shared<T: Send + Sync + Clone + std::fmt::Debug>() {}
     shared::<Server>();
     shared::<ServerConfig>();
-    shared::<plimsoll_http::server::InvalidServer>();
+    shared::<plimsoll_core::ConfigError>();
 }
 
 // === Leaving ===

@@ -10,10 +10,10 @@ pub struct StartError(Cause);
 pub(crate) enum Cause {
     #[cfg(feature = "admin")]
     Control(plimsoll_admin::ControlError),
-    Lifecycle(plimsoll_core::lifecycle::InvalidLifecycle),
+    Lifecycle(plimsoll_core::ConfigError),
     NoRuntime,
     #[cfg(feature = "http")]
-    Server(plimsoll_http::server::InvalidServer),
+    Server(plimsoll_core::ConfigError),
 }
 
 impl StartError {

@@ -81,7 +81,7 @@ async fn every_bad_value_is_named_at_once_with_its_range() {
     assert_eq!(fields, expected);
     let text = error.to_string();
     assert!(text.starts_with("`name` is \"\", but must be 1 to 128 bytes without control"));
-    assert!(text.contains("; `timeout` is 0ns, but must be between 1ms and 86400s; "));
+    assert!(text.contains("; `timeout` is 0s, but must be between 1ms and 1d; "));
     assert!(text.contains("`max_in_flight` is 0, but must be between 1 and 1000000"));
 }
 

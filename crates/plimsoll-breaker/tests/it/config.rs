@@ -4,6 +4,7 @@ use crate::common::{DAY, HOUR, MS, NANOSECOND, SECOND, breaker, of_calls, plain}
 use plimsoll_breaker::{
     AfterHalfOpen, CircuitBreaker, CircuitBreakerConfig, ConfigProblem, HistoryConfig, Window,
 };
+use plimsoll_core::settings::Value;
 use std::time::Duration;
 
 fn problems(config: &CircuitBreakerConfig) -> Vec<ConfigProblem> {
@@ -56,17 +57,18 @@ fn rates_are_above_zero_and_at_most_all() {
 
 #[test]
 fn windows_hold_one_call_to_as_many_as_are_packed() {
+    let expected = "between 1 and 65536 calls, or between 10ms and 1d";
     for (calls, value) in [(0, "0"), (65_537, "65537"), (u32::MAX, "4294967295")] {
         let config = plain().window(Window::Calls(calls));
-        assert_refused(config, "window", value, "between 1 and 65536");
+        assert_refused(config, "window", value, expected);
     }
     for (time, value) in [
-        (Duration::ZERO, "0ns"),
-        (10 * MS - NANOSECOND, "9.999999ms"),
-        (DAY + NANOSECOND, "86400.000000001s"),
+        (Duration::ZERO, "0s"),
+        (10 * MS - NANOSECOND, "9ms999us999ns"),
+        (DAY + NANOSECOND, "1d1ns"),
     ] {
         let config = plain().window(Window::Time(time));
-        assert_refused(config, "window", value, "between 10ms and 86400s");
+        assert_refused(config, "window", value, expected);
     }
     for window in [
         Window::Calls(1),
@@ -142,7 +144,7 @@ fn durations_have_their_ranges() {
             week,
         ),
         (
-            "half_open_timeout",
+            "half_open_timeout.after",
             |t| plain().half_open_timeout(t, AfterHalfOpen::Close),
             SECOND,
             week,
@@ -161,7 +163,8 @@ fn durations_have_their_ranges() {
         ),
     ];
     for (field, set, shortest, longest) in fields {
-        let expected = format!("between {shortest:?} and {longest:?}");
+        let shown = |time| Value::Duration(time).to_string();
+        let (first, last) = (shown(shortest), shown(longest));
         let too_long = longest + NANOSECOND;
         let mut bad = vec![shortest - NANOSECOND];
         if field != "open_for" {
@@ -169,11 +172,20 @@ fn durations_have_their_ranges() {
             bad.extend([too_long, Duration::MAX]);
         }
         // Zero stands for no limit in these two.
-        if !["half_open_timeout", "history.retention"].contains(&field) {
+        if !["half_open_timeout.after", "history.retention"].contains(&field) {
             bad.push(Duration::ZERO);
         }
         for time in bad {
-            assert_refused(set(time), field, &format!("{time:?}"), &expected);
+            let expected = match field {
+                "open_max" if MS <= time && time < shortest => {
+                    format!("at least open_for, {first}")
+                }
+                "open_max" => format!("between 1ms and {last}"),
+                "history.retention" if time < shortest => "0 or at least 1s".to_owned(),
+                "history.retention" => format!("between 0s and {last}"),
+                _ => format!("between {first} and {last}"),
+            };
+            assert_refused(set(time), field, &shown(time), &expected);
         }
         for time in [shortest, longest] {
             assert_eq!(problems(&set(time)), [], "{field} of {time:?}");
@@ -203,12 +215,12 @@ fn zero_is_no_limit_where_that_makes_sense() {
 #[test]
 fn longest_wait_is_no_shorter_than_the_shortest() {
     let config = plain().open_for(60 * SECOND).open_max(59 * SECOND);
-    assert_refused(config, "open_max", "59s", "between 60s and 604800s");
+    assert_refused(config, "open_max", "59s", "at least open_for, 1m");
     let config = plain().requested_wait(10 * SECOND, 9 * SECOND);
-    let expected = "between 10s and 604800s";
+    let expected = "at least shortest, 10s";
     assert_refused(config, "requested_wait.longest", "9s", expected);
     let config = plain().requested_wait(SECOND, 7 * DAY + NANOSECOND);
-    let (value, expected) = ("604800.000000001s", "between 1s and 604800s");
+    let (value, expected) = ("7d1ns", "between 0s and 7d");
     assert_refused(config, "requested_wait.longest", value, expected);
     let config = plain().requested_wait(8 * DAY, 9 * DAY);
     let fields: Vec<_> = problems(&config).iter().map(|p| p.field.clone()).collect();
@@ -286,7 +298,7 @@ fn every_problem_is_reported_at_once_in_the_order_of_the_setters() {
             "requested_wait.longest",
             "probes",
             "probe_lease",
-            "half_open_timeout",
+            "half_open_timeout.after",
             "dropped_fails_after",
             "history.calls",
             "history.transitions",
@@ -296,7 +308,7 @@ fn every_problem_is_reported_at_once_in_the_order_of_the_setters() {
     );
     let text = error.to_string();
     assert_eq!(text.matches("; ").count(), fields.len() - 1);
-    assert!(text.starts_with("`window` is 0, but must be between 1 and 65536; `minimum_calls`"));
+    assert!(text.starts_with("`window` is 0, but must be between 1 and 65536 calls, or between 10ms and 1d; `minimum_calls`"));
 }
 
 #[test]
@@ -307,7 +319,7 @@ fn history_can_be_checked_by_itself() {
         .unwrap_err();
     assert_eq!(
         error.to_string(),
-        "`history.sweep_interval` is 3600000s, but must be between 1s and 604800s"
+        "`sweep_interval` is 41d16h, but must be between 1s and 7d"
     );
     HistoryConfig::disabled().validate().unwrap();
 }

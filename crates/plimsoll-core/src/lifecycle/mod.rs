@@ -34,7 +34,11 @@ pub use self::{
     signal::StopSignals,
     tasks::{TaskCounts, TaskGroup},
 };
-use crate::{Name, Registry, sync::Mutex};
+use crate::{
+    ConfigError, Name, Registry,
+    settings::{self, Fields, Settings, duration, integer},
+    sync::Mutex,
+};
 use pin_project_lite::pin_project;
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -117,13 +121,6 @@ pub enum SpawnError {
     TooManyTasks(Name, usize),
 }
 
-/// The settings of a lifecycle contradict each other.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct InvalidLifecycle {
-    drain_delay: Duration,
-    stop_timeout: Duration,
-}
-
 /// Keeps the drain phase open while something serves.
 ///
 /// Dropping it says that whatever it stood for is done.
@@ -202,19 +199,10 @@ impl Lifecycle {
     ///
     /// # Errors
     ///
-    /// When the drain delay is not shorter than the stop timeout.
-    pub fn with_config(config: LifecycleConfig) -> Result<Self, InvalidLifecycle> {
-        let LifecycleConfig {
-            drain_delay,
-            stop_timeout,
-            ..
-        } = config;
-        if drain_delay >= stop_timeout {
-            return Err(InvalidLifecycle {
-                drain_delay,
-                stop_timeout,
-            });
-        }
+    /// Names each setting that is out of its range; the drain delay has to be shorter than the stop
+    /// timeout.
+    pub fn with_config(config: LifecycleConfig) -> Result<Self, ConfigError> {
+        settings::check(&config)?;
         Ok(Self::of(config))
     }
 
@@ -524,6 +512,35 @@ impl LifecycleConfig {
     }
 }
 
+impl Settings for LifecycleConfig {
+    fn visit(&mut self, fields: &mut dyn Fields) {
+        fields.setting(
+            "drain_delay",
+            "How long it goes on serving after it said that it is not ready.",
+            &mut duration(&mut self.drain_delay, Duration::ZERO..=Duration::MAX),
+        );
+        let timeout = settings::Value::Duration(self.stop_timeout);
+        fields.require(
+            "drain_delay",
+            self.drain_delay < self.stop_timeout,
+            &format_args!("shorter than stop_timeout, {timeout}"),
+        );
+        fields.setting(
+            "stop_timeout",
+            "How long a stop may take, drain delay included.",
+            &mut duration(
+                &mut self.stop_timeout,
+                Duration::from_millis(1)..=Duration::MAX,
+            ),
+        );
+        fields.setting(
+            "max_tasks",
+            "How many named tasks may be alive at a time.",
+            &mut integer(&mut self.max_tasks, 0..=u64::MAX),
+        );
+    }
+}
+
 impl Default for LifecycleConfig {
     fn default() -> Self {
         Self {
@@ -578,7 +595,7 @@ impl fmt::Display for StopReason {
     }
 }
 
-// === impl SpawnError, InvalidLifecycle ===
+// === impl SpawnError ===
 
 impl fmt::Display for SpawnError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -595,22 +612,6 @@ impl fmt::Display for SpawnError {
 }
 
 impl std::error::Error for SpawnError {}
-
-impl fmt::Display for InvalidLifecycle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            drain_delay,
-            stop_timeout,
-        } = self;
-        write!(
-            f,
-            "drain_delay is {drain_delay:?}, which leaves nothing of stop_timeout, \
-             {stop_timeout:?}: make the delay shorter or the timeout longer"
-        )
-    }
-}
-
-impl std::error::Error for InvalidLifecycle {}
 
 // === impl DrainGuard ===
 

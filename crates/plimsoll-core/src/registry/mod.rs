@@ -29,6 +29,7 @@
 #[cfg(all(test, plimsoll_loom))]
 mod loom;
 mod metrics;
+mod settings;
 mod sweeper;
 mod table;
 

@@ -52,9 +52,12 @@ use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper_util::{rt::TokioTimer, server::conn::auto};
-use plimsoll_core::{BoxError, Lifecycle, Name, lifecycle::DrainGuard};
+use plimsoll_core::{
+    BoxError, ConfigError, Lifecycle, Name,
+    lifecycle::DrainGuard,
+    settings::{self, Fields, Settings, bytes, duration, integer},
+};
 use std::{
-    fmt,
     io::{Error, ErrorKind},
     pin::pin,
     sync::{
@@ -88,20 +91,6 @@ pub struct ServerConfig {
     max_streams: u32,
 }
 
-/// A setting of a [`Server`] is out of its range.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct InvalidServer {
-    field: &'static str,
-    value: Value,
-    expected: &'static str,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Value {
-    Count(usize),
-    Time(Duration),
-}
-
 /// What the connections of a server share.
 #[derive(Debug)]
 struct Shared {
@@ -127,9 +116,9 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// When a setting is out of its range; the error names it.
-    pub fn new(name: impl Into<Name>, config: ServerConfig) -> Result<Self, InvalidServer> {
-        config.check()?;
+    /// Names each setting that is out of its range.
+    pub fn new(name: impl Into<Name>, config: ServerConfig) -> Result<Self, ConfigError> {
+        settings::check(&config)?;
         let name = name.into();
         Ok(Self {
             shared: Arc::new(Shared {
@@ -315,43 +304,6 @@ impl ServerConfig {
         self
     }
 
-    fn check(&self) -> Result<(), InvalidServer> {
-        let refuse = |field, value, expected| {
-            Err(InvalidServer {
-                field,
-                value,
-                expected,
-            })
-        };
-        if self.max_connections == 0 {
-            return refuse("max_connections", Value::Count(0), "at least 1");
-        }
-        // hyper panics below this.
-        if self.max_head_bytes < 8_192 {
-            let value = Value::Count(self.max_head_bytes);
-            return refuse("max_head_bytes", value, "at least 8192");
-        }
-        if self.max_head_bytes > 1 << 30 {
-            let value = Value::Count(self.max_head_bytes);
-            return refuse("max_head_bytes", value, "at most 1 GiB");
-        }
-        if self.max_streams == 0 {
-            return refuse("max_streams", Value::Count(0), "at least 1");
-        }
-        let times = [
-            ("head_timeout", self.head_timeout),
-            ("idle_timeout", self.idle_timeout),
-        ];
-        for (field, time) in times {
-            // Time on a connection is told in milliseconds.
-            if time < Duration::from_millis(1) || time > MOST_WAIT {
-                let value = Value::Time(time);
-                return refuse(field, value, "at least 1 ms and at most 365 days");
-            }
-        }
-        Ok(())
-    }
-
     fn builder(&self, cut: Cut) -> auto::Builder<CutExecutor> {
         let mut builder = auto::Builder::new(CutExecutor(cut));
         builder
@@ -368,6 +320,39 @@ impl ServerConfig {
             .keep_alive_interval(Some(self.idle_timeout / 2))
             .keep_alive_timeout(self.idle_timeout / 2);
         builder
+    }
+}
+
+impl Settings for ServerConfig {
+    fn visit(&mut self, fields: &mut dyn Fields) {
+        // Time on a connection is told in milliseconds.
+        let times = Duration::from_millis(1)..=MOST_WAIT;
+        fields.setting(
+            "max_connections",
+            "How many connections may be open at a time.",
+            &mut integer(&mut self.max_connections, 1..=u64::MAX),
+        );
+        fields.setting(
+            "max_head_bytes",
+            "How many bytes a request head may have.",
+            // hyper panics below this.
+            &mut bytes(&mut self.max_head_bytes, 8_192..=1 << 30),
+        );
+        fields.setting(
+            "head_timeout",
+            "How long a client may take to send a request head.",
+            &mut duration(&mut self.head_timeout, times.clone()),
+        );
+        fields.setting(
+            "idle_timeout",
+            "How long a connection may stay open without a request in flight.",
+            &mut duration(&mut self.idle_timeout, times),
+        );
+        fields.setting(
+            "max_streams",
+            "How many streams an HTTP/2 connection may have open at a time.",
+            &mut integer(&mut self.max_streams, 1..=u32::MAX.into()),
+        );
     }
 }
 
@@ -411,21 +396,6 @@ impl Default for ServerConfig {
         }
     }
 }
-
-// === impl InvalidServer ===
-
-impl fmt::Display for InvalidServer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} is ", self.field)?;
-        match self.value {
-            Value::Count(count) => write!(f, "{count}")?,
-            Value::Time(time) => write!(f, "{time:?}")?,
-        }
-        write!(f, ": it must be {}", self.expected)
-    }
-}
-
-impl std::error::Error for InvalidServer {}
 
 // === impl Shared, Place ===
 

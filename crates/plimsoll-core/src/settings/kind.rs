@@ -1,0 +1,229 @@
+use std::{fmt, net::SocketAddr, ops::RangeInclusive, time::Duration};
+
+/// What values a setting takes. Its `Display` goes on from "must be".
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Kind {
+    /// Yes or no.
+    Flag,
+    /// A whole number.
+    Integer(RangeInclusive<u64>),
+    /// A number.
+    Number(RangeInclusive<f64>),
+    /// A number above 0 and up to 100.
+    Percent,
+    /// A time.
+    Duration(RangeInclusive<Duration>),
+    /// A whole number of bytes.
+    Bytes(RangeInclusive<u64>),
+    /// A whole number of calls, or a time.
+    CallsOrTime(RangeInclusive<u64>, RangeInclusive<Duration>),
+    /// One of some words.
+    Choice(&'static [&'static str]),
+    /// Where to listen.
+    Address,
+    /// Any text.
+    Text,
+    /// A text that is never shown.
+    Secret,
+    /// Several texts.
+    Texts,
+}
+
+/// The value of a setting. Its `Display` is what a file would say.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Value {
+    /// Yes or no.
+    Flag(bool),
+    /// A whole number.
+    Integer(u64),
+    /// A number.
+    Number(f64),
+    /// A time.
+    Duration(Duration),
+    /// So many bytes.
+    Bytes(u64),
+    /// One of the words that a setting takes.
+    Word(&'static str),
+    /// Where to listen.
+    Address(SocketAddr),
+    /// Any text.
+    Text(String),
+    /// A text that `Display` and `Debug` of the setting must not show.
+    Secret(Secret),
+    /// Several texts.
+    Texts(Vec<String>),
+}
+
+/// A text that is not shown.
+#[derive(Clone, Eq, PartialEq)]
+#[allow(clippy::exhaustive_structs, reason = "it is a text and nothing else")]
+pub struct Secret(pub String);
+
+impl Kind {
+    /// Whether a value is of this kind and within its range. A word always is: a setting knows its
+    /// own.
+    #[must_use]
+    pub fn admits(&self, value: &Value) -> bool {
+        match (self, value) {
+            (Self::Choice(names), Value::Word(word)) => names.contains(word),
+            (_, Value::Word(_)) => true,
+            (Self::Flag, Value::Flag(_))
+            | (Self::Address, Value::Address(_))
+            | (Self::Text, Value::Text(_))
+            | (Self::Secret, Value::Secret(_))
+            | (Self::Texts, Value::Texts(_)) => true,
+            (Self::Integer(range) | Self::CallsOrTime(range, _), Value::Integer(value))
+            | (Self::Bytes(range), Value::Bytes(value)) => range.contains(value),
+            (Self::Number(range), Value::Number(value)) => range.contains(value),
+            (Self::Percent, Value::Number(value)) => *value > 0.0 && *value <= 100.0,
+            (Self::Duration(range) | Self::CallsOrTime(_, range), Value::Duration(value)) => {
+                range.contains(value)
+            }
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag => f.write_str("true or false"),
+            Self::Integer(range) if *range.end() == u64::MAX => {
+                write!(f, "at least {}", range.start())
+            }
+            Self::Integer(range) => write!(f, "between {} and {}", range.start(), range.end()),
+            Self::Number(range) => write!(f, "between {} and {}", range.start(), range.end()),
+            Self::Percent => f.write_str("above 0 and at most 100 percent"),
+            Self::Duration(range) if *range.end() == Duration::MAX => {
+                write!(f, "at least {}", Value::Duration(*range.start()))
+            }
+            Self::Duration(range) => {
+                let (least, most) = (Value::Duration(*range.start()), *range.end());
+                write!(f, "between {least} and {}", Value::Duration(most))
+            }
+            Self::Bytes(range) => {
+                let (least, most) = (Value::Bytes(*range.start()), Value::Bytes(*range.end()));
+                write!(f, "between {least} and {most}")
+            }
+            Self::CallsOrTime(calls, time) => {
+                let (least, most) = (calls.start(), calls.end());
+                let (shortest, longest) = (Value::Duration(*time.start()), *time.end());
+                let longest = Value::Duration(longest);
+                write!(
+                    f,
+                    "between {least} and {most} calls, or between {shortest} and {longest}"
+                )
+            }
+            Self::Choice(names) => write!(f, "one of {}", names.join(", ")),
+            Self::Address => f.write_str("an address and a port, like 127.0.0.1:8081"),
+            Self::Text | Self::Secret => f.write_str("a text"),
+            Self::Texts => f.write_str("a list of texts"),
+        }
+    }
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag(value) => value.fmt(f),
+            Self::Integer(value) => value.fmt(f),
+            Self::Number(value) => value.fmt(f),
+            Self::Duration(value) => show_duration(*value, f),
+            Self::Bytes(value) => show_bytes(*value, f),
+            Self::Word(value) => f.write_str(value),
+            Self::Address(value) => value.fmt(f),
+            Self::Text(value) => f.write_str(value),
+            Self::Secret(_) => f.write_str("***"),
+            Self::Texts(values) => f.write_str(&values.join(", ")),
+        }
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// `1h30m`, exactly, in units that a file may use.
+fn show_duration(duration: Duration, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    if duration.is_zero() {
+        return f.write_str("0s");
+    }
+    let (mut seconds, mut nanos) = (duration.as_secs(), duration.subsec_nanos());
+    for (unit, size) in [("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)] {
+        if seconds >= size {
+            write!(f, "{}{unit}", seconds / size)?;
+            seconds %= size;
+        }
+    }
+    for (unit, size) in [("ms", 1_000_000), ("us", 1_000), ("ns", 1)] {
+        if nanos >= size {
+            write!(f, "{}{unit}", nanos / size)?;
+            nanos %= size;
+        }
+    }
+    Ok(())
+}
+
+/// `64MiB` where that is exact.
+fn show_bytes(bytes: u64, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let units = [("TiB", 1_u64 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20)];
+    let units = units.into_iter().chain([("KiB", 1 << 10)]);
+    let mut exact = units.filter(|(_, size)| bytes > 0 && bytes % size == 0);
+    match exact.next() {
+        Some((unit, size)) => write!(f, "{}{unit}", bytes / size),
+        None => write!(f, "{bytes}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_shown_exactly_in_whole_units() {
+        for (duration, shown) in [
+            (Duration::ZERO, "0s"),
+            (Duration::from_secs(30), "30s"),
+            (Duration::from_secs(5_400), "1h30m"),
+            (Duration::from_secs(7 * 86_400), "7d"),
+            (Duration::from_millis(1_500), "1s500ms"),
+            (Duration::new(60, 1_002_003), "1m1ms2us3ns"),
+        ] {
+            assert_eq!(Value::Duration(duration).to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn bytes_are_shown_in_the_largest_exact_unit() {
+        for (bytes, shown) in [
+            (0, "0"),
+            (1_000, "1000"),
+            (1_024, "1KiB"),
+            (1_025, "1025"),
+            (64 << 20, "64MiB"),
+            (3 << 40, "3TiB"),
+            (u64::MAX, "18446744073709551615"),
+        ] {
+            assert_eq!(Value::Bytes(bytes).to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn secrets_are_shown_by_nothing() {
+        let secret = Value::Secret(Secret("hunter2".into()));
+        assert_eq!(format!("{secret} {secret:?}"), "*** Secret(***)");
+    }
+
+    #[test]
+    fn percent_admits_neither_zero_nor_nan() {
+        for (percent, admitted) in [(0.0, false), (0.1, true), (100.0, true), (100.1, false)] {
+            assert_eq!(Kind::Percent.admits(&Value::Number(percent)), admitted);
+        }
+        assert!(!Kind::Percent.admits(&Value::Number(f64::NAN)));
+        assert!(!Kind::Number(0.0..=1.0).admits(&Value::Number(f64::NAN)));
+    }
+}
