@@ -182,7 +182,7 @@ async fn what_keeps_a_service_from_starting_is_named() {
     let table = [
         (
             config().lifecycle(delay),
-            "drain_delay is 25s, which leaves nothing of stop_timeout, 25s",
+            "`drain_delay` is 25s, but must be shorter than stop_timeout, 25s",
         ),
         (
             Config::new().control(ControlConfig::new().admin_addr(in_use)),
@@ -190,7 +190,7 @@ async fn what_keeps_a_service_from_starting_is_named() {
         ),
         (
             config().server(plimsoll::ServerConfig::default().max_connections(0)),
-            "max_connections is 0: it must be at least 1",
+            "`max_connections` is 0, but must be at least 1",
         ),
     ];
     for (config, expected) in table {

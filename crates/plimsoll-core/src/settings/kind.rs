@@ -172,7 +172,7 @@ fn show_duration(duration: Duration, f: &mut fmt::Formatter<'_>) -> fmt::Result 
 fn show_bytes(bytes: u64, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let units = [("TiB", 1_u64 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20)];
     let units = units.into_iter().chain([("KiB", 1 << 10)]);
-    let mut exact = units.filter(|(_, size)| bytes > 0 && bytes % size == 0);
+    let mut exact = units.filter(|(_, size)| bytes > 0 && bytes.is_multiple_of(*size));
     match exact.next() {
         Some((unit, size)) => write!(f, "{}{unit}", bytes / size),
         None => write!(f, "{bytes}"),

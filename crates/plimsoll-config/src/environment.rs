@@ -1,0 +1,130 @@
+use crate::{
+    LoadError, Source,
+    node::{Content, Entry, Node, Scalar},
+    problem::Problems,
+};
+use std::{env, ffi::OsString};
+
+/// Settings in variables of the environment: `PLIMSOLL__SERVER__MAX_CONNECTIONS` is the setting
+/// `max_connections` of the group `server`.
+///
+/// Names are in capitals; what is neither a letter nor a digit is an underscore, so that
+/// `PLIMSOLL__ADAPTERS__QA_SQL__…` is about the adapter `qa-sql`. A list is its values with commas
+/// between.
+#[derive(Clone, Debug)]
+pub struct Environment {
+    pub(crate) root: Node,
+}
+
+/// The longest value of a variable, in bytes.
+const MAX_BYTES: usize = 64 << 10;
+/// The most variables.
+const MAX_VARIABLES: usize = 10_000;
+/// How deep the groups of a variable may be in each other.
+const MAX_DEPTH: usize = 16;
+
+impl Environment {
+    /// No variables.
+    #[must_use]
+    pub const fn empty() -> Self {
+        Self {
+            root: Node::empty(Source::Code),
+        }
+    }
+
+    /// The variables of the process that begin with `prefix` and two underscores.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_variables`](Self::from_variables).
+    pub fn read(prefix: &str) -> Result<Self, LoadError> {
+        Self::from_variables(prefix, env::vars_os())
+    }
+
+    /// Those of some variables that begin with `prefix` and two underscores. Others are ignored.
+    ///
+    /// # Errors
+    ///
+    /// Names each variable that is no UTF-8, is too long, or is a value where another has a group.
+    pub fn from_variables(
+        prefix: &str,
+        variables: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
+    ) -> Result<Self, LoadError> {
+        let prefix = format!("{prefix}__");
+        let ours = variables.into_iter().filter_map(|(name, value)| {
+            // A name that is no UTF-8 cannot be one of ours.
+            let name = name.into().into_string().ok()?;
+            name.starts_with(&prefix).then(|| (name, value.into()))
+        });
+        let mut ours: Vec<(String, OsString)> = ours.take(MAX_VARIABLES + 1).collect();
+        let mut problems = Problems::default();
+        if ours.len() > MAX_VARIABLES {
+            let what = format!("there are more than {MAX_VARIABLES} variables {prefix}…");
+            return Err(LoadError::one(Source::Code, what));
+        }
+        // So that problems and values are told in an order that does not change.
+        ours.sort();
+        let mut root = Node::empty(Source::Variable(format!("{prefix}…").into()));
+        for (name, value) in ours {
+            let source = Source::Variable(name.as_str().into());
+            let Ok(value) = value.into_string() else {
+                problems.other(source, "", "is not UTF-8");
+                continue;
+            };
+            if value.len() > MAX_BYTES {
+                let most = MAX_BYTES >> 10;
+                problems.other(source, "", format!("is longer than {most} KiB"));
+                continue;
+            }
+            let path: Vec<&str> = name[prefix.len()..].split("__").collect();
+            if path.len() > MAX_DEPTH || path.contains(&"") {
+                let what = "names no setting: write it like PLIMSOLL__SERVER__MAX_CONNECTIONS";
+                problems.other(source, "", what);
+                continue;
+            }
+            insert(&mut root, &path, value, &source, &mut problems);
+        }
+        problems.into_result()?;
+        Ok(Self { root })
+    }
+}
+
+fn insert(node: &mut Node, path: &[&str], value: String, source: &Source, problems: &mut Problems) {
+    let Content::Map(entries) = &mut node.content else {
+        let what = format!("is a part of {}, which is a value", node.source);
+        problems.other(source.clone(), "", what);
+        return;
+    };
+    let [key, rest @ ..] = path else {
+        let what = "is a value where other variables have a group of settings";
+        problems.other(source.clone(), "", what);
+        return;
+    };
+    let place = match entries.iter().position(|entry| entry.key == *key) {
+        Some(place) => place,
+        None => {
+            let node = match rest {
+                // A variable is a text, but an empty one says nothing.
+                [] => Node {
+                    source: source.clone(),
+                    content: Content::Scalar(Scalar {
+                        text: value,
+                        plain: true,
+                    }),
+                },
+                rest => {
+                    let mut group = Node::empty(source.clone());
+                    insert(&mut group, rest, value, source, problems);
+                    group
+                }
+            };
+            entries.push(Entry {
+                key: (*key).to_owned(),
+                source: source.clone(),
+                node,
+            });
+            return;
+        }
+    };
+    insert(&mut entries[place].node, rest, value, source, problems);
+}

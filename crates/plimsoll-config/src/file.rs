@@ -1,0 +1,86 @@
+use crate::{LoadError, Source, node::Node, yaml};
+use std::{
+    fs,
+    io::{self, Read as _},
+    path::Path,
+    sync::Arc,
+};
+
+/// A file of settings, in YAML.
+///
+/// It may have 4 MiB, 200 000 values once aliases are replaced by what they stand for, and 32
+/// lists and groups in each other. An empty one has no settings.
+#[derive(Clone, Debug)]
+pub struct File {
+    pub(crate) root: Node,
+}
+
+impl File {
+    /// A file without settings.
+    #[must_use]
+    pub const fn empty() -> Self {
+        Self {
+            root: Node::empty(Source::Code),
+        }
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read, is larger than it may be, or is no YAML; says where.
+    pub fn read(path: &Path) -> Result<Self, LoadError> {
+        let name: Arc<str> = path.to_string_lossy().into();
+        let text = read_text(path).map_err(|what| LoadError::one(whole(&name), what))?;
+        yaml::parse(&name, &text).map(|root| Self { root })
+    }
+
+    /// [`read`](Self::read), or a file without settings where there is none.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read), but for a file that is not there.
+    pub fn read_if_present(path: &Path) -> Result<Self, LoadError> {
+        match fs::metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::empty()),
+            _ => Self::read(path),
+        }
+    }
+
+    /// Reads a text as if it were the file `name`.
+    ///
+    /// # Errors
+    ///
+    /// When it is larger than it may be, or no YAML; says where.
+    pub fn parse(name: &str, text: &str) -> Result<Self, LoadError> {
+        yaml::parse(&name.into(), text).map(|root| Self { root })
+    }
+}
+
+fn whole(name: &Arc<str>) -> Source {
+    Source::File {
+        file: name.clone(),
+        line: 0,
+        column: 0,
+    }
+}
+
+/// The text of a file, or what is wrong with it.
+fn read_text(path: &Path) -> Result<String, String> {
+    let unreadable = |error: io::Error| format!("cannot be read: {error}");
+    // Opening a pipe would wait for whoever writes it.
+    if !fs::metadata(path).map_err(unreadable)?.is_file() {
+        return Err("is no file".to_owned());
+    }
+    let file = fs::File::open(path).map_err(unreadable)?;
+    let mut bytes = Vec::new();
+    let mut file = file.take(yaml::MAX_BYTES + 1);
+    file.read_to_end(&mut bytes).map_err(unreadable)?;
+    String::from_utf8(bytes).map_err(|error| {
+        let line = error.as_bytes()[..error.utf8_error().valid_up_to()]
+            .iter()
+            .filter(|byte| **byte == b'\n')
+            .count();
+        format!("is not UTF-8 in line {}", line + 1)
+    })
+}

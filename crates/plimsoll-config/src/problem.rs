@@ -1,0 +1,233 @@
+use crate::Source;
+use std::{error::Error, fmt};
+
+/// A configuration that cannot be used: everything that is wrong with it.
+///
+/// Its `Display` is one line for one problem, and a list for several.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct LoadError {
+    problems: Vec<Problem>,
+    /// Problems beyond those that are kept.
+    more: usize,
+}
+
+/// The exit code of a program that ends because its configuration cannot be used.
+pub const EXIT_CODE: u8 = 2;
+
+/// The most problems that are told of at once.
+const MOST_PROBLEMS: usize = 100;
+
+/// One thing that is wrong with a configuration.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Problem {
+    /// Where it is.
+    pub source: Source,
+    /// The setting, with the groups it is in: `fault_tolerance.timeout`. Empty for a file as a
+    /// whole.
+    pub key: String,
+    /// What is wrong.
+    pub what: What,
+}
+
+/// What is wrong.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum What {
+    /// The value cannot be used.
+    Value {
+        /// The value; that of a secret is not told.
+        value: String,
+        /// What it must be.
+        expected: String,
+    },
+    /// There is no such key.
+    UnknownKey {
+        /// The one that was meant, probably.
+        nearest: Option<String>,
+        /// Those that there are.
+        known: Vec<String>,
+    },
+    /// Anything else, in words.
+    Other(String),
+}
+
+/// Collects problems.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Problems {
+    problems: Vec<Problem>,
+    more: usize,
+}
+
+impl LoadError {
+    /// A single problem.
+    pub(crate) fn one(source: Source, what: impl fmt::Display) -> Self {
+        let mut problems = Problems::default();
+        problems.other(source, "", what);
+        Self {
+            problems: problems.problems,
+            more: 0,
+        }
+    }
+
+    /// Every problem, the first 100 of them, in the order of the files. Never empty.
+    #[must_use]
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+
+    /// How many problems there are.
+    #[must_use]
+    pub const fn count(&self) -> usize {
+        self.problems.len() + self.more
+    }
+
+    /// Both together, since all problems are told at once.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        let mut all = Problems {
+            problems: std::mem::take(&mut self.problems),
+            more: self.more + other.more,
+        };
+        other
+            .problems
+            .into_iter()
+            .for_each(|problem| all.add(problem));
+        Self {
+            problems: all.problems,
+            more: all.more,
+        }
+    }
+}
+
+impl Problems {
+    pub(crate) fn add(&mut self, problem: Problem) {
+        // What several settings take from the same place is told once.
+        if self.problems.contains(&problem) {
+            return;
+        }
+        if self.problems.len() < MOST_PROBLEMS {
+            self.problems.push(problem);
+        } else {
+            self.more += 1;
+        }
+    }
+
+    pub(crate) fn value(
+        &mut self,
+        source: Source,
+        key: impl Into<String>,
+        value: impl Into<String>,
+        expected: impl fmt::Display,
+    ) {
+        let (value, expected) = (value.into(), expected.to_string());
+        self.add(Problem {
+            source,
+            key: key.into(),
+            what: What::Value { value, expected },
+        });
+    }
+
+    pub(crate) fn unknown(&mut self, source: Source, key: String, name: &str, known: &[&str]) {
+        // No need to look for what was meant if it is not told.
+        if self.problems.len() >= MOST_PROBLEMS {
+            self.more += 1;
+            return;
+        }
+        let nearest = nearest(name, known).map(str::to_owned);
+        self.add(Problem {
+            source,
+            key,
+            what: What::UnknownKey {
+                nearest,
+                known: known.iter().map(ToString::to_string).collect(),
+            },
+        });
+    }
+
+    pub(crate) fn other(
+        &mut self,
+        source: Source,
+        key: impl Into<String>,
+        what: impl fmt::Display,
+    ) {
+        self.add(Problem {
+            source,
+            key: key.into(),
+            what: What::Other(what.to_string()),
+        });
+    }
+
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.problems.iter().any(|problem| problem.key == key)
+    }
+
+    pub(crate) fn into_result(self) -> Result<(), LoadError> {
+        match self.problems.is_empty() {
+            true => Ok(()),
+            false => Err(LoadError {
+                problems: self.problems,
+                more: self.more,
+            }),
+        }
+    }
+}
+
+/// How alike a key must be to be taken for what was meant, from 0 to 1.
+const ALIKE: f64 = 0.8;
+
+/// The known key that is most like this one, if one is.
+pub(crate) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    // Keys are short; whatever is not was no slip of the hand, and would take long to compare.
+    if name.len() > 64 {
+        return None;
+    }
+    let name = name.to_ascii_lowercase().replace('-', "_");
+    let alike = |known: &str| strsim::jaro_winkler(&name, known);
+    let known = known.iter().copied().map(|known| (alike(known), known));
+    let known = known.filter(|(alike, _)| *alike >= ALIKE);
+    let nearest = known.max_by(|(a, _), (b, _)| a.total_cmp(b))?;
+    Some(nearest.1)
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let [problem] = &*self.problems
+            && self.more == 0
+        {
+            return problem.fmt(f);
+        }
+        write!(f, "{} problems:", self.count())?;
+        for problem in &self.problems {
+            write!(f, "\n  {problem}")?;
+        }
+        if self.more > 0 {
+            write!(f, "\n  and {} more", self.more)?;
+        }
+        Ok(())
+    }
+}
+
+impl Error for LoadError {}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { source, key, what } = self;
+        write!(f, "{source}: ")?;
+        match what {
+            What::Value { value, expected } => {
+                write!(f, "`{key}` is {value}, but must be {expected}")
+            }
+            What::UnknownKey { nearest, known } => {
+                write!(f, "`{key}` is not known")?;
+                match nearest {
+                    Some(nearest) => write!(f, ": did you mean `{nearest}`?"),
+                    None if known.is_empty() => Ok(()),
+                    None => write!(f, ": there are {}", known.join(", ")),
+                }
+            }
+            What::Other(what) if key.is_empty() => f.write_str(what),
+            What::Other(what) => write!(f, "`{key}` {what}"),
+        }
+    }
+}

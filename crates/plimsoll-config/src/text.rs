@@ -1,0 +1,148 @@
+//! What the texts of values mean.
+
+use crate::node::{Content, Node};
+use plimsoll_core::settings::{Kind, Secret, Setting, Value};
+use std::time::Duration;
+
+/// Reads the value of a setting. What it must be, if it is not.
+pub(crate) fn read(node: &Node, setting: &dyn Setting, memory: Memory) -> Result<Value, String> {
+    let (kind, words) = (setting.kind(), setting.words());
+    let expected = || expected(&kind, words);
+    let scalar = match &node.content {
+        Content::Scalar(scalar) => scalar,
+        Content::List(items) if kind == Kind::Texts => {
+            let texts = items.iter().map(|item| match &item.content {
+                Content::Scalar(scalar) if !scalar.is_null() => Ok(scalar.text.clone()),
+                _ => Err(expected()),
+            });
+            return Ok(Value::Texts(texts.collect::<Result<_, _>>()?));
+        }
+        Content::List(_) | Content::Map(_) => return Err(expected()),
+    };
+    if scalar.is_null() {
+        return words
+            .first()
+            .map(|word| Value::Word(word))
+            .ok_or_else(expected);
+    }
+    let text = scalar.text.trim();
+    if let Some(word) = words.iter().find(|word| **word == text) {
+        return Ok(Value::Word(word));
+    }
+    // `off` is what people write for nothing, and what some YAML makes of it.
+    if matches!(text, "off" | "none" | "false")
+        && let Some(word) = words
+            .first()
+            .filter(|word| matches!(**word, "off" | "none"))
+    {
+        return Ok(Value::Word(word));
+    }
+    let value = match &kind {
+        Kind::Flag => match text {
+            "true" | "True" | "TRUE" => Some(Value::Flag(true)),
+            "false" | "False" | "FALSE" => Some(Value::Flag(false)),
+            _ => None,
+        },
+        Kind::Integer(_) => integer(text).map(Value::Integer),
+        Kind::Number(_) | Kind::Percent => number(text).map(Value::Number),
+        Kind::Duration(_) => duration(text).map(Value::Duration),
+        Kind::Bytes(_) => match text.strip_suffix('%') {
+            Some(share) => match (number(share.trim_end()), memory.limit()) {
+                (Some(share), _) if !(share > 0.0 && share <= 100.0) => None,
+                (Some(share), Some(limit)) => {
+                    Some(Value::Bytes((limit as f64 * share / 100.0) as u64))
+                }
+                (Some(_), None) => {
+                    let what = "a number of bytes: how much memory there may be is not known here";
+                    return Err(what.to_owned());
+                }
+                (None, _) => None,
+            },
+            None => bytes(text).map(Value::Bytes),
+        },
+        // Without a unit it is calls.
+        Kind::CallsOrTime(..) => match integer(text) {
+            Some(calls) => Some(Value::Integer(calls)),
+            None => duration(text).map(Value::Duration),
+        },
+        Kind::Choice(names) => {
+            let name = names.iter().find(|name| **name == text);
+            name.map(|name| Value::Word(name))
+        }
+        Kind::Address => text.parse().ok().map(Value::Address),
+        Kind::Text => Some(Value::Text(scalar.text.clone())),
+        Kind::Secret => Some(Value::Secret(Secret(scalar.text.clone()))),
+        Kind::Texts => {
+            let texts = text.split(',').map(str::trim);
+            let texts = texts.filter(|text| !text.is_empty()).map(str::to_owned);
+            Some(Value::Texts(texts.collect()))
+        }
+        // A kind of a later version of core.
+        _ => None,
+    };
+    let value = value.filter(|value| kind.admits(value));
+    value.ok_or_else(expected)
+}
+
+/// What a setting must be, with an example where that helps.
+fn expected(kind: &Kind, words: &[&str]) -> String {
+    let mut expected = match kind {
+        Kind::Integer(_) => format!("a whole number {kind}"),
+        Kind::Number(_) => format!("a number {kind}"),
+        Kind::Percent => format!("a number {kind}"),
+        Kind::Duration(_) => format!("a time {kind}, in seconds or like \"30m\""),
+        Kind::Bytes(_) => format!("a size {kind}, in bytes or like \"64MiB\" or \"40%\""),
+        _ => kind.to_string(),
+    };
+    if !words.is_empty() {
+        expected.push_str(", or ");
+        expected.push_str(&words.join(" or "));
+    }
+    expected
+}
+
+fn integer(text: &str) -> Option<u64> {
+    let digits = text.bytes().all(|c| c.is_ascii_digit());
+    digits.then(|| text.parse().ok()).flatten()
+}
+
+fn number(text: &str) -> Option<f64> {
+    let plain = |c: u8| c.is_ascii_digit() || matches!(c, b'.' | b'-' | b'+' | b'e' | b'E');
+    let plain = text.bytes().all(plain);
+    plain.then(|| text.parse().ok()).flatten()
+}
+
+/// Seconds, or a number with a unit, or several.
+fn duration(text: &str) -> Option<Duration> {
+    match number(text) {
+        Some(seconds) => Duration::try_from_secs_f64(seconds).ok(),
+        None => humantime::parse_duration(text).ok(),
+    }
+}
+
+fn bytes(text: &str) -> Option<u64> {
+    match integer(text) {
+        Some(bytes) => Some(bytes),
+        // A sign or an exponent makes no size.
+        None if !text.starts_with(|c: char| c.is_ascii_digit()) => None,
+        None => text.parse::<bytesize::ByteSize>().ok().map(|size| size.0),
+    }
+}
+
+/// How much memory there may be, looked up when a share of it is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Memory {
+    Found,
+    #[cfg(test)]
+    Given(Option<u64>),
+}
+
+impl Memory {
+    fn limit(self) -> Option<u64> {
+        match self {
+            Self::Found => crate::limit::memory_limit(),
+            #[cfg(test)]
+            Self::Given(limit) => limit,
+        }
+    }
+}
