@@ -1,20 +1,22 @@
 use crate::{
-    AdapterBuilder, AdapterError, AdapterErrorKind, AdapterSnapshot,
+    AdapterBuilder, AdapterConfig, AdapterError, AdapterErrorKind, AdapterSnapshot,
     call::Core,
+    config::Means,
     future::{CallFuture, ResponseFuture},
     gate::Gate,
     records::Records,
+    retry::Retries,
     snapshot::Counters,
 };
-use plimsoll_breaker::CircuitBreaker;
+use plimsoll_breaker::{CircuitBreaker, CircuitBreakerConfig};
 use plimsoll_core::{
-    Bounded, BoxError, BoxFuture, CloseReport, Holding, Name, Rejected, Removed, Step, Totals,
-    Usage,
+    Bounded, BoxError, BoxFuture, CloseReport, ConfigError, Holding, Name, Problems, Rejected,
+    Removed, Step, Totals, Usage,
 };
 use std::{
     fmt,
     sync::{
-        Arc, PoisonError, RwLock, Weak,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll},
@@ -32,7 +34,7 @@ use tower_service::Service;
 /// # Memory
 ///
 /// A call is one allocation, which holds the request, the service's future and all there is around
-/// it. Requests that wait are bounded by [`max_queued`](AdapterBuilder::max_queued) and
+/// it. The line grows with those who wait, and keeps 32 places when nobody does. Requests that wait are bounded by [`max_queued`](AdapterBuilder::max_queued) and
 /// [`max_queued_bytes`](AdapterBuilder::max_queued_bytes).
 pub struct Adapter<Req, Res> {
     core: Arc<dyn Core<Req, Res>>,
@@ -45,12 +47,29 @@ pub(crate) struct Shared {
     pub(crate) breaker: CircuitBreaker,
     /// The breaker as a holding.
     history: Arc<dyn Bounded>,
-    pub(crate) timeout: Duration,
+    /// In nanoseconds. Nothing is published by it.
+    timeout: AtomicU64,
+    pub(crate) retries: Retries,
+    means: Means,
+    /// The locks of the gate and of the retries are taken under this one, and no others.
+    settings: Mutex<Settings>,
     pub(crate) counters: Counters,
     /// Calls that got as far as the service, for whoever counts records.
     recorded: AtomicU64,
     /// Never changed but replaced, so that who tells them holds no lock and allocates nothing.
     watchers: RwLock<Arc<[Weak<Records>]>>,
+}
+
+/// What an adapter was told to be.
+#[derive(Debug)]
+struct Settings {
+    config: AdapterConfig,
+    /// What the circuit breaker made of what it was told last.
+    breaker: CircuitBreakerConfig,
+    /// Whether the circuit breaker is yet to be told.
+    untold: bool,
+    /// Whether somebody is telling it, which may bring round its events.
+    telling: bool,
 }
 
 impl Adapter<(), ()> {
@@ -97,30 +116,36 @@ impl<Req, Res> Adapter<Req, Res> {
     /// Everything that is known of it now.
     #[must_use]
     pub fn snapshot(&self) -> AdapterSnapshot {
-        let Shared {
-            name,
-            gate,
-            breaker,
-            counters,
-            ..
-        } = &**self.shared();
-        AdapterSnapshot {
-            name: *name,
-            in_flight: gate.in_flight(),
-            max_in_flight: gate.max_in_flight(),
-            queued: gate.queued(),
-            max_queued: gate.max_queued(),
-            queued_bytes: gate.queued_bytes(),
-            max_queued_bytes: gate.max_queued_bytes(),
-            succeeded: counters.succeeded.get(),
-            failed: counters.failed.get(),
-            timed_out: counters.timed_out.get(),
-            panicked: counters.panicked.get(),
-            rejected: counters.rejected(),
-            cancelled: counters.cancelled.get(),
-            retries: counters.retries.get(),
-            breaker: breaker.snapshot(),
-        }
+        self.shared().snapshot()
+    }
+
+    /// The limits it has now, those included that its [breaker](Self::breaker) was told besides.
+    #[must_use]
+    pub fn config(&self) -> AdapterConfig {
+        self.shared().config()
+    }
+
+    /// Takes on other limits, all of them, while it runs.
+    ///
+    /// - Calls in flight go on, with the timeout and the number of retries they began with.
+    /// - Calls that wait keep their place, and how long they wait. More slots are theirs at once;
+    ///   with fewer slots than calls in flight, nobody gets one until enough calls have ended.
+    /// - A shorter line refuses newcomers only.
+    /// - The circuit breaker keeps its state, and its window and history as far as they fit.
+    /// - The retries that calls have saved up stay, unless there are to be none.
+    /// - An adapter that was closed stays closed.
+    ///
+    /// One limit changes after the other, so that a call which begins meanwhile may meet the old
+    /// and the new. When another thread, or an observer of the breaker, is doing the same, the
+    /// breaker is told by whoever came first, which may be after this returns; the last to come
+    /// decides.
+    ///
+    /// # Errors
+    ///
+    /// Names each value that is out of its range, and each limit that the adapter was not built
+    /// for. Nothing was changed then.
+    pub fn reconfigure(&self, config: AdapterConfig) -> Result<(), ConfigError> {
+        self.shared().reconfigure(config)
     }
 
     /// The circuit breaker, to look at, to operate, and to be shown by its name.
@@ -183,17 +208,127 @@ impl<Req, Res> Holding for Adapter<Req, Res> {
 const BATCH: u64 = 64;
 
 impl Shared {
-    pub(crate) fn new(name: Name, gate: Gate, breaker: CircuitBreaker, timeout: Duration) -> Self {
-        Self {
+    /// The configuration was checked but for what the breaker checks itself.
+    pub(crate) fn new(
+        name: Name,
+        config: AdapterConfig,
+        means: Means,
+    ) -> Result<Self, ConfigError> {
+        let breaker = CircuitBreaker::new(name, config.breaker())?;
+        Ok(Self {
             name,
-            gate,
+            gate: Gate::new(&config),
             history: breaker.bounded(),
+            timeout: AtomicU64::new(nanos(config.timeout)),
+            retries: Retries::new(config.retry, Instant::now()),
+            means,
+            settings: Mutex::new(Settings {
+                config,
+                breaker: breaker.config(),
+                untold: false,
+                telling: false,
+            }),
             breaker,
-            timeout,
             counters: Counters::default(),
             recorded: AtomicU64::new(0),
             watchers: RwLock::new(Arc::new([])),
+        })
+    }
+
+    /// How long the service may take for one attempt.
+    #[inline]
+    pub(crate) fn timeout(&self) -> Duration {
+        Duration::from_nanos(self.timeout.load(Relaxed))
+    }
+
+    pub(crate) fn snapshot(&self) -> AdapterSnapshot {
+        let Self {
+            name,
+            gate,
+            breaker,
+            counters,
+            ..
+        } = self;
+        AdapterSnapshot {
+            name: *name,
+            in_flight: gate.in_flight(),
+            max_in_flight: gate.max_in_flight(),
+            queued: gate.queued(),
+            max_queued: gate.max_queued(),
+            queued_bytes: gate.queued_bytes(),
+            max_queued_bytes: gate.max_queued_bytes(),
+            succeeded: counters.succeeded.get(),
+            failed: counters.failed.get(),
+            timed_out: counters.timed_out.get(),
+            panicked: counters.panicked.get(),
+            rejected: counters.rejected(),
+            cancelled: counters.cancelled.get(),
+            retries: counters.retries.get(),
+            breaker: breaker.snapshot(),
         }
+    }
+
+    fn config(&self) -> AdapterConfig {
+        // The breaker is not asked under the lock, since it may be about to call out.
+        let (mut config, known, busy) = {
+            let settings = self.settings();
+            let busy = settings.untold || settings.telling;
+            (settings.config.clone(), settings.breaker.clone(), busy)
+        };
+        let now = self.breaker.config();
+        if !busy && now != known {
+            config.set_breaker(now);
+        }
+        config
+    }
+
+    fn reconfigure(&self, config: AdapterConfig) -> Result<(), ConfigError> {
+        let mut problems = Problems::default();
+        problems.add_all(config.validate());
+        self.means.check(&config, &mut problems);
+        problems.into_result()?;
+        {
+            // Together, so that what is left of two changes is one of them.
+            let mut settings = self.settings();
+            self.timeout.store(nanos(config.timeout), Relaxed);
+            self.retries.configure(config.retry, Instant::now());
+            self.gate.configure(&config);
+            settings.config = config;
+            settings.untold = true;
+        }
+        self.gate.hand_over();
+        self.tell_breaker();
+        // Its history may have other caps now, of which the threshold is a share.
+        self.tell(Records::check);
+        Ok(())
+    }
+
+    /// Tells the circuit breaker what it is to be, unless another thread, or a caller of this one,
+    /// is at it.
+    fn tell_breaker(&self) {
+        loop {
+            let config = {
+                let mut settings = self.settings();
+                if settings.telling || !settings.untold {
+                    return;
+                }
+                settings.telling = true;
+                settings.untold = false;
+                settings.config.breaker()
+            };
+            let round = Round(self);
+            if let Err(error) = self.breaker.reconfigure(config) {
+                // Not so: it was checked.
+                tracing::error!(adapter = self.name.as_str(), %error, "the circuit breaker stays as it was");
+            }
+            let told = self.breaker.config();
+            self.settings().breaker = told;
+            drop(round);
+        }
+    }
+
+    fn settings(&self) -> MutexGuard<'_, Settings> {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn rejected(&self, rejected: Rejected) -> AdapterError {
@@ -232,6 +367,20 @@ impl Shared {
         let others = others.filter(|known| !std::ptr::eq(known.as_ptr(), Arc::as_ptr(records)));
         *watchers = others.cloned().collect();
     }
+}
+
+/// Lets others tell the breaker should this thread panic, in a subscriber of the log say.
+struct Round<'a>(&'a Shared);
+
+impl Drop for Round<'_> {
+    fn drop(&mut self) {
+        self.0.settings().telling = false;
+    }
+}
+
+/// A day is the most there is.
+const fn nanos(time: Duration) -> u64 {
+    time.as_nanos() as u64
 }
 
 /// The records of the breaker's history are its entries; requests that wait weigh besides. Closing

@@ -1,21 +1,15 @@
 use crate::{
-    Adapter,
+    Adapter, AdapterConfig,
     adapter::Shared,
     call::{CloneIfIdempotent, Inner, NeverAgain, RequestBytes, Unweighed},
+    config::Means,
     function::Function,
-    gate::Gate,
-    retry::{Budget, RetryConfig},
+    retry::RetryConfig,
 };
-use plimsoll_breaker::{CircuitBreaker, CircuitBreakerConfig, Classify, ErrorsAreFailures};
+use plimsoll_breaker::{CircuitBreakerConfig, Classify, ErrorsAreFailures};
 use plimsoll_core::{BoxError, ConfigError, Name, Problems};
 use std::{sync::Arc, time::Duration};
-use tokio::time::Instant;
 use tower_service::Service;
-
-const MILLISECOND: Duration = Duration::from_millis(1);
-const DAY: Duration = Duration::from_secs(24 * 3_600);
-/// The most calls that can be in flight, or wait.
-const MAX_CALLS: usize = 1_000_000;
 
 /// Builds an [`Adapter`]: its limits first, then what it calls.
 ///
@@ -23,38 +17,18 @@ const MAX_CALLS: usize = 1_000_000;
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until it is given what to call"]
 pub struct AdapterBuilder<C = ErrorsAreFailures, B = Unweighed, R = NeverAgain> {
-    limits: Limits,
+    name: String,
+    config: AdapterConfig,
     classify: C,
     request_bytes: B,
     again: R,
 }
 
-/// What does not depend on the types of requests and answers.
-#[derive(Clone, Debug)]
-struct Limits {
-    name: String,
-    timeout: Duration,
-    queue_timeout: Duration,
-    max_in_flight: usize,
-    max_queued: usize,
-    max_queued_bytes: Option<u64>,
-    circuit_breaker: CircuitBreakerConfig,
-    retry: Option<RetryConfig>,
-}
-
 impl AdapterBuilder {
     pub(crate) const fn new(name: String) -> Self {
         Self {
-            limits: Limits {
-                name,
-                timeout: Duration::from_secs(2),
-                queue_timeout: Duration::from_secs(1),
-                max_in_flight: 64,
-                max_queued: 64,
-                max_queued_bytes: None,
-                circuit_breaker: CircuitBreakerConfig::new(),
-                retry: None,
-            },
+            name,
+            config: AdapterConfig::new(),
             classify: ErrorsAreFailures,
             request_bytes: Unweighed,
             again: NeverAgain,
@@ -63,31 +37,38 @@ impl AdapterBuilder {
 }
 
 impl<C, B, R> AdapterBuilder<C, B, R> {
+    /// All limits at once, in place of those that were set before. [`AdapterConfig::new`] by
+    /// default. They can be changed later: see [`Adapter::reconfigure`].
+    pub fn config(mut self, config: AdapterConfig) -> Self {
+        self.config = config;
+        self
+    }
+
     /// How long the service may take for one attempt, its readiness included. 2 seconds by
     /// default, 1 ms to 1 day. The wait in line does not count; see
     /// [`queue_timeout`](Self::queue_timeout).
     pub const fn timeout(mut self, timeout: Duration) -> Self {
-        self.limits.timeout = timeout;
+        self.config.timeout = timeout;
         self
     }
 
     /// How long a call waits in line for a slot. 1 second by default, 1 ms to 1 day.
     pub const fn queue_timeout(mut self, timeout: Duration) -> Self {
-        self.limits.queue_timeout = timeout;
+        self.config.queue_timeout = timeout;
         self
     }
 
     /// How many calls may be with the service, or wait to try again. 64 by default, 1 to
     /// 1 000 000.
     pub const fn max_in_flight(mut self, calls: usize) -> Self {
-        self.limits.max_in_flight = calls;
+        self.config.max_in_flight = calls;
         self
     }
 
     /// How many calls may wait in line; others are refused. 64 by default, up to 1 000 000. With 0
     /// a call for which no slot is free is refused at once.
     pub const fn max_queued(mut self, calls: usize) -> Self {
-        self.limits.max_queued = calls;
+        self.config.max_queued = calls;
         self
     }
 
@@ -95,14 +76,27 @@ impl<C, B, R> AdapterBuilder<C, B, R> {
     /// others are refused. No limit by default, at least 1.
     ///
     /// A request is weighed only if it has to wait. One that is larger than this never waits.
-    pub fn max_queued_bytes<Req, F>(self, bytes: u64, request_bytes: F) -> AdapterBuilder<C, F, R>
+    pub fn max_queued_bytes<Req, F>(
+        mut self,
+        bytes: u64,
+        request_bytes: F,
+    ) -> AdapterBuilder<C, F, R>
     where
         F: Fn(&Req) -> u64,
     {
-        let mut limits = self.limits;
-        limits.max_queued_bytes = Some(bytes);
+        self.config.max_queued_bytes = Some(bytes);
+        self.request_bytes(request_bytes)
+    }
+
+    /// Weighs the requests that wait in line, so that [what they have
+    /// together](AdapterConfig::max_queued_bytes) is known, and can be limited later.
+    pub fn request_bytes<Req, F>(self, request_bytes: F) -> AdapterBuilder<C, F, R>
+    where
+        F: Fn(&Req) -> u64,
+    {
         AdapterBuilder {
-            limits,
+            name: self.name,
+            config: self.config,
             classify: self.classify,
             request_bytes,
             again: self.again,
@@ -116,7 +110,7 @@ impl<C, B, R> AdapterBuilder<C, B, R> {
     /// [`timeout`](Self::timeout), unless
     /// [`dropped_fails_after`](CircuitBreakerConfig::dropped_fails_after) says otherwise.
     pub fn circuit_breaker(mut self, config: CircuitBreakerConfig) -> Self {
-        self.limits.circuit_breaker = config;
+        self.config.circuit_breaker = config;
         self
     }
 
@@ -127,7 +121,8 @@ impl<C, B, R> AdapterBuilder<C, B, R> {
         K: Classify<Res>,
     {
         AdapterBuilder {
-            limits: self.limits,
+            name: self.name,
+            config: self.config,
             classify,
             request_bytes: self.request_bytes,
             again: self.again,
@@ -139,17 +134,27 @@ impl<C, B, R> AdapterBuilder<C, B, R> {
     /// `clone_if_idempotent` makes a copy of a request that can safely be made twice, and none of
     /// others. It is asked before each attempt but the last.
     pub fn retry<Req, F>(
-        self,
+        mut self,
         config: RetryConfig,
         clone_if_idempotent: F,
     ) -> AdapterBuilder<C, B, F>
     where
         F: Fn(&Req) -> Option<Req>,
     {
-        let mut limits = self.limits;
-        limits.retry = Some(config);
+        self.config.retry = Some(config);
+        self.repeatable(clone_if_idempotent)
+    }
+
+    /// Says which requests may be made twice, as [`retry`](Self::retry) does, without having any
+    /// tried again: whether and how they are [is configured](AdapterConfig::retry), and can be
+    /// later.
+    pub fn repeatable<Req, F>(self, clone_if_idempotent: F) -> AdapterBuilder<C, B, F>
+    where
+        F: Fn(&Req) -> Option<Req>,
+    {
         AdapterBuilder {
-            limits,
+            name: self.name,
+            config: self.config,
             classify: self.classify,
             request_bytes: self.request_bytes,
             again: clone_if_idempotent,
@@ -170,15 +175,16 @@ impl<C, B, R> AdapterBuilder<C, B, R> {
         B: RequestBytes<Req> + Send + Sync + 'static,
         R: CloneIfIdempotent<Req> + Send + Sync + 'static,
     {
-        let retry = self.limits.retry;
-        let shared = self.limits.build()?;
+        let means = Means {
+            weighs: B::ANY,
+            repeats: R::ANY,
+        };
         Ok(Adapter::new(Arc::new(Inner {
-            shared: Arc::new(shared),
+            shared: Arc::new(build(&self.name, self.config, means)?),
             service,
             classify: self.classify,
             request_bytes: self.request_bytes,
             again: self.again,
-            retry: retry.map(|config| (config, Budget::new(&config, Instant::now()))),
         })))
     }
 
@@ -205,58 +211,16 @@ impl<C, B, R> AdapterBuilder<C, B, R> {
     }
 }
 
-impl Limits {
-    fn build(self) -> Result<Shared, ConfigError> {
-        let mut problems = Problems::default();
-        let length = self.name.len();
-        if length == 0 || length > Name::MAX_LEN || self.name.contains(char::is_control) {
-            let most = Name::MAX_LEN;
-            let expected = format!("1 to {most} bytes without control characters");
-            problems.add("name", format!("{:?}", self.name), expected);
-        }
-        problems.duration("timeout", self.timeout, MILLISECOND..=DAY);
-        problems.duration("queue_timeout", self.queue_timeout, MILLISECOND..=DAY);
-        problems.number("max_in_flight", self.max_in_flight, 1..=MAX_CALLS);
-        problems.number("max_queued", self.max_queued, 0..=MAX_CALLS);
-        if let Some(bytes) = self.max_queued_bytes {
-            problems.number("max_queued_bytes", bytes, 1..=u64::MAX);
-        }
-        if let Some(retry) = &self.retry {
-            retry.validate(&mut problems);
-        }
-        // Whoever leaves before half of the timeout says nothing about the service; later, it is to
-        // blame.
-        let blamed_after = (self.timeout / 2).max(MILLISECOND);
-        let config = self.circuit_breaker.or_dropped_fails_after(blamed_after);
-        if let Err(error) = config.validate() {
-            problems.add_of("circuit_breaker", error);
-        }
-        problems.into_result()?;
-        let name = Name::new(&self.name);
-        let breaker = CircuitBreaker::new(name, config)?;
-        let gate = Gate::new(
-            self.max_in_flight,
-            self.max_queued as u64,
-            self.max_queued_bytes,
-            self.queue_timeout,
-        );
-        Ok(Shared::new(name, gate, breaker, self.timeout))
+fn build(name: &str, config: AdapterConfig, means: Means) -> Result<Shared, ConfigError> {
+    let mut problems = Problems::default();
+    let length = name.len();
+    if length == 0 || length > Name::MAX_LEN || name.contains(char::is_control) {
+        let most = Name::MAX_LEN;
+        let expected = format!("1 to {most} bytes without control characters");
+        problems.add("name", format!("{name:?}"), expected);
     }
-}
-
-impl RetryConfig {
-    fn validate(&self, problems: &mut Problems) {
-        let minute = Duration::from_secs(60);
-        problems.number("retry.retries", self.retries, 1..=10);
-        problems.number("retry.percent", self.percent, 0.0..=100.0);
-        problems.number("retry.floor", self.floor, 0..=1_000);
-        problems.duration(
-            "retry.back_off.first",
-            self.back_off,
-            Duration::ZERO..=minute,
-        );
-        let longest = self.back_off..=minute;
-        problems.duration("retry.back_off.longest", self.back_off_max, longest);
-        problems.number("retry.jitter", self.jitter, 0.0..=1.0);
-    }
+    problems.add_all(config.validate());
+    means.check(&config, &mut problems);
+    problems.into_result()?;
+    Shared::new(Name::new(name), config, means)
 }

@@ -5,11 +5,10 @@ use crate::{
     adapter::Shared,
     attempt::{Attempt, Ended},
     panic::{Panicked, catch},
-    retry::{Budget, RetryConfig},
 };
 use plimsoll_breaker::{Classify, Outcome, Permit};
 use plimsoll_core::{BoxError, BoxFuture, Rejected};
-use std::{pin::pin, sync::Arc};
+use std::{pin::pin, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
 use tower_service::Service;
 
@@ -17,6 +16,9 @@ use tower_service::Service;
 ///
 /// A closure `Fn(&Request) -> u64` is one.
 pub trait RequestBytes<Req> {
+    /// Whether it is known, so that there can be a limit.
+    const ANY: bool = true;
+
     /// How many bytes `request` holds.
     fn request_bytes(&self, request: &Req) -> u64;
 }
@@ -50,6 +52,8 @@ impl<Req, F: Fn(&Req) -> u64> RequestBytes<Req> for F {
 }
 
 impl<Req> RequestBytes<Req> for Unweighed {
+    const ANY: bool = false;
+
     fn request_bytes(&self, _: &Req) -> u64 {
         0
     }
@@ -84,7 +88,6 @@ pub(crate) struct Inner<S, C, B, R> {
     pub(crate) classify: C,
     pub(crate) request_bytes: B,
     pub(crate) again: R,
-    pub(crate) retry: Option<(RetryConfig, Budget)>,
 }
 
 impl<Req, S, C, B, R> Core<Req, S::Response> for Inner<S, C, B, R>
@@ -141,23 +144,24 @@ impl<S, C, B, R> Inner<S, C, B, R> {
             let rejected = Rejected::new(reason, self.shared.name);
             self.shared.rejected(rejected)
         })?;
-        let budget = self.retry.as_ref().filter(|_| R::ANY);
-        if let Some((_, budget)) = budget {
-            budget.earn();
-        }
+        // By what it begins with, whatever is changed meanwhile.
+        let timeout = self.shared.timeout();
+        let most = match R::ANY {
+            true => self.shared.retries.earn(),
+            false => 0,
+        };
         let mut request = request;
         let mut retries = 0;
         let mut before = None;
         loop {
-            let again = match budget {
-                Some((config, _)) if retries < config.retries => {
-                    let copy = catch(|| self.again.clone_if_idempotent(&request));
-                    copy.map_err(|panicked| self.error(panicked.into()))?
-                }
-                _ => None,
+            let again = if retries < most {
+                let copy = catch(|| self.again.clone_if_idempotent(&request));
+                copy.map_err(|panicked| self.error(panicked.into()))?
+            } else {
+                None
             };
             let tried = match self.shared.breaker.try_acquire() {
-                Ok(permit) => self.attempt(request, permit).await,
+                Ok(permit) => self.attempt(request, permit, timeout).await,
                 Err(open) => match before {
                     // What the service said last tells more than that it is not asked again.
                     Some(last) => return last,
@@ -173,13 +177,14 @@ impl<S, C, B, R> Inner<S, C, B, R> {
                 (Outcome::Failure, Ok(_)) => true,
                 _ => false,
             };
-            let (Some(again), Some((config, budget)), true) = (again, budget, may) else {
+            let (Some(again), true) = (again, may) else {
                 return last;
             };
-            if !budget.spend(Instant::now()) {
+            let chance = fastrand::f64();
+            let Some(wait) = self.shared.retries.spend(retries, chance, Instant::now()) else {
                 return last;
-            }
-            sleep(config.wait(retries, fastrand::f64())).await;
+            };
+            sleep(wait).await;
             self.shared.counters.retries.add();
             request = again;
             retries += 1;
@@ -192,19 +197,20 @@ impl<S, C, B, R> Inner<S, C, B, R> {
     where
         B: RequestBytes<Req>,
     {
-        if !self.shared.gate.weighs() {
-            return Ok(0);
-        }
         let bytes = catch(|| self.request_bytes.request_bytes(request));
         bytes.map_err(|panicked| self.error(panicked.into()))
     }
 
-    async fn attempt<Req>(&self, request: Req, permit: Permit) -> Tried<S::Response>
+    async fn attempt<Req>(
+        &self,
+        request: Req,
+        permit: Permit,
+        timeout: Duration,
+    ) -> Tried<S::Response>
     where
         S: Service<Req, Error: Into<BoxError>> + Clone,
         C: Classify<S::Response>,
     {
-        let timeout = self.shared.timeout;
         let mut attempt = pin!(Attempt::new(&self.service, request, permit, timeout));
         let (result, outcome) = match attempt.as_mut().await {
             Ended::Answered(result) => {

@@ -74,6 +74,7 @@ mod answers;
 mod attempt;
 mod builder;
 mod call;
+mod config;
 mod error;
 mod function;
 pub mod future;
@@ -82,8 +83,10 @@ mod join;
 mod panic;
 mod records;
 mod retry;
+mod settings;
 mod snapshot;
 mod summary;
+mod sync;
 
 pub use self::{
     adapter::Adapter,
@@ -91,6 +94,7 @@ pub use self::{
     answers::{Answer, Answers},
     builder::AdapterBuilder,
     call::{CloneIfIdempotent, NeverAgain, RequestBytes, Unweighed},
+    config::{AdapterConfig, AdapterValues},
     error::{AdapterError, AdapterErrorKind},
     records::{RecordAlert, RecordThreshold},
     retry::RetryConfig,

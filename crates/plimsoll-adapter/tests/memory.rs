@@ -135,6 +135,10 @@ async fn by_name() {
 async fn waits() {
     let adapter = builder(HistoryConfig::disabled()).max_in_flight(1);
     let adapter = adapter.function(never).unwrap();
+    // The line has its places from the first who waits.
+    let (mut running, mut waiting) = (adapter.call(0), adapter.call(0));
+    assert!(poll(&mut running).is_pending() && poll(&mut waiting).is_pending());
+    drop((running, waiting));
     let made = allocations(|| {
         let (mut running, mut waiting) = (adapter.call(0), adapter.call(0));
         assert!(poll(&mut running).is_pending());
