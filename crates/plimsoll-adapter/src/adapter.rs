@@ -268,7 +268,7 @@ impl Shared {
         }
     }
 
-    fn config(&self) -> AdapterConfig {
+    pub(crate) fn config(&self) -> AdapterConfig {
         // The breaker is not asked under the lock, since it may be about to call out.
         let (mut config, known, busy) = {
             let settings = self.settings();
@@ -282,11 +282,15 @@ impl Shared {
         config
     }
 
-    fn reconfigure(&self, config: AdapterConfig) -> Result<(), ConfigError> {
+    pub(crate) fn check(&self, config: &AdapterConfig) -> Result<(), ConfigError> {
         let mut problems = Problems::default();
         problems.add_all(config.validate());
-        self.means.check(&config, &mut problems);
-        problems.into_result()?;
+        self.means.check(config, &mut problems);
+        problems.into_result()
+    }
+
+    pub(crate) fn reconfigure(&self, config: AdapterConfig) -> Result<(), ConfigError> {
+        self.check(&config)?;
         {
             // Together, so that what is left of two changes is one of them.
             let mut settings = self.settings();

@@ -75,6 +75,7 @@ mod attempt;
 mod builder;
 mod call;
 mod config;
+mod control;
 mod error;
 mod function;
 pub mod future;
@@ -95,6 +96,7 @@ pub use self::{
     builder::AdapterBuilder,
     call::{CloneIfIdempotent, NeverAgain, RequestBytes, Unweighed},
     config::{AdapterConfig, AdapterValues},
+    control::AdapterControl,
     error::{AdapterError, AdapterErrorKind},
     records::{RecordAlert, RecordThreshold},
     retry::RetryConfig,

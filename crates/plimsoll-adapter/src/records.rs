@@ -1,6 +1,7 @@
 //! How many records all adapters keep together, and what is done when those are too many.
 
 use crate::{AdapterMemory, MemorySummary, adapter::Shared};
+use plimsoll_core::settings::{Kind, Setting, Value};
 use plimsoll_core::{ConfigError, Name, Problems, Removed};
 use std::{
     fmt,
@@ -22,6 +23,33 @@ pub enum RecordThreshold {
     /// This share of what the caps of all histories add up to, above 0 and at most 1. 0.8 is the
     /// default. Any number if one history has no cap.
     Share(f64),
+}
+
+impl Setting for RecordThreshold {
+    fn kind(&self) -> Kind {
+        Kind::CountOrShare(1..=u64::MAX)
+    }
+
+    fn words(&self) -> &'static [&'static str] {
+        &["off"]
+    }
+
+    fn value(&self) -> Value {
+        match *self {
+            Self::Off => Value::Word("off"),
+            Self::Records(records) => Value::Integer(records),
+            // Rounded, since most shares are no binary fraction, though most percentages are.
+            Self::Share(share) => Value::Share((share * 1e8).round() / 1e6),
+        }
+    }
+
+    fn set(&mut self, value: Value) {
+        *self = match value {
+            Value::Integer(records) => Self::Records(records),
+            Value::Share(percent) => Self::Share(percent / 100.0),
+            _ => Self::Off,
+        };
+    }
 }
 
 impl Default for RecordThreshold {

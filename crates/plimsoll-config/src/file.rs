@@ -13,14 +13,16 @@ use std::{
 #[derive(Clone, Debug)]
 pub struct File {
     pub(crate) root: Node,
+    text: Arc<str>,
 }
 
 impl File {
     /// A file without settings.
     #[must_use]
-    pub const fn empty() -> Self {
+    pub fn empty() -> Self {
         Self {
             root: Node::empty(Source::Code),
+            text: "".into(),
         }
     }
 
@@ -32,7 +34,7 @@ impl File {
     pub fn read(path: &Path) -> Result<Self, LoadError> {
         let name: Arc<str> = path.to_string_lossy().into();
         let text = read_text(path).map_err(|what| LoadError::one(whole(&name), what))?;
-        yaml::parse(&name, &text).map(|root| Self { root })
+        Self::of(&name, text.into())
     }
 
     /// [`read`](Self::read), or a file without settings where there is none.
@@ -53,7 +55,18 @@ impl File {
     ///
     /// When it is larger than it may be, or no YAML; says where.
     pub fn parse(name: &str, text: &str) -> Result<Self, LoadError> {
-        yaml::parse(&name.into(), text).map(|root| Self { root })
+        Self::of(&name.into(), text.into())
+    }
+
+    fn of(name: &Arc<str>, text: Arc<str>) -> Result<Self, LoadError> {
+        let root = yaml::parse(name, &text)?;
+        Ok(Self { root, text })
+    }
+
+    /// The text, by which one can tell whether a file has changed.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
     }
 }
 

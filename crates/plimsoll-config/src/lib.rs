@@ -7,6 +7,7 @@ mod limit;
 mod node;
 mod problem;
 mod reading;
+mod reload;
 mod schema;
 mod source;
 mod text;
@@ -20,7 +21,8 @@ pub use self::{
     file::File,
     limit::memory_limit,
     problem::{EXIT_CODE, LoadError, Problem, What},
-    reading::{Item, Reading},
+    reading::{Listed, Reading},
+    reload::{Change, Configuration, Reload},
     schema::{list_schema, schema},
     source::Source,
 };

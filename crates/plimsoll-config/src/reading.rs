@@ -4,7 +4,10 @@ use crate::{
     problem::{Problem, Problems, What},
     text::{self, Memory},
 };
-use plimsoll_core::settings::{Fields, Kind, Setting, Settings, Value};
+use plimsoll_core::{
+    ConfigError,
+    settings::{Fields, Kind, Setting, Settings, Value},
+};
 use std::{collections::HashMap, fmt};
 
 /// One look at all files and variables: reads settings, and remembers where each value came from
@@ -108,79 +111,114 @@ impl Reading {
         self.show(key, settings, None);
     }
 
-    /// Reads the list under `key`, whose items have names of their own under `name`.
-    ///
-    /// `make` makes an item of that name with what the code and the general settings say, which
-    /// is then read. Settings below the group `general` of an item that nobody gave came from the
-    /// group of that name that was read before.
-    ///
-    /// Variables can change an item, but make none.
-    pub fn list<T: Settings>(
-        &mut self,
-        key: &'static str,
-        general: &'static str,
-        file: &File,
-        environment: &Environment,
-        mut make: impl FnMut(&str) -> T,
-    ) -> Vec<Item<T>> {
-        let mut items: Vec<Item<T>> = Vec::new();
+    /// The items of the list that a file has under `key`, each with a name of its own under `name`.
+    /// The file has nothing else.
+    pub fn items<'a>(&mut self, key: &'static str, file: &'a File) -> Vec<Listed<'a>> {
         self.unknown_keys("", &file.root, &[key]);
         let listed = file.root.get(key);
-        let listed = listed.map_or(&[] as &[_], |entry| match &entry.node.content {
+        let nodes = listed.map_or(&[] as &[_], |entry| match &entry.node.content {
             Content::List(nodes) => nodes,
             Content::Scalar(scalar) if scalar.is_null() => &[],
             _ => {
                 let source = entry.node.source.clone();
                 let expected = "a list, each item with a name";
-                self.problems
-                    .value(source, key, entry.node.shown(), expected);
+                let problems = &mut self.problems;
+                problems.value(source, key, entry.node.shown(), expected);
                 &[]
             }
         });
-        let mut taken: HashMap<&str, &Source> = HashMap::new();
-        let variables = environment.root.get(key);
-        let variables = variables.and_then(|entry| entry.node.entries());
-        let variables = variables.unwrap_or_default();
-        let mut used = vec![false; variables.len()];
-        for node in listed {
+        let mut before: HashMap<&str, &Source> = HashMap::new();
+        let mut items = Vec::with_capacity(nodes.len());
+        for node in nodes {
             let Some((name, source)) = self.name_of(key, node) else {
                 continue;
             };
-            if let Some(before) = taken.insert(name, source) {
+            if let Some(before) = before.insert(name, source) {
                 let what = format!("is listed twice, first at {before}");
-                let key = format!("{key}.{name}");
+                let key = join(key, name);
                 self.problems.other(source.clone(), key, what);
                 continue;
             }
-            let path = format!("{key}.{name}");
-            let mut settings = make(name);
-            self.pass(&path, &mut settings, node, &["name"]);
-            for (variable, used) in variables.iter().zip(&mut used) {
-                if variable.is(name) {
-                    if *used {
-                        let what = format!("is for `{name}` and for another of the same letters");
-                        self.problems.other(variable.source.clone(), "", what);
-                    }
-                    *used = true;
-                    self.pass(&path, &mut settings, &variable.node, &[]);
-                }
-            }
-            self.show(&path, &mut settings, Some(general));
-            items.push(Item {
-                name: name.to_owned(),
+            items.push(Listed {
+                name,
                 source: source.clone(),
-                settings,
+                node: Some(node),
             });
         }
-        let names: Vec<_> = items.iter().map(|item| &*item.name).collect();
-        for (variable, used) in variables.iter().zip(used) {
-            if !used {
-                let key = format!("{key}.{}", variable.key);
-                let source = variable.source.clone();
-                self.problems.unknown(source, key, &variable.key, &names);
+        items
+    }
+
+    /// Reads the settings of an item, which begin with what the code and the general settings
+    /// say. What nobody gave of the group `general` came from the group of that name which was
+    /// read before.
+    pub fn item(
+        &mut self,
+        key: &'static str,
+        item: &Listed<'_>,
+        general: &str,
+        settings: &mut dyn Settings,
+        environment: &Environment,
+    ) {
+        let path = join(key, item.name);
+        if let Some(node) = item.node {
+            self.pass(&path, settings, node, &["name"]);
+        }
+        for variable in variables_of(key, environment) {
+            if variable.is(item.name) {
+                self.pass(&path, settings, &variable.node, &[]);
             }
         }
-        items
+        self.show(&path, settings, Some(general));
+    }
+
+    /// Says which variables are about items of other names than these, or about several of them.
+    pub fn other_items(&mut self, key: &'static str, names: &[&str], environment: &Environment) {
+        for variable in variables_of(key, environment) {
+            let mut meant = names.iter().filter(|name| variable.is(name));
+            match (meant.next(), meant.next()) {
+                (Some(_), None) => {}
+                (Some(one), Some(other)) => {
+                    let what = format!("is about `{one}` and about `{other}`: rename one of them");
+                    self.problems.other(variable.source.clone(), "", what);
+                }
+                (None, _) => {
+                    let key = join(key, &variable.key);
+                    let source = variable.source.clone();
+                    self.problems.unknown(source, key, &variable.key, names);
+                }
+            }
+        }
+    }
+
+    /// Has the settings of a group say what a file and the environment do, without a word about
+    /// problems or values: somebody else reads the group.
+    pub fn overlay(
+        &mut self,
+        key: &'static str,
+        settings: &mut dyn Settings,
+        others: &'static [&'static str],
+        file: &File,
+        environment: &Environment,
+    ) {
+        let mut unheard = Self::new();
+        unheard.memory = self.memory;
+        for node in [&file.root, &environment.root] {
+            if let Some(entry) = node.get(key) {
+                unheard.pass(key, settings, &entry.node, others);
+            }
+        }
+    }
+
+    /// Says what is wrong with settings under `path` which were read, by whoever checked them.
+    /// What was given nowhere is told of at `otherwise`.
+    pub fn refused(&mut self, path: &str, error: &ConfigError, otherwise: &Source) {
+        for problem in error.problems() {
+            let key = join(path, &problem.field);
+            let given = self.sources.find(&key);
+            let source = given.map_or(otherwise, |given| &given.source).clone();
+            let value = problem.value.clone();
+            self.problems.value(source, key, value, &problem.expected);
+        }
     }
 
     /// The name of an item, which must have one.
@@ -282,16 +320,42 @@ impl Reading {
     }
 }
 
-/// An item of a list.
+/// An item of a list, as it was found.
 #[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Item<T> {
+pub struct Listed<'a> {
+    name: &'a str,
+    source: Source,
+    node: Option<&'a Node>,
+}
+
+impl<'a> Listed<'a> {
+    /// An item that is in no list, but in the code. Variables can be about it.
+    #[must_use]
+    pub const fn in_code(name: &'a str) -> Self {
+        Self {
+            name,
+            source: Source::Code,
+            node: None,
+        }
+    }
+
     /// Its name.
-    pub name: String,
-    /// Where that is.
-    pub source: Source,
-    /// Its settings.
-    pub settings: T,
+    #[must_use]
+    pub const fn name(&self) -> &'a str {
+        self.name
+    }
+
+    /// Where the name is.
+    #[must_use]
+    pub const fn source(&self) -> &Source {
+        &self.source
+    }
+}
+
+fn variables_of<'a>(key: &str, environment: &'a Environment) -> &'a [Entry] {
+    let variables = environment.root.get(key);
+    let variables = variables.and_then(|entry| entry.node.entries());
+    variables.unwrap_or_default()
 }
 
 impl Sources {

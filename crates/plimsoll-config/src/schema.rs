@@ -157,6 +157,10 @@ fn of_kind(kind: &Kind) -> serde_json::Value {
             { "type": "integer", "minimum": calls.start(), "maximum": calls.end() },
             { "type": "string", "pattern": time },
         ] }),
+        Kind::CountOrShare(range) => json!({ "anyOf": [
+            { "type": "integer", "minimum": range.start(), "maximum": range.end() },
+            { "type": "string", "pattern": "^\\s*[0-9.]+\\s*%\\s*$" },
+        ] }),
         Kind::Choice(names) => json!({ "enum": names }),
         Kind::Texts => json!({ "type": "array", "items": { "type": "string" } }),
         // An address is checked by whoever listens.

@@ -65,6 +65,10 @@ pub(crate) fn read(node: &Node, setting: &dyn Setting, memory: Memory) -> Result
             Some(calls) => Some(Value::Integer(calls)),
             None => duration(text).map(Value::Duration),
         },
+        Kind::CountOrShare(_) => match text.strip_suffix('%') {
+            Some(share) => number(share.trim_end()).map(Value::Share),
+            None => integer(text).map(Value::Integer),
+        },
         Kind::Choice(names) => {
             let name = names.iter().find(|name| **name == text);
             name.map(|name| Value::Word(name))

@@ -18,6 +18,8 @@ pub enum Kind {
     Bytes(RangeInclusive<u64>),
     /// A whole number of calls, or a time.
     CallsOrTime(RangeInclusive<u64>, RangeInclusive<Duration>),
+    /// A whole number, or a share of something in percent, above 0 and up to 100.
+    CountOrShare(RangeInclusive<u64>),
     /// One of some words.
     Choice(&'static [&'static str]),
     /// Where to listen.
@@ -44,6 +46,8 @@ pub enum Value {
     Duration(Duration),
     /// So many bytes.
     Bytes(u64),
+    /// A share of something, in percent.
+    Share(f64),
     /// One of the words that a setting takes.
     Word(&'static str),
     /// Where to listen.
@@ -74,10 +78,14 @@ impl Kind {
             | (Self::Text, Value::Text(_))
             | (Self::Secret, Value::Secret(_))
             | (Self::Texts, Value::Texts(_)) => true,
-            (Self::Integer(range) | Self::CallsOrTime(range, _), Value::Integer(value))
+            (
+                Self::Integer(range) | Self::CallsOrTime(range, _) | Self::CountOrShare(range),
+                Value::Integer(value),
+            )
             | (Self::Bytes(range), Value::Bytes(value)) => range.contains(value),
             (Self::Number(range), Value::Number(value)) => range.contains(value),
-            (Self::Percent, Value::Number(value)) => *value > 0.0 && *value <= 100.0,
+            (Self::Percent, Value::Number(value))
+            | (Self::CountOrShare(_), Value::Share(value)) => *value > 0.0 && *value <= 100.0,
             (Self::Duration(range) | Self::CallsOrTime(_, range), Value::Duration(value)) => {
                 range.contains(value)
             }
@@ -116,6 +124,10 @@ impl fmt::Display for Kind {
                     "between {least} and {most} calls, or between {shortest} and {longest}"
                 )
             }
+            Self::CountOrShare(range) => {
+                Self::Integer(range.clone()).fmt(f)?;
+                f.write_str(", or a share above 0% and at most 100%")
+            }
             Self::Choice(names) => write!(f, "one of {}", names.join(", ")),
             Self::Address => f.write_str("an address and a port, like 127.0.0.1:8081"),
             Self::Text | Self::Secret => f.write_str("a text"),
@@ -132,6 +144,7 @@ impl fmt::Display for Value {
             Self::Number(value) => value.fmt(f),
             Self::Duration(value) => show_duration(*value, f),
             Self::Bytes(value) => show_bytes(*value, f),
+            Self::Share(value) => write!(f, "{value}%"),
             Self::Word(value) => f.write_str(value),
             Self::Address(value) => value.fmt(f),
             Self::Text(value) => f.write_str(value),
