@@ -10,10 +10,13 @@ pub fn memory_limit() -> Option<u64> {
     limit_under(Path::new("/"))
 }
 
+/// As much as no machine has, in bytes.
+const UNREACHABLE: u64 = 1 << 62;
+
 fn limit_under(root: &Path) -> Option<u64> {
     let text = |path: &str| fs::read_to_string(root.join(path)).ok();
     let cgroups = text("proc/self/cgroup").unwrap_or_default();
-    let of_cgroups = cgroups.lines().flat_map(|line| {
+    let of_cgroups = cgroups.lines().filter_map(|line| {
         // hierarchy:controllers:path
         let mut parts = line.splitn(3, ':').skip(1);
         let (controllers, path) = (parts.next()?, parts.next()?);
@@ -37,7 +40,8 @@ fn limit_under(root: &Path) -> Option<u64> {
         kib.trim().parse::<u64>().ok()?.checked_mul(1_024)
     });
     let all = of_cgroups.chain(of_address_space).chain(of_machine);
-    all.filter(|limit| *limit > 0).min()
+    // Version 1 says that there is no limit with one that nothing can reach.
+    all.filter(|limit| (1..UNREACHABLE).contains(limit)).min()
 }
 
 /// The smallest limit of a cgroup and those it is in. In a container the path may be that of the

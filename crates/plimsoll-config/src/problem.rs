@@ -1,5 +1,5 @@
 use crate::Source;
-use std::{error::Error, fmt};
+use std::{error::Error, fmt, sync::Arc};
 
 /// A configuration that cannot be used: everything that is wrong with it.
 ///
@@ -16,6 +16,8 @@ pub const EXIT_CODE: u8 = 2;
 
 /// The most problems that are told of at once.
 const MOST_PROBLEMS: usize = 100;
+/// The most known keys that a problem tells of.
+const MOST_KNOWN: usize = 64;
 
 /// One thing that is wrong with a configuration.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -45,7 +47,7 @@ pub enum What {
     UnknownKey {
         /// The one that was meant, probably.
         nearest: Option<String>,
-        /// Those that there are.
+        /// Those that there are, the first 64 of them.
         known: Vec<String>,
     },
     /// Anything else, in words.
@@ -64,13 +66,11 @@ impl LoadError {
     pub(crate) fn one(source: Source, what: impl fmt::Display) -> Self {
         let mut problems = Problems::default();
         problems.other(source, "", what);
-        Self {
-            problems: problems.problems,
-            more: 0,
-        }
+        problems.into()
     }
 
-    /// Every problem, the first 100 of them, in the order of the files. Never empty.
+    /// Every problem, or the first 100 that were found, in the order of their places: files as they
+    /// were read, then variables. Never empty.
     #[must_use]
     pub fn problems(&self) -> &[Problem] {
         &self.problems
@@ -89,14 +89,9 @@ impl LoadError {
             problems: std::mem::take(&mut self.problems),
             more: self.more + other.more,
         };
-        other
-            .problems
-            .into_iter()
-            .for_each(|problem| all.add(problem));
-        Self {
-            problems: all.problems,
-            more: all.more,
-        }
+        let others = other.problems.into_iter();
+        others.for_each(|problem| all.add(problem));
+        all.into()
     }
 }
 
@@ -140,7 +135,11 @@ impl Problems {
             key,
             what: What::UnknownKey {
                 nearest,
-                known: known.iter().map(ToString::to_string).collect(),
+                known: known
+                    .iter()
+                    .take(MOST_KNOWN)
+                    .map(ToString::to_string)
+                    .collect(),
             },
         });
     }
@@ -165,11 +164,31 @@ impl Problems {
     pub(crate) fn into_result(self) -> Result<(), LoadError> {
         match self.problems.is_empty() {
             true => Ok(()),
-            false => Err(LoadError {
-                problems: self.problems,
-                more: self.more,
-            }),
+            false => Err(self.into()),
         }
+    }
+}
+
+impl From<Problems> for LoadError {
+    fn from(Problems { mut problems, more }: Problems) -> Self {
+        let mut files: Vec<Arc<str>> = Vec::new();
+        for problem in &problems {
+            if let Source::File { file, .. } = &problem.source
+                && !files.contains(file)
+            {
+                files.push(file.clone());
+            }
+        }
+        // What is said of one place stays in the order in which it was found.
+        problems.sort_by_key(|problem| match &problem.source {
+            Source::Code => (0, 0, 0, 0),
+            Source::File { file, line, column } => {
+                let file = files.iter().position(|name| name == file);
+                (1, file.unwrap_or_default(), *line, *column)
+            }
+            Source::Variable(_) => (2, 0, 0, 0),
+        });
+        Self { problems, more }
     }
 }
 
@@ -178,8 +197,9 @@ const ALIKE: f64 = 0.8;
 
 /// The known key that is most like this one, if one is.
 pub(crate) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
-    // Keys are short; whatever is not was no slip of the hand, and would take long to compare.
-    if name.len() > 64 {
+    // Keys are short and few; whatever is not was no slip of the hand, and would take long to
+    // compare.
+    if name.len() > 64 || known.len() > 1_000 {
         return None;
     }
     let name = name.to_ascii_lowercase().replace('-', "_");
@@ -215,6 +235,9 @@ impl fmt::Display for Problem {
         let Self { source, key, what } = self;
         write!(f, "{source}: ")?;
         match what {
+            What::Value { value, expected } if key.is_empty() => {
+                write!(f, "is {value}, but must be {expected}")
+            }
             What::Value { value, expected } => {
                 write!(f, "`{key}` is {value}, but must be {expected}")
             }
@@ -223,7 +246,13 @@ impl fmt::Display for Problem {
                 match nearest {
                     Some(nearest) => write!(f, ": did you mean `{nearest}`?"),
                     None if known.is_empty() => Ok(()),
-                    None => write!(f, ": there are {}", known.join(", ")),
+                    None => {
+                        write!(f, ": there are {}", known.join(", "))?;
+                        match known.len() < MOST_KNOWN {
+                            true => Ok(()),
+                            false => f.write_str(", …"),
+                        }
+                    }
                 }
             }
             What::Other(what) if key.is_empty() => f.write_str(what),

@@ -1,6 +1,6 @@
 use crate::{
     Effective, Environment, File, LoadError, Source,
-    node::{Content, Entry, Node},
+    node::{Content, Entry, Node, as_in_a_variable},
     problem::{Problem, Problems, What},
     text::{self, Memory},
 };
@@ -45,6 +45,9 @@ pub struct Reading {
     sources: Sources,
     memory: Memory,
 }
+
+/// The most items of a list.
+const MAX_ITEMS: usize = 10_000;
 
 /// Where values came from, by path. What came later counts.
 #[derive(Debug, Default)]
@@ -95,7 +98,8 @@ impl Reading {
         self.show("", settings, None);
     }
 
-    /// Reads the settings of one group of a file.
+    /// Reads the settings of one group of a file. Whether there are other groups that nobody knows is
+    /// for [`root`](Self::root) to tell.
     pub fn group(
         &mut self,
         key: &'static str,
@@ -104,8 +108,13 @@ impl Reading {
         environment: &Environment,
     ) {
         for node in [&file.root, &environment.root] {
-            if let Some(entry) = node.get(key) {
-                self.pass(key, settings, &entry.node, &[]);
+            match node.entries() {
+                None => self.no_group("", node, false),
+                Some(_) => {
+                    if let Some(entry) = node.get(key) {
+                        self.pass(key, settings, &entry.node, &[]);
+                    }
+                }
             }
         }
         self.show(key, settings, None);
@@ -113,10 +122,19 @@ impl Reading {
 
     /// The items of the list that a file has under `key`, each with a name of its own under `name`.
     /// The file has nothing else.
+    ///
+    /// There may be 10 000 items. A name has 1 to 128 bytes without control characters and dots.
     pub fn items<'a>(&mut self, key: &'static str, file: &'a File) -> Vec<Listed<'a>> {
         self.unknown_keys("", &file.root, &[key]);
         let listed = file.root.get(key);
         let nodes = listed.map_or(&[] as &[_], |entry| match &entry.node.content {
+            Content::List(nodes) if nodes.len() > MAX_ITEMS => {
+                let source = entry.node.source.clone();
+                let expected = format!("a list of at most {MAX_ITEMS}");
+                let problems = &mut self.problems;
+                problems.value(source, key, entry.node.shown(), expected);
+                &[]
+            }
             Content::List(nodes) => nodes,
             Content::Scalar(scalar) if scalar.is_null() => &[],
             _ => {
@@ -151,6 +169,9 @@ impl Reading {
     /// Reads the settings of an item, which begin with what the code and the general settings
     /// say. What nobody gave of the group `general` came from the group of that name which was
     /// read before.
+    ///
+    /// Variables can change an item, but make none. None can name an item with two characters in
+    /// a row that are neither letters nor digits, since those part groups.
     pub fn item(
         &mut self,
         key: &'static str,
@@ -163,26 +184,40 @@ impl Reading {
         if let Some(node) = item.node {
             self.pass(&path, settings, node, &["name"]);
         }
-        for variable in variables_of(key, environment) {
-            if variable.is(item.name) {
-                self.pass(&path, settings, &variable.node, &[]);
-            }
+        // Those of one group are in order, each once.
+        let (variables, name) = (variables_of(key, environment), as_in_a_variable(item.name));
+        let place = variables.binary_search_by(|variable| variable.key.cmp(&name));
+        if let Some(variable) = place.ok().and_then(|place| variables.get(place)) {
+            self.pass(&path, settings, &variable.node, &[]);
         }
         self.show(&path, settings, Some(general));
     }
 
     /// Says which variables are about items of other names than these, or about several of them.
     pub fn other_items(&mut self, key: &'static str, names: &[&str], environment: &Environment) {
+        if let Some(entry) = environment.root.get(key)
+            && let Content::Scalar(scalar) = &entry.node.content
+            && !scalar.is_null()
+        {
+            let what = "is a list, which a variable cannot give: give it in the file";
+            self.problems.other(entry.node.source.clone(), key, what);
+        }
+        let mut meant: HashMap<String, (&str, Option<&str>)> = HashMap::new();
+        for name in names {
+            meant
+                .entry(as_in_a_variable(name))
+                .and_modify(|(_, other)| *other = Some(name))
+                .or_insert((name, None));
+        }
         for variable in variables_of(key, environment) {
-            let mut meant = names.iter().filter(|name| variable.is(name));
-            match (meant.next(), meant.next()) {
-                (Some(_), None) => {}
-                (Some(one), Some(other)) => {
+            match meant.get(&variable.key) {
+                Some((_, None)) => {}
+                Some((one, Some(other))) => {
                     let what = format!("is about `{one}` and about `{other}`: rename one of them");
                     self.problems.other(variable.source.clone(), "", what);
                 }
-                (None, _) => {
-                    let key = join(key, &variable.key);
+                None => {
+                    let key = join(key, &variable.shown());
                     let source = variable.source.clone();
                     self.problems.unknown(source, key, &variable.key, names);
                 }
@@ -286,36 +321,44 @@ impl Reading {
             .visit(settings),
             Content::Scalar(scalar) if scalar.is_null() => {}
             _ => {
-                let source = node.source.clone();
-                let expected = "a group of settings";
-                self.problems.value(source, path, node.shown(), expected);
+                let secret = holds_secret(settings);
+                self.no_group(path, node, secret);
             }
         }
+    }
+
+    /// Says that a value is where a group of settings must be.
+    fn no_group(&mut self, path: &str, node: &Node, secret: bool) {
+        let source = node.source.clone();
+        let value = node.shown_unless(secret);
+        self.problems
+            .value(source, path, value, "a group of settings");
     }
 
     fn unknown_keys(&mut self, path: &str, node: &Node, known: &[&'static str]) {
         let entries = node.entries().unwrap_or_default();
         for entry in entries {
             if !known.iter().any(|key| entry.is(key)) {
-                let key = join(path, &entry.key);
+                let key = join(path, &entry.shown());
                 let source = entry.source.clone();
                 self.problems.unknown(source, key, &entry.key, known);
             }
         }
         if node.entries().is_none() {
-            let source = node.source.clone();
-            self.problems.other(source, path, "is no group of settings");
+            self.no_group(path, node, false);
         }
     }
 
     fn show(&mut self, path: &str, settings: &mut dyn Settings, general: Option<&str>) {
         let inherited = general.map(|general| join(path, general));
+        let first = self.values.len();
         settings.visit(&mut Show {
             reading: self,
             path: path.to_owned(),
             inherited: inherited.as_deref(),
             general: general.unwrap_or_default(),
             last: None,
+            first,
         });
     }
 }
@@ -378,14 +421,52 @@ impl Sources {
     }
 
     fn find(&self, path: &str) -> Option<&Given> {
-        let given = self.given.get(path);
-        let group = path.rsplit_once('.').map(|(group, _)| group);
-        let implied = group.and_then(|group| self.implied.get(group));
-        given
-            .into_iter()
-            .chain(implied)
-            .max_by_key(|given| given.turn)
+        let groups = path.match_indices('.').map(|(end, _)| &path[..end]);
+        let implied = groups.filter_map(|group| self.implied.get(group));
+        let given = self.given.get(path).into_iter();
+        given.chain(implied).max_by_key(|given| given.turn)
     }
+}
+
+/// Whether there is a secret among some settings, which somebody may have put in place of them.
+fn holds_secret(settings: &mut dyn Settings) -> bool {
+    let mut found = FindSecret(false);
+    settings.visit(&mut found);
+    found.0
+}
+
+struct FindSecret(bool);
+
+impl Fields for FindSecret {
+    fn setting(&mut self, _: &'static str, _: &'static str, setting: &mut dyn Setting) {
+        self.0 |= setting.kind() == Kind::Secret;
+    }
+
+    fn preset(
+        &mut self,
+        _: &'static str,
+        _: &'static str,
+        _: &'static str,
+        _: &'static [&'static str],
+        _: &mut dyn FnMut(&'static str),
+    ) {
+    }
+
+    fn group(&mut self, _: &'static str, _: &'static str, group: &mut dyn Settings) {
+        group.visit(self);
+    }
+
+    fn optional(
+        &mut self,
+        _: &'static str,
+        _: &'static str,
+        _: &mut bool,
+        group: &mut dyn Settings,
+    ) {
+        group.visit(self);
+    }
+
+    fn require(&mut self, _: &'static str, _: bool, _: &dyn fmt::Display) {}
 }
 
 fn join(path: &str, key: &str) -> String {
@@ -408,7 +489,7 @@ impl<'a> Pass<'a> {
         settings.visit(&mut self);
         for entry in self.entries {
             if !self.seen.iter().any(|key| entry.is(key)) {
-                let key = join(&self.path, &entry.key);
+                let key = join(&self.path, &entry.shown());
                 let source = entry.source.clone();
                 let problems = &mut self.reading.problems;
                 problems.unknown(source, key, &entry.key, &self.seen);
@@ -422,10 +503,7 @@ impl<'a> Pass<'a> {
     }
 
     fn wrong(&mut self, node: &Node, key: &str, expected: impl fmt::Display, secret: bool) {
-        let value = match secret {
-            true => "***".to_owned(),
-            false => node.shown(),
-        };
+        let value = node.shown_unless(secret);
         let (source, key) = (node.source.clone(), join(&self.path, key));
         self.reading.problems.value(source, key, value, expected);
     }
@@ -461,7 +539,10 @@ impl Fields for Pass<'_> {
             return;
         };
         let given = match &node.content {
-            Content::Scalar(scalar) => words.iter().find(|word| **word == scalar.text),
+            Content::Scalar(scalar) => {
+                let text = scalar.text.trim();
+                words.iter().find(|word| **word == text)
+            }
             _ => None,
         };
         let Some(word) = given else {
@@ -490,21 +571,28 @@ impl Fields for Pass<'_> {
         let Some(Entry { node, .. }) = self.entry(key) else {
             return;
         };
-        let path = join(&self.path, key);
-        match &node.content {
-            Content::Map(_) => {
-                *on = true;
-                self.reading.pass(&path, group, node, &[]);
-            }
-            Content::Scalar(scalar) => match &*scalar.text {
-                "true" | "on" => *on = true,
-                "false" | "off" | "none" => *on = false,
-                _ if scalar.is_null() => *on = false,
-                _ => return self.wrong(node, key, "a group of settings, on or off", false),
+        let turned = match &node.content {
+            Content::Map(_) => Some(true),
+            Content::Scalar(scalar) if scalar.is_null() => Some(false),
+            Content::Scalar(scalar) => match scalar.text.trim() {
+                "on" => Some(true),
+                "off" | "none" => Some(false),
+                text => text::flag(text),
             },
-            Content::List(_) => {
-                return self.wrong(node, key, "a group of settings, on or off", false);
-            }
+            Content::List(_) => None,
+        };
+        let Some(turned) = turned else {
+            let secret = holds_secret(group);
+            return self.wrong(node, key, "a group of settings, on or off", secret);
+        };
+        let path = join(&self.path, key);
+        if turned && !*on {
+            // It starts from its default, whatever was said of it before.
+            self.reading.sources.implied(path.clone(), &Source::Code);
+        }
+        *on = turned;
+        if let Content::Map(_) = &node.content {
+            self.reading.pass(&path, group, node, &[]);
         }
         self.reading.sources.given(path, &node.source, None);
     }
@@ -521,6 +609,8 @@ struct Show<'a> {
     general: &'a str,
     /// What was given last in this group, by which a contradiction is placed.
     last: Option<Given>,
+    /// Where the values of this group begin.
+    first: usize,
 }
 
 impl Show<'_> {
@@ -534,8 +624,11 @@ impl Show<'_> {
 
     fn add(&mut self, path: String, kind: Option<Kind>, value: Value) {
         let given = self.find(&path).cloned();
-        if given.as_ref().map(|given| given.turn) > self.last.as_ref().map(|last| last.turn) {
-            self.last.clone_from(&given);
+        if let Some(given) = &given
+            && given.source != Source::Code
+            && self.last.as_ref().is_none_or(|last| given.turn > last.turn)
+        {
+            self.last = Some(given.clone());
         }
         let source = given.map_or(Source::Code, |given| given.source);
         if let Some(kind) = kind
@@ -554,12 +647,14 @@ impl Show<'_> {
 
     fn enter(&mut self, key: &'static str, group: &mut dyn Settings) {
         let path = join(&self.path, key);
+        let first = self.reading.values.len();
         let mut show = Show {
             reading: self.reading,
             path,
             inherited: self.inherited,
             general: self.general,
             last: None,
+            first,
         };
         group.visit(&mut show);
     }
@@ -607,8 +702,8 @@ impl Fields for Show<'_> {
             return;
         }
         let path = join(&self.path, key);
-        let value = self.reading.values.iter().rev();
-        let value = value.take(64).find(|value| value.key == path);
+        let mut values = self.reading.values[self.first..].iter();
+        let value = values.find(|value| value.key == path);
         let Some(Effective { value, source, .. }) = value else {
             return;
         };

@@ -30,7 +30,7 @@ pub(crate) fn read(node: &Node, setting: &dyn Setting, memory: Memory) -> Result
         return Ok(Value::Word(word));
     }
     // `off` is what people write for nothing, and what some YAML makes of it.
-    if matches!(text, "off" | "none" | "false")
+    if (matches!(text, "off" | "none") || flag(text) == Some(false))
         && let Some(word) = words
             .first()
             .filter(|word| matches!(**word, "off" | "none"))
@@ -38,13 +38,13 @@ pub(crate) fn read(node: &Node, setting: &dyn Setting, memory: Memory) -> Result
         return Ok(Value::Word(word));
     }
     let value = match &kind {
-        Kind::Flag => match text {
-            "true" | "True" | "TRUE" => Some(Value::Flag(true)),
-            "false" | "False" | "FALSE" => Some(Value::Flag(false)),
-            _ => None,
-        },
+        Kind::Flag => flag(text).map(Value::Flag),
         Kind::Integer(_) => integer(text).map(Value::Integer),
-        Kind::Number(_) | Kind::Percent => number(text).map(Value::Number),
+        Kind::Number(_) => number(text).map(Value::Number),
+        Kind::Percent => {
+            let share = text.strip_suffix('%').unwrap_or(text);
+            number(share.trim_end()).map(Value::Number)
+        }
         Kind::Duration(_) => duration(text).map(Value::Duration),
         Kind::Bytes(_) => match text.strip_suffix('%') {
             Some(share) => match (number(share.trim_end()), memory.limit()) {
@@ -105,6 +105,15 @@ fn expected(kind: &Kind, words: &[&str]) -> String {
     expected
 }
 
+/// The booleans of YAML 1.2.
+pub(crate) fn flag(text: &str) -> Option<bool> {
+    match text {
+        "true" | "True" | "TRUE" => Some(true),
+        "false" | "False" | "FALSE" => Some(false),
+        _ => None,
+    }
+}
+
 fn integer(text: &str) -> Option<u64> {
     let digits = text.bytes().all(|c| c.is_ascii_digit());
     digits.then(|| text.parse().ok()).flatten()
@@ -120,7 +129,17 @@ fn number(text: &str) -> Option<f64> {
 fn duration(text: &str) -> Option<Duration> {
     match number(text) {
         Some(seconds) => Duration::try_from_secs_f64(seconds).ok(),
-        None => humantime::parse_duration(text).ok(),
+        None => {
+            // It would take `1 30m` for 130 minutes.
+            let words: Vec<&str> = text.split_whitespace().collect();
+            let apart = |pair: &[&str]| {
+                pair[0].ends_with(|c: char| c.is_ascii_digit() || c == '.')
+                    && pair[1].starts_with(|c: char| c.is_ascii_digit() || c == '.')
+            };
+            let number_in_pieces = words.windows(2).any(apart);
+            let duration = humantime::parse_duration(text).ok();
+            duration.filter(|_| !number_in_pieces)
+        }
     }
 }
 
@@ -129,7 +148,11 @@ fn bytes(text: &str) -> Option<u64> {
         Some(bytes) => Some(bytes),
         // A sign or an exponent makes no size.
         None if !text.starts_with(|c: char| c.is_ascii_digit()) => None,
-        None => text.parse::<bytesize::ByteSize>().ok().map(|size| size.0),
+        // What does not fit becomes the most that does.
+        None => {
+            let size = text.parse::<bytesize::ByteSize>().ok()?.0;
+            (size < u64::MAX).then_some(size)
+        }
     }
 }
 
