@@ -124,9 +124,12 @@ fn key_of(key: &str) -> Cow<'_, str> {
 
 fn yaml(value: &Value) -> String {
     match value {
-        Value::Flag(_) | Value::Integer(_) | Value::Number(_) | Value::Bytes(_) => {
-            value.to_string()
-        }
+        // A word in quotes may be a text.
+        Value::Flag(_)
+        | Value::Integer(_)
+        | Value::Number(_)
+        | Value::Bytes(_)
+        | Value::Word(_) => value.to_string(),
         Value::Texts(texts) => {
             let texts: Vec<_> = texts.iter().map(|text| quoted(text)).collect();
             format!("[{}]", texts.join(", "))

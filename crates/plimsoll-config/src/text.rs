@@ -26,11 +26,16 @@ pub(crate) fn read(node: &Node, setting: &dyn Setting, memory: Memory) -> Result
             .ok_or_else(expected);
     }
     let text = scalar.text.trim();
-    if let Some(word) = words.iter().find(|word| **word == text) {
+    let any_text = matches!(kind, Kind::Text | Kind::Secret);
+    // Quotes tell a text from a word.
+    if (scalar.plain || !any_text)
+        && let Some(word) = words.iter().find(|word| **word == text)
+    {
         return Ok(Value::Word(word));
     }
     // `off` is what people write for nothing, and what some YAML makes of it.
-    if (matches!(text, "off" | "none") || flag(text) == Some(false))
+    if !any_text
+        && (matches!(text, "off" | "none") || flag(text) == Some(false))
         && let Some(word) = words
             .first()
             .filter(|word| matches!(**word, "off" | "none"))
@@ -171,5 +176,61 @@ impl Memory {
             #[cfg(test)]
             Self::Given(limit) => limit,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Source, node::Scalar};
+    use plimsoll_core::settings;
+
+    /// What a size between 1 KiB and 1 GiB is read as.
+    fn size(text: &str, memory: Option<u64>) -> Result<Value, String> {
+        let content = Content::Scalar(Scalar {
+            text: text.to_owned(),
+            plain: true,
+        });
+        let node = Node {
+            source: Source::Code,
+            content,
+        };
+        let mut size = 0_u64;
+        let setting = settings::bytes(&mut size, 1 << 10..=1 << 30);
+        read(&node, &setting, Memory::Given(memory))
+    }
+
+    #[test]
+    fn a_share_of_the_memory_is_a_size() {
+        let limit = Some(1_u64 << 30);
+        for (text, bytes) in [
+            ("100%", 1 << 30),
+            ("25%", 1 << 28),
+            (" 12.5 % ", 1 << 27),
+            ("1e1%", (1 << 30) / 10),
+        ] {
+            assert_eq!(size(text, limit), Ok(Value::Bytes(bytes)), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_share_that_is_none_or_makes_a_size_out_of_range_is_refused() {
+        let expected = "a size between 1KiB and 1GiB, in bytes or like \"64MiB\" or \"40%\"";
+        let limit = Some(1_u64 << 30);
+        for text in ["0%", "100.1%", "-1%", "%", "x%", "1%%", "nan%", "0.00001%"] {
+            assert_eq!(size(text, limit), Err(expected.to_owned()), "{text}");
+        }
+        assert_eq!(size("50%", Some(u64::MAX)), Err(expected.to_owned()));
+        // The least there may be, and one less.
+        assert_eq!(size("50%", Some(2_048)), Ok(Value::Bytes(1_024)));
+        assert_eq!(size("50%", Some(2_046)), Err(expected.to_owned()));
+    }
+
+    #[test]
+    fn a_share_of_memory_that_nobody_knows_is_refused_with_the_reason() {
+        let expected = "a number of bytes: how much memory there may be is not known here";
+        assert_eq!(size("50%", None), Err(expected.to_owned()));
+        assert!(size("0%", None).is_err_and(|error| error != expected));
+        assert_eq!(size("64KiB", None), Ok(Value::Bytes(64 << 10)));
     }
 }

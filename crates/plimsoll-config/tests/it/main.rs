@@ -1,0 +1,17 @@
+//! Configurations as whoever writes and reads them sees them.
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
+
+mod corpus;
+mod environment;
+mod files;
+mod groups;
+mod lists;
+mod problems;
+mod round_trip;
+mod schema;
+mod secrets;
+mod support;
+mod syntax;
+mod values;
+#[cfg(feature = "watch")]
+mod watch;
