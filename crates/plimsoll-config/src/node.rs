@@ -58,9 +58,9 @@ impl Node {
 
     /// What it is, for people, unless that must not be told.
     pub(crate) fn shown_unless(&self, secret: bool) -> String {
-        match secret {
-            true => "***".to_owned(),
-            false => self.shown(),
+        match &self.content {
+            Content::Scalar(scalar) if secret && !scalar.is_null() => "***".to_owned(),
+            _ => self.shown(),
         }
     }
 

@@ -109,7 +109,7 @@ impl Reading {
     ) {
         for node in [&file.root, &environment.root] {
             match node.entries() {
-                None => self.no_group("", node, false),
+                None => self.no_group("", node, true),
                 Some(_) => {
                     if let Some(entry) = node.get(key) {
                         self.pass(key, settings, &entry.node, &[]);
@@ -345,7 +345,7 @@ impl Reading {
             }
         }
         if node.entries().is_none() {
-            self.no_group(path, node, false);
+            self.no_group(path, node, true);
         }
     }
 

@@ -41,7 +41,12 @@ pub(crate) fn parse(file: &Arc<str>, text: &str) -> Result<Node, LoadError> {
             Err(error) => {
                 let mark = error.marker();
                 let source = builder.at(mark.line(), mark.col());
-                builder.problems.other(source, "", clip(error.info()));
+                // The parser looks ahead of us, and has a limit of its own.
+                let what = match error.info() {
+                    "recursion limit exceeded" => too_deep(),
+                    info => format!("is no YAML: {}", clip(info)),
+                };
+                builder.problems.other(source, "", what);
                 break;
             }
         };
@@ -74,6 +79,10 @@ pub(crate) fn parse(file: &Arc<str>, text: &str) -> Result<Node, LoadError> {
 
 pub(crate) fn too_large() -> String {
     format!("is larger than {} MiB", MAX_BYTES >> 20)
+}
+
+fn too_deep() -> String {
+    format!("is deeper than {MAX_DEPTH} lists and groups in each other")
 }
 
 struct Builder<'a> {
@@ -222,8 +231,7 @@ impl Builder<'_> {
 
     fn open(&mut self, content: Content, source: Source, anchor: usize) -> Option<()> {
         if self.open.len() >= MAX_DEPTH {
-            let what = format!("is deeper than {MAX_DEPTH} lists and groups in each other");
-            self.problems.other(source, "", what);
+            self.problems.other(source, "", too_deep());
             return None;
         }
         self.count(Size::ONE, &source)?;

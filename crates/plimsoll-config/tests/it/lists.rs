@@ -28,11 +28,11 @@ fn items_keep_their_order_and_start_from_the_general_settings() {
     assert_eq!(items[1].1.limit, Some(5));
     for (key, value) in [
         ("adapters.b.general.bounds.low", "10 (code)"),
-        ("adapters.b.general.bounds.high", "99 (config.yaml:1:27)"),
+        ("adapters.b.general.bounds.high", "99 (config.yaml:1:26)"),
         ("adapters.b.limit", "off (code)"),
         ("adapters.a.limit", "5 (adapters.yaml:3:10)"),
         ("adapters.a.general.bounds.low", "11 (adapters.yaml:5:27)"),
-        ("adapters.a.general.bounds.high", "99 (config.yaml:1:27)"),
+        ("adapters.a.general.bounds.high", "99 (config.yaml:1:26)"),
     ] {
         assert_eq!(shown(&values, key), value, "{key}");
     }
@@ -185,7 +185,7 @@ fn a_list_has_ten_thousand_items_and_no_more() {
     reading.finish().unwrap();
     assert_eq!(
         bad(&list(10_001), &[]),
-        ["adapters.yaml:2:1: `adapters` is a list of 10001, but must be a list of at most 10000"]
+        ["adapters.yaml:2:3: `adapters` is a list of 10001, but must be a list of at most 10000"]
     );
 }
 
