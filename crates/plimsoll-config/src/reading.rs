@@ -1,7 +1,7 @@
 use crate::{
     Effective, Environment, File, LoadError, Source,
     node::{Content, Entry, Node, as_in_a_variable},
-    problem::{Problem, Problems, What},
+    problem::Problems,
     text::{self, Memory},
 };
 use plimsoll_core::{
@@ -352,14 +352,16 @@ impl Reading {
     fn show(&mut self, path: &str, settings: &mut dyn Settings, general: Option<&str>) {
         let inherited = general.map(|general| join(path, general));
         let first = self.values.len();
-        settings.visit(&mut Show {
+        let mut show = Show {
             reading: self,
             path: path.to_owned(),
             inherited: inherited.as_deref(),
             general: general.unwrap_or_default(),
-            last: None,
             first,
-        });
+            broken: Vec::new(),
+        };
+        settings.visit(&mut show);
+        show.tell_broken();
     }
 }
 
@@ -607,10 +609,10 @@ struct Show<'a> {
     /// The group whose settings may have come from the general one.
     inherited: Option<&'a str>,
     general: &'a str,
-    /// What was given last in this group, by which a contradiction is placed.
-    last: Option<Given>,
     /// Where the values of this group begin.
     first: usize,
+    /// Rules that do not hold, by the setting they are for.
+    broken: Vec<(&'static str, String)>,
 }
 
 impl Show<'_> {
@@ -624,12 +626,6 @@ impl Show<'_> {
 
     fn add(&mut self, path: String, kind: Option<Kind>, value: Value) {
         let given = self.find(&path).cloned();
-        if let Some(given) = &given
-            && given.source != Source::Code
-            && self.last.as_ref().is_none_or(|last| given.turn > last.turn)
-        {
-            self.last = Some(given.clone());
-        }
         let source = given.map_or(Source::Code, |given| given.source);
         if let Some(kind) = kind
             && !kind.admits(&value)
@@ -653,11 +649,48 @@ impl Show<'_> {
             path,
             inherited: self.inherited,
             general: self.general,
-            last: None,
             first,
+            broken: Vec::new(),
         };
         group.visit(&mut show);
+        show.tell_broken();
     }
+
+    /// Tells of the rules that do not hold. Only now are all values of the group known.
+    fn tell_broken(mut self) {
+        for (key, expected) in std::mem::take(&mut self.broken) {
+            let path = join(&self.path, key);
+            let values = self.reading.values[self.first..].iter();
+            let mut named = values.clone().filter(|value| value.key == path);
+            let Some(Effective { value, source, .. }) = named.next() else {
+                continue;
+            };
+            if self.reading.problems.has(&path) {
+                continue;
+            }
+            // What contradicts the code is better looked for where the other side was given: the
+            // setting that the rule names, or else what was given last.
+            let given = values.filter_map(|value| {
+                let key = value.key.strip_prefix(&*self.path)?;
+                let given = self.find(&value.key)?;
+                let named = names(&expected, key.trim_start_matches('.'));
+                (given.source != Source::Code).then_some((named, given.turn, &given.source))
+            });
+            let other = given.max_by_key(|(named, turn, _)| (*named, *turn));
+            let source = match (source, other) {
+                (Source::Code, Some((_, _, other))) => other.clone(),
+                (source, _) => source.clone(),
+            };
+            let value = value.to_string();
+            self.reading.problems.value(source, path, value, expected);
+        }
+    }
+}
+
+/// Whether a rule names a setting.
+fn names(rule: &str, key: &str) -> bool {
+    let mut words = rule.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    words.any(|word| word == key)
 }
 
 impl Fields for Show<'_> {
@@ -701,25 +734,6 @@ impl Fields for Show<'_> {
         if holds {
             return;
         }
-        let path = join(&self.path, key);
-        let mut values = self.reading.values[self.first..].iter();
-        let value = values.find(|value| value.key == path);
-        let Some(Effective { value, source, .. }) = value else {
-            return;
-        };
-        if self.reading.problems.has(&path) {
-            return;
-        }
-        // What contradicts the code is better looked for where it was given.
-        let source = match (source, &self.last) {
-            (Source::Code, Some(last)) => last.source.clone(),
-            (source, _) => source.clone(),
-        };
-        let (value, expected) = (value.to_string(), expected.to_string());
-        self.reading.problems.add(Problem {
-            source,
-            key: path,
-            what: What::Value { value, expected },
-        });
+        self.broken.push((key, expected.to_string()));
     }
 }

@@ -29,7 +29,7 @@ pub fn list_schema(
     let mut item = object(item);
     item["properties"]["name"] = json!({
         "description": "The name, by which everything else knows it. No two have the same.",
-        "type": "string",
+        "type": ["string", "integer", "boolean"],
         "pattern": "^[^.\\p{Cc}]{1,128}$",
     });
     item["required"] = json!(["name"]);

@@ -1,6 +1,8 @@
 //! Groups that are there or not, presets, and where values come from.
 
-use crate::support::{Bounds, Retries, Tuning, bad, good, shown};
+use crate::support::{Bounds, Retries, Tuning, bad, good, shown, told};
+use plimsoll_config::{Environment, File, Reading};
+use plimsoll_core::LifecycleConfig;
 use std::time::Duration;
 
 #[test]
@@ -186,4 +188,18 @@ fn a_value_that_is_wrong_by_itself_contradicts_nothing() {
     let problems = bad("bounds: {low: 15, high: 2000}", &[]);
     let what = "`bounds.high` is 2000, but must be a whole number between 0 and 1000";
     assert_eq!(problems, [format!("config.yaml:1:25: {what}")]);
+}
+
+#[test]
+fn a_contradiction_is_told_at_the_setting_that_the_rule_names() {
+    // Whose value comes later than the rule, and is not the last that was given.
+    let yaml = "lifecycle:\n  stop_timeout: 3s\n  max_tasks: 5\n";
+    let file = File::parse("config.yaml", yaml).unwrap();
+    let mut reading = Reading::new();
+    let mut lifecycle = LifecycleConfig::default();
+    reading.group("lifecycle", &mut lifecycle, &file, &Environment::empty());
+    let expected = [
+        "config.yaml:2:17: `lifecycle.drain_delay` is 5s, but must be shorter than stop_timeout, 3s",
+    ];
+    assert_eq!(told(&reading.finish().unwrap_err()), expected);
 }
