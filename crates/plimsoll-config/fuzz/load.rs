@@ -5,7 +5,7 @@
 
 use plimsoll_breaker::CircuitBreakerConfig;
 use plimsoll_config::{
-    Effective, Environment, File, LoadError, Reading, list_schema, schema, to_json, to_yaml,
+    Effective, Environment, File, Listed, LoadError, Reading, list_schema, schema, to_json, to_yaml,
 };
 use plimsoll_core::{
     LifecycleConfig,
@@ -114,7 +114,7 @@ impl Settings for Adapter {
 
 /// Loads a configuration, and checks what must hold whatever it is: that what is shown of it is
 /// read again as the same, and that an error tells something.
-pub fn load(text: &str) -> Result<Vec<Effective>, LoadError> {
+pub(crate) fn load(text: &str) -> Result<Vec<Effective>, LoadError> {
     let (config, adapters, environment) = parts(text);
     let loaded = read(config, adapters, environment);
     match &loaded {
@@ -163,7 +163,7 @@ fn read(config: &str, adapters: &str, environment: &str) -> Result<Vec<Effective
         let _ = schema(item.name(), &mut adapter);
         let _ = list_schema("adapters", "adapters", "Adapters.", &mut adapter);
     }
-    let names: Vec<_> = listed.iter().map(|item| item.name()).collect();
+    let names: Vec<_> = listed.iter().map(Listed::name).collect();
     reading.other_items("adapters", &names, &environment);
     reading.finish()
 }

@@ -86,7 +86,7 @@ fn what_is_no_ordinary_file_is_refused_at_once() {
 fn a_file_that_cannot_be_read_says_why() {
     let folder = Folder::new("unreadable");
     let path = folder.write("config.yaml", "a: 1");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
     // Root may read everything.
     if fs::read(&path).is_err() {
         let expected = ": cannot be read: Permission denied (os error 13)";

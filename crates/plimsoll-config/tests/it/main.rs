@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 
 mod corpus;
+#[cfg(unix)]
 mod environment;
+#[cfg(unix)]
 mod files;
 mod groups;
 mod lists;
@@ -13,5 +15,5 @@ mod secrets;
 mod support;
 mod syntax;
 mod values;
-#[cfg(feature = "watch")]
+#[cfg(all(feature = "watch", unix))]
 mod watch;

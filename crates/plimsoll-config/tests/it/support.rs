@@ -1,6 +1,6 @@
 //! Settings of every kind, and short ways to read them.
 
-use plimsoll_config::{Effective, Environment, File, LoadError, Reading, Source};
+use plimsoll_config::{Effective, Environment, File, Listed, LoadError, Reading, Source};
 use plimsoll_core::settings::{
     self, Choice, Fields, Kind, Secret, Setting, Settings, Value, address, bytes, choice, duration,
     flag, integer, number, percent, secret, text, texts,
@@ -420,7 +420,7 @@ pub(crate) fn read_list(
         reading.item("adapters", item, "general", &mut adapter, &environment);
         items.push((item.name().to_owned(), adapter));
     }
-    let names: Vec<_> = listed.iter().map(|item| item.name()).collect();
+    let names: Vec<_> = listed.iter().map(Listed::name).collect();
     reading.other_items("adapters", &names, &environment);
     reading.finish().map(|values| (items, values))
 }

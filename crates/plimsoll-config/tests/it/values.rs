@@ -94,7 +94,7 @@ fn whole_numbers_without_an_end_go_as_far_as_there_are_numbers() {
 #[test]
 fn numbers_may_have_fractions_and_exponents() {
     means("ratio", &["0", "0.0", "0e9", "-0"], |every| {
-        every.ratio = 0.0
+        every.ratio = 0.0;
     });
     means("ratio", &["2.5", "25e-1", "+2.5", "0.25E1"], |every| {
         every.ratio = 2.5;
