@@ -9,6 +9,7 @@ mod files;
 mod groups;
 mod lists;
 mod problems;
+mod reload;
 mod round_trip;
 mod schema;
 mod secrets;
