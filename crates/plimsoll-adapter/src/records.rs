@@ -94,7 +94,8 @@ impl Records {
     }
 
     pub(crate) fn set_callback(&self, callback: Callback) {
-        *lock(&self.callback) = Some(callback);
+        // The one before is dropped under no lock.
+        let _before = lock(&self.callback).replace(callback);
     }
 
     /// So many records were added. Looks at the histories once there can be too many.
