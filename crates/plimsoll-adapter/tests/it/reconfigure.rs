@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 use tokio::time::{Instant, advance};
-use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task::spawn};
+use tokio_test::{
+    assert_pending, assert_ready_err, assert_ready_ok,
+    task::{Spawn, spawn},
+};
 
 fn config() -> AdapterConfig {
     AdapterConfig::new()
@@ -173,7 +176,7 @@ async fn those_who_wait_get_more_slots_at_once_and_in_order() {
         assert_pending!(call.poll());
     }
     set(&adapter, config().max_in_flight(4));
-    let woken: Vec<_> = calls.iter().map(|call| call.is_woken()).collect();
+    let woken: Vec<_> = calls.iter().map(Spawn::is_woken).collect();
     assert_eq!(woken, [false, true, true, true, false, false]);
     let snapshot = adapter.snapshot();
     assert_eq!((snapshot.in_flight, snapshot.queued), (4, 2));
@@ -206,7 +209,7 @@ async fn nobody_gets_a_slot_until_enough_calls_have_ended() {
         assert_ready_ok!(calls[done].poll());
         // The third that ends is the first to leave a slot that there still is.
         let next = [false, false, true, true][done];
-        assert_eq!(calls.iter().skip(4).any(|call| call.is_woken()), next);
+        assert_eq!(calls.iter().skip(4).any(Spawn::is_woken), next);
         for call in calls.iter_mut().skip(4).filter(|call| call.is_woken()) {
             assert_pending!(call.poll());
         }
