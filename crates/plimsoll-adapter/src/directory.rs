@@ -126,7 +126,7 @@ impl fmt::Debug for AdapterDirectory {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(plimsoll_loom)))]
 mod tests {
     use super::*;
     use plimsoll_core::BoxError;

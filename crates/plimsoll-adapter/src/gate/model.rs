@@ -243,6 +243,23 @@ fn place_is_not_lost_where_others_left_early() {
 }
 
 #[test]
+fn slot_that_is_there_for_those_who_wait_is_not_a_newcomers() {
+    let gate = Gate::new(&config(1, 9));
+    let slot = gate.try_enter().unwrap().unwrap();
+    let mut waiting = Caller::join(&gate, 0);
+    // Between the change and the handing over, where another thread may come.
+    gate.configure(&config(2, 9));
+    assert!(gate.try_enter().unwrap().is_none());
+    let late = Caller::join(&gate, 0);
+    assert!(late.place.is_some());
+    gate.hand_over();
+    waiting.poll();
+    assert!(waiting.slot.is_some());
+    drop((slot, waiting, late));
+    assert_eq!(gate.in_flight(), 0);
+}
+
+#[test]
 fn caller_is_woken_by_the_waker_it_was_polled_with_last() {
     let gate = Gate::new(&config(1, 1));
     let slot = gate.try_enter().unwrap().unwrap();
