@@ -218,7 +218,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn memory_of(member: &Shared) -> AdapterMemory {
     let usage = member.breaker.history_usage();
-    let queued_bytes = member.gate.queued_bytes();
+    let queued_bytes = member.gate.queue().bytes;
     AdapterMemory {
         name: member.name,
         calls: usage.calls,

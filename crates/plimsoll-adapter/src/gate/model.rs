@@ -163,7 +163,7 @@ fn run(first: Limits, steps: Vec<Step>) {
     }
     callers.clear();
     assert_eq!(
-        (gate.in_flight(), gate.queued(), gate.queued_bytes()),
+        (gate.in_flight(), gate.queue().calls, gate.queue().bytes),
         (0, 0, 0)
     );
 }
@@ -171,8 +171,8 @@ fn run(first: Limits, steps: Vec<Step>) {
 fn assert_alike(gate: &Gate, naive: &Naive, callers: &BTreeMap<usize, Caller<'_>>) {
     assert_eq!(gate.in_flight(), naive.holding.len() as u64);
     assert_eq!(gate.max_in_flight(), naive.limits.in_flight as u64);
-    assert_eq!(gate.queued(), naive.waiting.len() as u64);
-    assert_eq!(gate.queued_bytes(), naive.bytes());
+    assert_eq!(gate.queue().calls, naive.waiting.len() as u64);
+    assert_eq!(gate.queue().bytes, naive.bytes());
     assert_eq!(gate.word().has_line(), !naive.waiting.is_empty());
     for (one, caller) in callers {
         let turn = naive.closed || naive.holding.contains(one);
@@ -218,9 +218,9 @@ fn those_who_leave_the_line_early_take_no_more_than_half_of_it() {
     // From the middle, so that no end of it is cleared.
     line.drain(100..800);
     assert!(places() <= 2 * 202 + Line::KEPT);
-    assert_eq!((gate.queued(), gate.queued_bytes()), (202, 202));
+    assert_eq!((gate.queue().calls, gate.queue().bytes), (202, 202));
     drop((line, first, last));
-    assert_eq!((places(), gate.queued()), (0, 0));
+    assert_eq!((places(), gate.queue().calls), (0, 0));
     assert!(gate.line.lock().waiters.capacity() <= 2 * Line::KEPT);
 }
 
@@ -328,7 +328,7 @@ fn slots_are_neither_lost_nor_made_when_limits_change_under_load() {
         }
     });
     assert_eq!(
-        (gate.in_flight(), gate.queued(), gate.queued_bytes()),
+        (gate.in_flight(), gate.queue().calls, gate.queue().bytes),
         (0, 0, 0)
     );
     for slots in [3, 7, 1] {
