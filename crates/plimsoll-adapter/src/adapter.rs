@@ -148,6 +148,12 @@ impl<Req, Res> Adapter<Req, Res> {
         self.shared().reconfigure(config)
     }
 
+    /// Whether `other` is a handle to this very adapter.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(self.shared(), other.shared())
+    }
+
     /// The circuit breaker, to look at, to operate, and to be shown by its name.
     ///
     /// Register the adapter, not the breaker: both have the same name and the same history.

@@ -60,14 +60,19 @@ pub(crate) struct Problems {
 }
 
 impl LoadError {
-    /// A single problem.
-    pub(crate) fn one(source: Source, what: impl fmt::Display) -> Self {
+    /// A single problem, of a setting or (with no key) of something as a whole.
+    #[must_use]
+    pub fn new(source: Source, key: &str, what: impl fmt::Display) -> Self {
         let mut problems = Problems::default();
-        problems.other(source, "", what);
+        problems.other(source, key, what);
         Self {
             problems: problems.problems,
             more: 0,
         }
+    }
+
+    pub(crate) fn one(source: Source, what: impl fmt::Display) -> Self {
+        Self::new(source, "", what)
     }
 
     /// Every problem, the first 100 of them, in the order of the files. Never empty.

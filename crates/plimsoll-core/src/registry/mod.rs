@@ -220,6 +220,27 @@ impl Registry {
         Ok(holding)
     }
 
+    /// Forgets a holding before its last handle is dropped, and says whether it was registered.
+    ///
+    /// It is neither swept nor closed any more, and its name is free for another. A sweep that is
+    /// under way goes on.
+    #[expect(
+        clippy::must_use_candidate,
+        reason = "it is not registered afterwards, whatever the answer"
+    )]
+    pub fn unregister<H: Holding>(&self, holding: &H) -> bool {
+        let bounded = holding.bounded();
+        // In a statement of its own: what held the holding is dropped under no lock.
+        let forgotten = self.inner.table.lock().unregister(&bounded);
+        match forgotten {
+            Some((name, _held)) => {
+                metrics::forget(name);
+                true
+            }
+            None => false,
+        }
+    }
+
     /// Every living holding, in order of registration.
     ///
     /// O(n). No holding is stopped: the registry's lock is released before any is asked.
