@@ -16,7 +16,7 @@
 //! let config = HttpClientConfig::new().max_connections(32).max_response_bytes(65_536);
 //! let orders: Adapter<Request<String>, Response<Bytes>> = Adapter::builder("orders")
 //!     .timeout(Duration::from_secs(2))
-//!     .classify(HttpOutcome)
+//!     .classify::<Response<Bytes>, _>(HttpOutcome)
 //!     .service(HttpClient::new("orders", config)?)?;
 //! # Ok(())
 //! # }
