@@ -107,7 +107,7 @@ impl<B> Classify<Response<B>> for GrpcOutcome {
 /// | another, or what is no number | `Failure` | as good as `UNKNOWN` |
 ///
 /// `UNAVAILABLE` and `RESOURCE_EXHAUSTED` with a pushback of 0 ms or more are `OpenFor` that long,
-/// at most [`LONGEST_WAIT`](outcome::LONGEST_WAIT).
+/// at most [`LONGEST_WAIT`].
 #[must_use]
 pub fn judge(status: &HeaderValue, pushback: Option<&HeaderValue>) -> Outcome {
     let status = number(status);
