@@ -632,6 +632,24 @@ async fn an_idle_connection_is_used_until_its_time_and_closed_within_twice_that(
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_connection_is_used_again_after_a_request_with_a_body() {
+    let _frozen = Frozen::new();
+    let host = Host::start(async |mut stream: TcpStream| {
+        while read_head(&mut stream).await.is_some() {
+            stream.read_exact(&mut [0; 6]).await.unwrap();
+            stream.write_all(&with_length(1)).await.unwrap();
+        }
+    })
+    .await;
+    let client = client(HttpClientConfig::new());
+    for _ in 0..3 {
+        ask(&client, post(&host)).await.unwrap();
+        settle().await;
+    }
+    assert_eq!((host.accepted(), client.snapshot().open), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn dropping_the_client_closes_its_connections() {
     let _frozen = Frozen::new();
     let host = Host::answering(with_length(1)).await;

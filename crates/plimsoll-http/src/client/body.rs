@@ -199,3 +199,63 @@ fn list_bytes(headers: &HeaderMap) -> usize {
     };
     headers.iter().map(field).sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{collections::VecDeque, task::Waker};
+
+    /// A body of these pieces, which knows when it has given the last.
+    struct Pieces(VecDeque<&'static str>);
+
+    impl Body for Pieces {
+        type Data = Bytes;
+        type Error = BoxError;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+            let piece = self.0.pop_front();
+            Poll::Ready(piece.map(|piece| Ok(Frame::data(Bytes::from(piece)))))
+        }
+
+        fn is_end_stream(&self) -> bool {
+            self.0.is_empty()
+        }
+    }
+
+    fn outgoing<const N: usize>(pieces: [&'static str; N]) -> (Outgoing, Arc<Sending>) {
+        Outgoing::new(boxed(Pieces(pieces.into())))
+    }
+
+    fn read_one(body: &mut Outgoing) {
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(Pin::new(body).poll_frame(&mut cx).is_ready());
+    }
+
+    #[test]
+    fn a_body_is_there_again_only_if_none_of_it_was_read() {
+        let (body, sending) = outgoing(["a", "b"]);
+        assert!(sending.take_unread().is_none());
+        drop(body);
+        assert!(sending.take_unread().is_some());
+        assert!(sending.take_unread().is_none());
+
+        let (mut body, sending) = outgoing(["a", "b"]);
+        read_one(&mut body);
+        drop(body);
+        assert!(sending.take_unread().is_none());
+    }
+
+    #[test]
+    fn a_body_is_read_when_it_says_so() {
+        let (mut body, sending) = outgoing(["a", "b"]);
+        for is_read in [false, true] {
+            read_one(&mut body);
+            assert_eq!(sending.is_read(), is_read);
+        }
+        let (_body, sending) = outgoing([]);
+        assert!(sending.is_read());
+    }
+}

@@ -214,7 +214,6 @@ impl<C> HttpClient<C> {
         let mut builder = Client::builder(TokioExecutor::new());
         builder
             .pool_timer(TokioTimer::new())
-            .timer(TokioTimer::new())
             .pool_idle_timeout(config.idle_timeout)
             .pool_max_idle_per_host(config.max_idle_per_host)
             .http1_max_buf_size(config.max_head_bytes)
