@@ -249,6 +249,21 @@ mod tests {
     }
 
     #[test]
+    fn a_buffer_doubles_up_to_the_limit() {
+        let mut data = Vec::new();
+        for (length, capacity) in [
+            (1_000, 1_000),
+            (1_500, 2_000),
+            (2_400, 4_000),
+            (4_001, 5_000),
+        ] {
+            let more = vec![b'x'; length - data.len()];
+            append(&mut data, &more, 5_000);
+            assert_eq!((data.len(), data.capacity()), (length, capacity));
+        }
+    }
+
+    #[test]
     fn a_body_is_read_when_it_says_so() {
         let (mut body, sending) = outgoing(["a", "b"]);
         for is_read in [false, true] {

@@ -61,12 +61,17 @@
 //!
 //! # Memory
 //!
-//! A connection takes what hyper keeps for it, and a read buffer, which with HTTP/1 grows up to
-//! [`max_head_bytes`](HttpClientConfig::max_head_bytes) while responses are large. A response takes
-//! one buffer of the length that it announces, whether or not so many bytes come; without, the
-//! buffer doubles as it grows, up to
+//! An idle connection of HTTP/1 takes about 28 KiB of heap after small responses, and about 84 KiB
+//! after large ones, since its read buffer grows up to
+//! [`max_head_bytes`](HttpClientConfig::max_head_bytes) (a counting allocator's figures for 200
+//! connections of each kind, on a 64-bit Linux), so that the 64 of the default take 1.8 to 5.3 MiB
+//! at most. TLS comes on top.
+//!
+//! A response takes one buffer of the length that it announces, whether or not so many bytes come;
+//! without, the buffer doubles as it grows, up to
 //! [`max_response_bytes`](HttpClientConfig::max_response_bytes), and there are the old one and the
-//! new one for a moment. What the caller gets is as long as the body.
+//! new one for a moment. What the caller gets is as long as the body. The bodies of all responses
+//! together are for an adapter's `max_in_flight` to bound.
 
 mod body;
 mod config;
