@@ -727,6 +727,40 @@ async fn a_connection_that_hangs_is_given_up_in_time() {
     }
 }
 
+/// The kernel answers no more connections when as many wait to be accepted as a listener allows.
+#[cfg(target_os = "linux")]
+#[tokio::test(start_paused = true)]
+async fn an_address_that_does_not_answer_is_given_up_in_time() {
+    let _frozen = Frozen::new();
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let at = listener.local_addr().unwrap();
+    let mut fill = JoinSet::new();
+    for _ in 0..8 {
+        fill.spawn(TcpStream::connect(at));
+    }
+    settle().await;
+    let client = client(HttpClientConfig::new());
+    let request = Request::get(format!("http://{at}/")).body(Full::<Bytes>::default());
+    let call = ask(&client, request.unwrap());
+    let mut call = pin!(call);
+    assert!(poll_once(call.as_mut()).await.is_pending());
+    settle().await;
+    advance(SECOND - MILLI).await;
+    settle().await;
+    assert!(poll_once(call.as_mut()).await.is_pending());
+    advance(MILLI * 2).await;
+    let error = call.await.unwrap_err();
+    assert!(
+        matches!(error.kind(), Kind::ConnectTimedOut { .. }),
+        "{error:?}"
+    );
+    let snapshot = client.snapshot();
+    assert_eq!((snapshot.connect_timeouts, snapshot.connect_errors), (1, 0));
+    assert_eq!(snapshot.open, 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_connector_that_is_never_ready_is_given_up_in_time() {
     #[derive(Clone)]
@@ -1033,6 +1067,27 @@ async fn a_connection_that_fails_fails_all_that_wait_for_it() {
     ));
     assert!(matches!(other.unwrap_err().kind(), Kind::Connect(_)));
     assert_eq!(calls.load(Relaxed), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_wait_for_a_connection_that_has_no_place_are_rejected_together() {
+    let _frozen = Frozen::new();
+    let (host, other) = (Host::http2(greet).await, Host::http2(greet).await);
+    let client = client(HttpClientConfig::new().http2(true).max_connections(1));
+    ask(&client, host.get()).await.unwrap();
+    let calls: Vec<_> = (0..3)
+        .map(|_| {
+            let (client, request) = (client.clone(), other.get());
+            tokio::spawn(async move { ask(&client, request).await })
+        })
+        .collect();
+    settle().await;
+    advance(SECOND + MILLI).await;
+    for call in calls {
+        let error = call.await.unwrap().unwrap_err();
+        assert!(matches!(error.kind(), Kind::Rejected(_)), "{error:?}");
+    }
+    assert_eq!((client.snapshot().rejected, other.accepted()), (3, 0));
 }
 
 // === The rest ===

@@ -4,7 +4,7 @@ use super::Shared;
 use http::Uri;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::{Connected, Connection};
-use plimsoll_core::{BoxError, BoxFuture, RejectReason, Rejected};
+use plimsoll_core::{BoxError, BoxFuture, Rejected};
 use std::{
     error::Error,
     fmt,
@@ -103,21 +103,36 @@ where
                 poll_fn(|cx| connector.poll_ready(cx)).await?;
                 connector.call(uri).await
             };
-            match timeout(limit, connect).await {
+            let error = match timeout(limit, connect).await {
                 Ok(Ok(io)) => {
                     shared.connected.fetch_add(1, Relaxed);
-                    Ok(PlacedIo::new(io, place))
+                    return Ok(PlacedIo::new(io, place));
                 }
-                Ok(Err(error)) => {
+                Ok(Err(error)) => Some(error.into()),
+                Err(_) => None,
+            };
+            match error {
+                Some(error) if !is_timeout(&*error) => {
                     shared.connect_errors.fetch_add(1, Relaxed);
-                    Err(ConnectFailure::Failed(error.into()))
+                    Err(ConnectFailure::Failed(error))
                 }
-                Err(_) => {
+                _ => {
                     shared.connect_timeouts.fetch_add(1, Relaxed);
                     Err(ConnectFailure::TimedOut(limit))
                 }
             }
         })
+    }
+}
+
+/// Whether an attempt to connect took too long for the connector, or for the system.
+fn is_timeout(mut error: &(dyn Error + 'static)) -> bool {
+    loop {
+        match (error.downcast_ref::<io::Error>(), error.source()) {
+            (Some(error), _) if error.kind() == io::ErrorKind::TimedOut => return true,
+            (_, Some(source)) => error = source,
+            (_, None) => return false,
+        }
     }
 }
 
@@ -143,8 +158,7 @@ impl Place {
             // Nobody closes the semaphore, so it is that the time is over.
             Ok(Err(_)) | Err(_) => {
                 shared.rejected.fetch_add(1, Relaxed);
-                let rejected = Rejected::new(RejectReason::QueueTimeout, shared.name);
-                Err(ConnectFailure::Rejected(rejected))
+                Err(ConnectFailure::Rejected(shared.rejection()))
             }
         }
     }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::{Request, Response, Uri, Version, uri::Scheme};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::client::legacy::{Client, Error as ClientError, connect::Connect};
+use plimsoll_core::{RejectReason, Rejected};
 use std::{
     error::Error,
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -54,8 +55,9 @@ async fn send<C>(
 where
     Bounded<C>: Connect + Clone + Send + Sync + 'static,
 {
-    let failures = || shared.connect_errors.load(Relaxed) + shared.connect_timeouts.load(Relaxed);
-    let failures_before = failures();
+    let rejected = || shared.rejected.load(Relaxed);
+    let failed = || shared.connect_errors.load(Relaxed) + shared.connect_timeouts.load(Relaxed);
+    let (rejected_before, failed_before) = (rejected(), failed());
     let (mut head, mut body) = request.into_parts();
     loop {
         let again = shared.may_share(&head.uri).then(|| head.clone());
@@ -64,18 +66,28 @@ where
             Ok(response) => return Ok((response, sending)),
             Err(error) => error,
         };
-        // Requests wait for one connection of HTTP/2 together. When the one that makes it is
-        // dropped, hyper fails the others, which is for none of them to bear; when it could not be
-        // made, it is.
-        let dropped = is_of_another(&error) && failures() == failures_before;
+        if !is_of_another(&error) || failed() != failed_before {
+            return Err(kind_of(error));
+        }
+        // Requests wait for one connection of HTTP/2 together. The one that is to make it has had
+        // no place for it, or was dropped, in which case hyper fails the others; but that is for
+        // none of them to bear.
+        if rejected() != rejected_before {
+            shared.rejected.fetch_add(1, Relaxed);
+            return Err(HttpClientErrorKind::Rejected(shared.rejection()));
+        }
         match (again, sending.take_unread()) {
-            (Some(again), Some(unread)) if dropped => (head, body) = (again, unread),
+            (Some(again), Some(unread)) => (head, body) = (again, unread),
             _ => return Err(kind_of(error)),
         }
     }
 }
 
 impl Shared {
+    pub(super) const fn rejection(&self) -> Rejected {
+        Rejected::new(RejectReason::QueueTimeout, self.name)
+    }
+
     /// Whether requests to `uri` may share a connection.
     fn may_share(&self, uri: &Uri) -> bool {
         self.config.http2 || uri.scheme() == Some(&Scheme::HTTPS)
