@@ -9,10 +9,11 @@ use http::{HeaderMap, Request, Response, Uri, Version};
 use http_body_util::Full;
 use hyper::{
     body::{Body, Frame, Incoming},
+    rt::{Read, ReadBufCursor, Write},
     service::service_fn,
 };
 use hyper_util::{
-    client::legacy::connect::HttpConnector,
+    client::legacy::connect::{Connected, Connection, HttpConnector},
     rt::{TokioExecutor, TokioIo},
 };
 use plimsoll_core::{BoxError, BoxFuture, RejectReason, Rejected};
@@ -24,6 +25,7 @@ use std::{
     collections::VecDeque,
     convert::Infallible,
     future::{pending, poll_fn},
+    io,
     net::SocketAddr,
     panic::Location,
     pin::{Pin, pin},
@@ -980,6 +982,60 @@ async fn requests_over_http2_share_a_connection() {
         let response = called.unwrap().unwrap();
         assert_eq!(response.version(), Version::HTTP_2);
         assert_eq!(response.body(), "hello");
+    }
+    assert_eq!((host.accepted(), client.snapshot().open), (1, 1));
+}
+
+/// Says that it has agreed on HTTP/2, as TLS does.
+struct Agreed(TokioIo<TcpStream>);
+
+impl Connection for Agreed {
+    fn connected(&self) -> Connected {
+        self.0.connected().negotiated_h2()
+    }
+}
+
+impl Read for Agreed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl Write for Agreed {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connector_for_tls_may_agree_on_http2() {
+    let _frozen = Frozen::new();
+    let host = Host::http2(greet).await;
+    let mut connector = HttpConnector::new();
+    connector.enforce_http(false);
+    let connector = connector.map_response(Agreed);
+    let client = HttpClient::with_connector("orders", HttpClientConfig::new(), connector).unwrap();
+    for _ in 0..3 {
+        let request = Request::get(format!("https://{}/", host.at));
+        let request = request.body(Full::<Bytes>::default()).unwrap();
+        let response = ask(&client, request).await.unwrap();
+        assert_eq!(response.version(), Version::HTTP_2);
     }
     assert_eq!((host.accepted(), client.snapshot().open), (1, 1));
 }

@@ -37,7 +37,8 @@
 //!
 //! A connection of HTTP/1 whose response is refused is closed; with HTTP/2 it is the stream.
 //! Requests over HTTP/2 share one connection to a host, and wait there when the server allows no
-//! more streams.
+//! more streams. It is not pinged: when the server is gone without a word, requests on it end with
+//! their timeouts until the system gives the connection up.
 //!
 //! Responses are as the server sent them: nothing is decoded, and no redirect is followed. Those
 //! with trailers have them among their extensions, as [`Trailers`].
@@ -46,7 +47,8 @@
 //!
 //! None is, if any of it may have been sent. A request that is given an idle connection which the
 //! server has closed in the meantime goes to another connection, as long as no byte of it was
-//! written: that servers close idle connections says nothing about their health.
+//! written: that servers close idle connections says nothing about their health. And requests that
+//! wait for one connection of HTTP/2 make another when the request that was making it is dropped.
 //!
 //! # Readiness
 //!
