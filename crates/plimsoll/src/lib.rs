@@ -30,6 +30,7 @@
 //! | `admin` | probe and admin listeners, and the metrics they serve | yes |
 //! | `axum` | labels requests by the route that axum has matched | yes |
 //! | `breaker` | circuit breakers, shown and operated by their names | yes |
+//! | `client` | an HTTP client with limits, for adapters; implies `http` | no |
 //! | `http` | the edge layer and the server | yes |
 //! | `metrics` | `plimsoll_*` metrics through the `metrics` facade; `admin` implies it | yes |
 
@@ -58,10 +59,13 @@ pub use plimsoll_core::{
 };
 #[cfg(feature = "http")]
 pub use plimsoll_http::{
-    Edge, EdgeLayer, EndpointLabel, RejectedToResponse, Server, ServerConfig, edge, reject, server,
+    Edge, EdgeLayer, EndpointLabel, RejectedToResponse, Server, ServerConfig, Trailers, edge,
+    reject, server,
 };
 #[cfg(all(feature = "breaker", feature = "http"))]
-pub use plimsoll_http::{HttpOutcome, outcome};
+pub use plimsoll_http::{GrpcOutcome, HttpOutcome, grpc, outcome};
+#[cfg(feature = "client")]
+pub use plimsoll_http::{HttpClient, HttpClientConfig, client};
 
 /// The examples of the README and the guide, compiled.
 #[cfg(all(
