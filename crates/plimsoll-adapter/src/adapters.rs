@@ -78,6 +78,18 @@ impl<Req, Res> Adapters<Req, Res> {
         Ok(all)
     }
 
+    /// No adapters, for now.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self {
+            set: Arc::new(Set {
+                table: RwLock::new(Arc::new(Table::new(Vec::new()))),
+                changes: Mutex::new(()),
+                records: Arc::default(),
+            }),
+        }
+    }
+
     /// Adds an adapter. O(n).
     ///
     /// # Errors

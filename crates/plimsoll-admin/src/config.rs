@@ -156,6 +156,12 @@ impl ControlConfig {
         self
     }
 
+    /// Whether [`configuration`](Self::configuration) was given one.
+    #[must_use]
+    pub fn has_configuration(&self) -> bool {
+        self.configuration.is_some()
+    }
+
     pub(crate) fn given_configuration(&self) -> Option<Arc<dyn Configuration>> {
         self.configuration.clone()
     }

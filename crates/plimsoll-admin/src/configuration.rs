@@ -115,9 +115,8 @@ fn place(view: &mut Value, source: &Source) {
 }
 
 fn change(change: &Change) -> Value {
-    let shown = |value: &Option<plimsoll_core::settings::Value>| {
-        value.as_ref().map(ToString::to_string)
-    };
+    let shown =
+        |value: &Option<plimsoll_core::settings::Value>| value.as_ref().map(ToString::to_string);
     json!({
         "key": change.key,
         "old": shown(&change.old),

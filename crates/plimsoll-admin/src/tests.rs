@@ -178,15 +178,7 @@ fn with_an_observer_that_hangs(
     };
     breaker.observe(observer).unwrap();
     let (registry, lifecycle, main) = (Registry::new(), Lifecycle::new(), Handle::current());
-    let shared = Shared::new(
-        registry,
-        lifecycle,
-        breakers,
-        None,
-        None,
-        Vec::new(),
-        main,
-    );
+    let shared = Shared::new(registry, lifecycle, breakers, None, None, Vec::new(), main);
     (api::router(Arc::new(shared)), release, entered)
 }
 

@@ -31,6 +31,7 @@
 //! | `axum` | labels requests by the route that axum has matched | yes |
 //! | `breaker` | circuit breakers, shown and operated by their names | yes |
 //! | `client` | an HTTP client with limits, for adapters; implies `http` | no |
+//! | `config` | settings from files and the environment, reloaded while running; implies `adapter` | yes |
 //! | `http` | the edge layer and the server | yes |
 //! | `metrics` | `plimsoll_*` metrics through the `metrics` facade; `admin` implies it | yes |
 
@@ -38,11 +39,15 @@ mod config;
 mod error;
 mod handle;
 
+#[cfg(feature = "config")]
+pub use self::config::{AdapterSettings, AdapterSpec, ConfigFiles, Loaded};
+#[cfg(feature = "adapter")]
+pub use self::error::AdapterSetupError;
 pub use self::{config::Config, error::StartError, handle::Plimsoll};
 #[cfg(feature = "adapter")]
 pub use plimsoll_adapter::{
-    self as adapter, Adapter, AdapterBuilder, AdapterError, AdapterErrorKind, Adapters, Answer,
-    Answers, RecordThreshold, RetryConfig,
+    self as adapter, Adapter, AdapterBuilder, AdapterConfig, AdapterError, AdapterErrorKind,
+    Adapters, Answer, Answers, RecordThreshold, RetryConfig,
 };
 #[cfg(feature = "admin")]
 pub use plimsoll_admin::ControlConfig;
@@ -52,10 +57,12 @@ pub use plimsoll_breaker::{
     CircuitOpen, Classify, HistoryConfig, KeyedBreakerLayer, KeyedBreakers, KeyedConfig, OnOpen,
     Outcome, ProbeRule, State, Window,
 };
+#[cfg(feature = "config")]
+pub use plimsoll_config::{self as config_files, LoadError, Reload};
 pub use plimsoll_core::{
     Bounded, BoxError, BoxFuture, Clock, CloseReport, Holding, Lifecycle, LifecycleConfig, Name,
     Next, Phase, Pressure, Registry, RegistryConfig, RejectReason, Rejected, RemovalReason,
-    Removed, Step, StopReason, StopReport, Totals, Usage, lifecycle, registry,
+    Removed, Step, StopReason, StopReport, Totals, Usage, lifecycle, registry, settings,
 };
 #[cfg(feature = "http")]
 pub use plimsoll_http::{

@@ -1,6 +1,6 @@
 use super::{
     AdapterSettings, Config,
-    live::{Handle, Live},
+    live::{Fitted, Handle, Live},
 };
 use plimsoll_config::{Effective, Environment, File, LoadError, Source, to_yaml};
 use std::{
@@ -212,6 +212,11 @@ impl<X: AdapterSettings> Loaded<X> {
         let mut config = self.live.config();
         config.live = Some(Handle(self.live.clone()));
         config
+    }
+
+    /// Has adapters come and go with what the files say.
+    pub(crate) fn fit(&self, fitted: Box<dyn Fitted<X>>) -> Result<(), LoadError> {
+        self.live.fit(fitted)
     }
 
     /// Every setting with its value and where that came from.

@@ -5,8 +5,8 @@ use super::{
     files::{ADAPTERS, GENERAL},
     live::{Fitted, Placed, tell_adapter},
 };
-use crate::{Plimsoll, WeakPlimsoll};
-use plimsoll_adapter::{Adapter, AdapterConfig, AdapterControl, Adapters, RecordThreshold};
+use crate::handle::WeakPlimsoll;
+use plimsoll_adapter::{Adapter, AdapterControl, Adapters};
 use plimsoll_config::Reading;
 use plimsoll_core::{BoxError, ConfigError};
 use std::{
@@ -16,11 +16,11 @@ use std::{
 };
 
 pub(crate) struct Set<Req, Res, X, F> {
-    pub(crate) plimsoll: WeakPlimsoll,
-    pub(crate) adapters: Adapters<Req, Res>,
-    pub(crate) make: F,
+    plimsoll: WeakPlimsoll,
+    adapters: Adapters<Req, Res>,
+    make: F,
     /// What the adapters were made of, in their order.
-    pub(crate) made: Arc<Mutex<Vec<Made<Req, Res, X>>>>,
+    made: Arc<Mutex<Vec<Made<Req, Res, X>>>>,
 }
 
 /// An adapter, and what it was made of.
@@ -56,10 +56,8 @@ where
         };
         let old = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         let old = old.clone();
-        let mut before: HashMap<_, _> = old
-            .iter()
-            .map(|made| (made.adapter.name(), made))
-            .collect();
+        let mut before: HashMap<_, _> =
+            old.iter().map(|made| (made.adapter.name(), made)).collect();
         let mut new = Vec::new();
         let mut kept = Vec::new();
         let mut fresh = Vec::new();
@@ -100,7 +98,11 @@ where
                         Some(error) => {
                             reading.refused(&format!("{path}.{GENERAL}"), error, source);
                         }
-                        None => reading.problem(source.clone(), path, format_args!("cannot be made: {error}")),
+                        None => reading.problem(
+                            source.clone(),
+                            path,
+                            format_args!("cannot be made: {error}"),
+                        ),
                     },
                 },
             }
@@ -108,7 +110,9 @@ where
         // ## What is left is gone, or has its place taken.
         let new_adapters: Vec<_> = new.iter().map(|made| made.adapter.clone()).collect();
         let gone = old.into_iter().map(|made| made.adapter);
-        let gone: Vec<_> = gone.filter(|old| !new_adapters.iter().any(|new| new.is(old))).collect();
+        let gone: Vec<_> = gone
+            .filter(|old| !new_adapters.iter().any(|new| new.is(old)))
+            .collect();
         let threshold = general.record_threshold;
         let (adapters, made) = (self.adapters.clone(), self.made.clone());
         Box::new(move || {
@@ -141,6 +145,15 @@ impl<Req, Res, X, F> Set<Req, Res, X, F>
 where
     F: Fn(&AdapterSpec<X>) -> Result<Adapter<Req, Res>, BoxError>,
 {
+    pub(crate) fn new(plimsoll: WeakPlimsoll, adapters: Adapters<Req, Res>, make: F) -> Self {
+        Self {
+            plimsoll,
+            adapters,
+            make,
+            made: Arc::default(),
+        }
+    }
+
     /// Makes an adapter. One that panics, or has another name, is none.
     fn make(&self, spec: &AdapterSpec<X>) -> Result<Adapter<Req, Res>, BoxError> {
         let made = catch_unwind(AssertUnwindSafe(|| (self.make)(spec)));

@@ -6,14 +6,16 @@ use super::{
 };
 use plimsoll_adapter::{AdapterConfig, AdapterControl};
 use plimsoll_config::{
-    Change, Configuration, Effective, Listed, LoadError, Reading, Reload, Source,
+    Change, Configuration, Effective, Listed, LoadError, Reading, Reload, Source, watch::Watcher,
 };
+use plimsoll_core::Lifecycle;
 use std::{
     collections::HashMap,
     fmt,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+use tokio::task::spawn_blocking;
 
 /// The configuration of a service, whatever settings its adapters have.
 #[derive(Clone)]
@@ -74,6 +76,30 @@ pub(crate) trait Fitted<X>: Send {
         general: &FaultTolerance,
         reading: &mut Reading,
     ) -> Box<dyn FnOnce() + Send>;
+}
+
+/// Reads the files again whenever they have changed, until the service ends.
+pub(crate) fn watch(live: &Handle, lifecycle: &Lifecycle) {
+    let files = live.watched();
+    if files.is_empty() {
+        return;
+    }
+    let live = live.clone();
+    let ended = lifecycle.cancellation_token();
+    let task = async move {
+        let mut watcher = Watcher::new(files.iter().map(PathBuf::as_path));
+        while ended.run_until_cancelled(watcher.changed()).await.is_some() {
+            let live = live.clone();
+            // Adapters that are made may block.
+            let reloaded = spawn_blocking(move || live.reload_if_changed()).await;
+            if let Err(error) = reloaded {
+                tracing::error!(%error, "reading the configuration ended early");
+            }
+        }
+    };
+    if let Err(error) = lifecycle.spawn("config-watch", task) {
+        tracing::error!(%error, "the configuration is not watched");
+    }
 }
 
 /// See [`Handle`].
@@ -317,7 +343,11 @@ impl<X: AdapterSettings> Reloads for Live<X> {
             return;
         }
         let mut reading = Reading::new();
-        let names: Vec<_> = state.coded.iter().map(|coded| coded.adapter.name()).collect();
+        let names: Vec<_> = state
+            .coded
+            .iter()
+            .map(|coded| coded.adapter.name())
+            .collect();
         let names: Vec<_> = names.iter().map(|name| name.as_str()).collect();
         reading.other_items(ADAPTERS, &names, &state.sources.environment);
         for item in reading.items(ADAPTERS, &state.sources.adapters) {
@@ -363,7 +393,11 @@ impl Coded {
     fn check(&self, config: &AdapterConfig, reading: &mut Reading) {
         if let Err(error) = self.adapter.check(config) {
             let name = self.adapter.name();
-            reading.refused(&format!("{ADAPTERS}.{name}.{GENERAL}"), &error, &Source::Code);
+            reading.refused(
+                &format!("{ADAPTERS}.{name}.{GENERAL}"),
+                &error,
+                &Source::Code,
+            );
         }
     }
 
@@ -435,7 +469,10 @@ impl<X> Read<X> {
     /// The names of all adapters.
     fn names(&self) -> Vec<String> {
         let placed = self.placed.iter().map(|placed| placed.spec.name.clone());
-        let told = self.told.iter().map(|(adapter, _)| adapter.name().to_string());
+        let told = self
+            .told
+            .iter()
+            .map(|(adapter, _)| adapter.name().to_string());
         placed.chain(told).collect()
     }
 }
