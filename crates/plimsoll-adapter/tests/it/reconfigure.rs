@@ -374,7 +374,9 @@ async fn observer_of_the_breaker_can_change_limits_while_they_change() {
     breaker.open_for(SECOND).unwrap();
     advance(2 * SECOND).await;
     // It is half open, which comes out when it is told.
-    let given = config().max_in_flight(7).circuit_breaker(corrected());
+    // As long as it would be by itself, but told.
+    let circuit = corrected().dropped_fails_after(SECOND);
+    let given = config().max_in_flight(7).circuit_breaker(circuit);
     set(&adapter, given.clone());
     assert_eq!(*seen.lock().unwrap(), [config(), given]);
     let circuit = CircuitBreakerConfig::new().probes(5);
@@ -430,8 +432,13 @@ async fn last_change_decides_when_another_comes_in_between() {
 async fn retries_are_turned_on_and_off() {
     let calls = Arc::new(AtomicU64::new(0));
     let counted = calls.clone();
+    let copies = Arc::new(AtomicU64::new(0));
+    let copied = copies.clone();
     let adapter: Adapter<String, String> = builder()
-        .repeatable(|request: &String| Some(request.clone()))
+        .repeatable(move |request: &String| {
+            copied.fetch_add(1, Relaxed);
+            Some(request.clone())
+        })
         .function(move |_: String| {
             counted.fetch_add(1, Relaxed);
             async { Text::Err("no".into()) }
@@ -448,7 +455,10 @@ async fn retries_are_turned_on_and_off() {
     ] {
         set(&adapter, quiet.clone().retry(retry));
         calls.store(0, Relaxed);
+        copies.store(0, Relaxed);
         adapter.call("x".into()).await.unwrap_err();
+        let asked = u64::from(retry.is_some());
+        assert_eq!(copies.load(Relaxed), asked, "nobody asks in vain");
         assert_eq!(calls.load(Relaxed), attempts, "{retry:?}");
     }
 }
