@@ -17,6 +17,10 @@ use tokio_test::{
     assert_pending, assert_ready_err, assert_ready_ok,
     task::{Spawn, spawn},
 };
+use tracing::{
+    Level, Metadata, Subscriber,
+    span::{Attributes, Id, Record},
+};
 
 fn config() -> AdapterConfig {
     AdapterConfig::new()
@@ -340,12 +344,17 @@ async fn what_the_breaker_was_told_besides_is_told_too() {
 
 #[tokio::test(start_paused = true)]
 async fn breaker_that_corrects_what_it_is_told_does_not_change_what_the_adapter_tells() {
-    let circuit = CircuitBreakerConfig::new().window(Window::Calls(10));
-    let given = config().circuit_breaker(circuit.minimum_calls(1_000));
+    let given = config().circuit_breaker(corrected());
     let adapter = Downstream::default().adapter(builder().config(given.clone()));
     assert_eq!(adapter.config(), given);
     set(&adapter, given.clone().max_in_flight(3));
     assert_eq!(adapter.config(), given.max_in_flight(3));
+}
+
+/// A configuration of a breaker that corrects it, and says so in the log.
+fn corrected() -> CircuitBreakerConfig {
+    let circuit = CircuitBreakerConfig::new().window(Window::Calls(10));
+    circuit.minimum_calls(1_000)
 }
 
 #[tokio::test(start_paused = true)]
@@ -356,41 +365,80 @@ async fn observer_of_the_breaker_can_change_limits_while_they_change() {
     let told = seen.clone();
     let observer = move |_: &Event| {
         let before = inner.config();
-        told.lock().unwrap().push(before.values().max_in_flight);
+        told.lock().unwrap().push(before.clone());
         let circuit = CircuitBreakerConfig::new().probes(5);
         let after = before.max_in_flight(9).circuit_breaker(circuit);
         inner.reconfigure(after).unwrap();
     };
     breaker.observe(observer).unwrap();
     breaker.open_for(SECOND).unwrap();
-    assert_eq!(seen.lock().unwrap().len(), 1);
     advance(2 * SECOND).await;
     // It is half open, which comes out when it is told.
-    set(&adapter, config().max_in_flight(7));
-    assert_eq!(*seen.lock().unwrap(), [64, 7]);
+    // As long as it would be by itself, but told.
+    let circuit = corrected().dropped_fails_after(SECOND);
+    let given = config().max_in_flight(7).circuit_breaker(circuit);
+    set(&adapter, given.clone());
+    assert_eq!(*seen.lock().unwrap(), [config(), given]);
     let circuit = CircuitBreakerConfig::new().probes(5);
-    assert_eq!(
-        adapter.config(),
-        config().max_in_flight(9).circuit_breaker(circuit.clone())
-    );
-    assert_eq!(
-        adapter.breaker().config(),
-        circuit.dropped_fails_after(SECOND)
-    );
+    let last = config().max_in_flight(9).circuit_breaker(circuit.clone());
+    assert_eq!(adapter.config(), last);
+    let told = circuit.dropped_fails_after(SECOND);
+    assert_eq!(adapter.breaker().config(), told);
     // And once more, for nobody is left to be at it.
     set(&adapter, config());
-    assert_eq!(
-        adapter.breaker().config(),
-        CircuitBreakerConfig::new().dropped_fails_after(SECOND)
-    );
+    let told = CircuitBreakerConfig::new().dropped_fails_after(SECOND);
+    assert_eq!(adapter.breaker().config(), told);
+}
+
+/// Changes limits when the first warning is logged, which is before the breaker is changed.
+struct Meddler(Mutex<Option<(Adapter<String, String>, AdapterConfig)>>);
+
+impl Subscriber for Meddler {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() == Level::WARN
+    }
+
+    fn event(&self, _: &tracing::Event<'_>) {
+        let taken = self.0.lock().unwrap().take();
+        if let Some((adapter, limits)) = taken {
+            set(&adapter, limits);
+        }
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn last_change_decides_when_another_comes_in_between() {
+    let adapter = Downstream::default().adapter(builder());
+    let last = config().circuit_breaker(CircuitBreakerConfig::new().probes(5));
+    let meddler = Meddler(Mutex::new(Some((adapter.clone(), last.clone()))));
+    tracing::subscriber::with_default(meddler, || {
+        set(&adapter, config().circuit_breaker(corrected()));
+    });
+    assert_eq!(adapter.config(), last);
+    let told = CircuitBreakerConfig::new().probes(5);
+    assert_eq!(adapter.breaker().config(), told.dropped_fails_after(SECOND));
 }
 
 #[tokio::test(start_paused = true)]
 async fn retries_are_turned_on_and_off() {
     let calls = Arc::new(AtomicU64::new(0));
     let counted = calls.clone();
+    let copies = Arc::new(AtomicU64::new(0));
+    let copied = copies.clone();
     let adapter: Adapter<String, String> = builder()
-        .repeatable(|request: &String| Some(request.clone()))
+        .repeatable(move |request: &String| {
+            copied.fetch_add(1, Relaxed);
+            Some(request.clone())
+        })
         .function(move |_: String| {
             counted.fetch_add(1, Relaxed);
             async { Text::Err("no".into()) }
@@ -407,7 +455,10 @@ async fn retries_are_turned_on_and_off() {
     ] {
         set(&adapter, quiet.clone().retry(retry));
         calls.store(0, Relaxed);
+        copies.store(0, Relaxed);
         adapter.call("x".into()).await.unwrap_err();
+        let asked = u64::from(retry.is_some());
+        assert_eq!(copies.load(Relaxed), asked, "nobody asks in vain");
         assert_eq!(calls.load(Relaxed), attempts, "{retry:?}");
     }
 }
