@@ -14,12 +14,16 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
+use tokio::time::Instant;
 
 /// One downstream that finds passages for questions.
 pub type Adapter = plimsoll::Adapter<Question, Vec<Found>>;
 
 /// How many records the histories of all adapters hold together, at most.
 pub const MAX_RECORDS: u64 = 10_000;
+
+/// How often the log tells that there were more.
+const ALERT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What an adapter calls.
 #[derive(Clone, Debug)]
@@ -86,7 +90,7 @@ impl Known {
     /// No adapter yet.
     ///
     /// Their histories hold [`MAX_RECORDS`] together; past that the oldest are dropped, which the
-    /// log tells.
+    /// log tells, every ten seconds at most.
     #[must_use]
     pub fn new() -> Self {
         let known = Self {
@@ -95,7 +99,8 @@ impl Known {
             by_default: none(RecordThreshold::Off),
             changes: Arc::default(),
         };
-        known.all.on_record_alert(tell);
+        let alerts = Alerts::default();
+        known.all.on_record_alert(move |alert| alerts.tell(alert));
         known
     }
 
@@ -166,15 +171,38 @@ fn none(threshold: RecordThreshold) -> Adapters<Question, Vec<Found>> {
     adapters
 }
 
-fn tell(alert: &RecordAlert) {
-    let RecordAlert {
-        records,
-        threshold,
-        remaining,
-        ..
-    } = alert;
-    tracing::info!(
-        "adapters had {records} records, more than {threshold}: the oldest were dropped, \
-         {remaining} are left"
-    );
+/// What the log was told of too many records. Under load they are too many again and again.
+#[derive(Debug, Default)]
+struct Alerts(Mutex<Told>);
+
+#[derive(Debug, Default)]
+struct Told {
+    last: Option<Instant>,
+    /// Alerts since then.
+    more: u64,
+}
+
+impl Alerts {
+    fn tell(&self, alert: &RecordAlert) {
+        let now = Instant::now();
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let quiet = told.last.map(|last| now.saturating_duration_since(last));
+        if quiet.is_some_and(|quiet| quiet < ALERT_INTERVAL) {
+            told.more += 1;
+            return;
+        }
+        let more = std::mem::take(&mut told.more);
+        told.last = Some(now);
+        drop(told);
+        let RecordAlert {
+            records,
+            threshold,
+            remaining,
+            ..
+        } = alert;
+        tracing::warn!(
+            "adapters had {records} records, more than {threshold}: the oldest were dropped, \
+             {remaining} are left; so {more} times more since this was told last"
+        );
+    }
 }

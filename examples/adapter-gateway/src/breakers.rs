@@ -1,7 +1,7 @@
 //! How often the circuit breakers of adapters open, and how long they take to recover.
 
 use crate::{BoxError, adapters::Adapter};
-use plimsoll::breaker::{CircuitBreaker, Event, EventKind, State};
+use plimsoll::breaker::{CircuitBreaker, Event, EventKind, Reason, State};
 use std::{
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -53,9 +53,6 @@ impl Watch {
 impl Openings {
     fn note(&mut self, event: EventKind) {
         let EventKind::Transition(transition) = event else {
-            if matches!(event, EventKind::Reset) {
-                self.since = None;
-            }
             return;
         };
         match transition.to {
@@ -64,7 +61,7 @@ impl Openings {
                 self.since.get_or_insert_with(Instant::now);
             }
             State::HalfOpen => (),
-            State::Closed => {
+            State::Closed if transition.reason != Reason::Manual => {
                 if let Some(since) = self.since.take() {
                     let took = Instant::now().saturating_duration_since(since);
                     self.recovered += 1;
@@ -72,7 +69,7 @@ impl Openings {
                     self.longest = self.longest.max(took);
                 }
             }
-            // By hand: it has not recovered, it is not asked to.
+            // What is ended by hand says nothing about how long it takes.
             _ => self.since = None,
         }
     }

@@ -134,8 +134,9 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::Value;
 
-    fn check(answers: serde_json::Value, failures: serde_json::Value) -> Result<Said, Wrong> {
+    fn check(answers: &Value, failures: &Value) -> Result<Said, Wrong> {
         let listening = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
         let adapters = vec!["echo".to_owned(), "other".to_owned()];
         let asker = Asker::new(listening, adapters, "echo", Duration::ZERO).unwrap();
@@ -143,7 +144,7 @@ mod tests {
         asker.check("why? #7", serde_json::from_value(reply).unwrap())
     }
 
-    fn echo(text: &str) -> serde_json::Value {
+    fn echo(text: &str) -> Value {
         json!({"passages": [{"text": text}]})
     }
 
@@ -151,10 +152,10 @@ mod tests {
     fn one_answer_from_each_adapter_is_right() {
         let other = json!({"passages": []});
         let answers = json!({"echo": echo("You asked: why? #7"), "other": other});
-        let said = check(answers, json!({})).unwrap();
+        let said = check(&answers, &json!({})).unwrap();
         assert!(said.values().all(Option::is_none));
         let failures = json!({"echo": {"kind": "failed"}});
-        let said = check(json!({"other": other}), failures).unwrap();
+        let said = check(&json!({"other": other}), &failures).unwrap();
         assert_eq!(said["echo"].as_deref(), Some("failed"));
         assert_eq!(said["other"], None);
     }
@@ -168,7 +169,7 @@ mod tests {
             json!({"other": empty}),
             json!({"echo": empty, "other": empty}),
         ] {
-            let wrong = check(answers, json!({})).unwrap_err();
+            let wrong = check(&answers, &json!({})).unwrap_err();
             assert!(matches!(wrong, Wrong::Lost(_)), "{wrong:?}");
         }
     }
@@ -194,7 +195,7 @@ mod tests {
                 json!({"other": failed, "third": failed}),
             ),
         ] {
-            let wrong = check(answers, failures).unwrap_err();
+            let wrong = check(&answers, &failures).unwrap_err();
             assert!(matches!(wrong, Wrong::Doubled(_)), "{wrong:?}");
         }
     }
