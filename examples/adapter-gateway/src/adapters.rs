@@ -191,7 +191,7 @@ impl Alerts {
             told.more += 1;
             return;
         }
-        let more = std::mem::take(&mut told.more);
+        let untold = std::mem::take(&mut told.more);
         told.last = Some(now);
         drop(told);
         let RecordAlert {
@@ -201,8 +201,11 @@ impl Alerts {
             ..
         } = alert;
         tracing::warn!(
-            "adapters had {records} records, more than {threshold}: the oldest were dropped, \
-             {remaining} are left; so {more} times more since this was told last"
+            records,
+            threshold,
+            remaining,
+            untold,
+            "adapters had too many records, and gave up the oldest"
         );
     }
 }

@@ -1,15 +1,19 @@
 //! How adapters that misbehave affect the others, and what ends their calls.
 
 use adapter_gateway::{
-    adapters::{Known, MAX_RECORDS},
-    corpus::Passage,
+    adapters::{self, Kind, Known, MAX_RECORDS},
+    chroma::Chroma,
+    corpus::{Corpus, Passage},
+    flaky::Flaky,
     question::{Failure, Found, Question, judge},
     reply::Reply,
+    sql::Sql,
 };
 use plimsoll::{Name, Outcome, RejectReason, Rejected};
 use serde_json::json;
 use std::{
-    future, io,
+    fs, future, io,
+    path::Path,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -207,6 +211,49 @@ async fn a_refusal_inside_the_downstream_is_a_failure_with_its_reason() {
     assert_eq!(json!(reply.failures), json!({"refuses": refusal}));
 }
 
+#[tokio::test]
+async fn an_adapter_of_any_kind_is_built_with_the_limits_it_is_given() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("adapters-kinds");
+    _ = fs::remove_dir_all(&folder);
+    let sql = Sql::open(&folder, &Corpus::from_iter([])).expect("a new folder");
+    let chroma = Chroma::new("http://127.0.0.1:1").expect("a URL");
+    for (n, (kind, in_flight, max_calls)) in [
+        (Kind::Sql(sql), 4, 10_000),
+        (Kind::Vector(chroma), 64, 5_000),
+        (Kind::Flaky(Flaky::default()), 64, 10_000),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        // A name that is not known before.
+        let name = format!("adapter-{n}");
+        let usual = adapters::build(kind.limits(&*name), kind.clone()).expect("valid limits");
+        let snapshot = usual.snapshot();
+        assert_eq!(snapshot.name.as_str(), name);
+        assert_eq!(snapshot.max_in_flight, in_flight, "{kind:?}");
+        assert_eq!(snapshot.breaker.history.max_calls, max_calls, "{kind:?}");
+        let narrow = kind.limits(&*name).max_in_flight(1).max_queued(7);
+        let narrow = adapters::build(narrow, kind.clone()).expect("valid limits");
+        let snapshot = narrow.snapshot();
+        assert_eq!((snapshot.max_in_flight, snapshot.max_queued), (1, 7));
+        let none = kind.limits(&*name).max_in_flight(0);
+        let error = adapters::build(none, kind).expect_err("no calls at all");
+        assert!(error.to_string().contains("max_in_flight"), "{error}");
+        // It calls what it is of.
+        let known = Known::new();
+        known.put(usual, true);
+        let reply = ask(&known).await;
+        match n {
+            0 => assert!(reply.answers[&*name].passages.is_empty()),
+            1 => assert!(reply.failures[&*name].error.contains("http://127.0.0.1:1/")),
+            _ => assert_eq!(
+                reply.answers[&*name].passages[0].passage.text,
+                "You asked: why?"
+            ),
+        }
+    }
+}
+
 /// What was logged.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
@@ -242,17 +289,14 @@ async fn histories_that_are_too_many_together_give_up_their_oldest_records_and_t
     for _ in 0..MAX_RECORDS / 2 {
         ask(&known).await;
     }
-    let told = "adapters had 100";
+    let told = "adapters had too many records";
     assert_eq!(known.all().memory_summary().records(), MAX_RECORDS);
     assert_eq!(log.lines_with(told), 0);
     ask(&known).await;
     let kept = known.all().memory_summary();
     assert!(kept.records() <= MAX_RECORDS * 4 / 5, "{}", kept.records());
     assert_eq!(log.lines_with(told), 1);
-    assert_eq!(
-        log.lines_with("records, more than 10000: the oldest were dropped"),
-        1
-    );
+    assert_eq!(log.lines_with("threshold=10000"), 1);
     for history in kept.adapters {
         assert_eq!(history.calls, kept.calls / 2, "{}", history.name);
     }
@@ -267,5 +311,5 @@ async fn histories_that_are_too_many_together_give_up_their_oldest_records_and_t
         ask(&known).await;
     }
     assert_eq!(log.lines_with(told), 2);
-    assert_eq!(log.lines_with("so 9 times more"), 1);
+    assert_eq!(log.lines_with("untold=9"), 1);
 }
