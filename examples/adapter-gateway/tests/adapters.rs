@@ -9,7 +9,7 @@ use adapter_gateway::{
     reply::Reply,
     sql::Sql,
 };
-use plimsoll::{Name, Outcome, RejectReason, Rejected};
+use plimsoll::{CircuitBreakerConfig, HistoryConfig, Name, Outcome, RejectReason, Rejected};
 use serde_json::json;
 use std::{
     fs, future, io,
@@ -217,10 +217,10 @@ async fn an_adapter_of_any_kind_is_built_with_the_limits_it_is_given() {
     _ = fs::remove_dir_all(&folder);
     let sql = Sql::open(&folder, &Corpus::from_iter([])).expect("a new folder");
     let chroma = Chroma::new("http://127.0.0.1:1").expect("a URL");
-    for (n, (kind, in_flight, max_calls)) in [
-        (Kind::Sql(sql), 4, 10_000),
-        (Kind::Vector(chroma), 64, 5_000),
-        (Kind::Flaky(Flaky::default()), 64, 10_000),
+    for (n, (kind, in_flight, queued, max_calls)) in [
+        (Kind::Sql(sql), 4, 256, 10_000),
+        (Kind::Vector(chroma), 64, 64, 5_000),
+        (Kind::Flaky(Flaky::default()), 64, 64, 10_000),
     ]
     .into_iter()
     .enumerate()
@@ -230,7 +230,8 @@ async fn an_adapter_of_any_kind_is_built_with_the_limits_it_is_given() {
         let usual = adapters::build(kind.limits(&*name), kind.clone()).expect("valid limits");
         let snapshot = usual.snapshot();
         assert_eq!(snapshot.name.as_str(), name);
-        assert_eq!(snapshot.max_in_flight, in_flight, "{kind:?}");
+        let limits = (snapshot.max_in_flight, snapshot.max_queued);
+        assert_eq!(limits, (in_flight, queued), "{kind:?}");
         assert_eq!(snapshot.breaker.history.max_calls, max_calls, "{kind:?}");
         let narrow = kind.limits(&*name).max_in_flight(1).max_queued(7);
         let narrow = adapters::build(narrow, kind.clone()).expect("valid limits");
@@ -252,6 +253,21 @@ async fn an_adapter_of_any_kind_is_built_with_the_limits_it_is_given() {
             ),
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_history_below_the_threshold_is_as_full_as_it_may_be() {
+    let history = HistoryConfig::local().calls(100).transitions(1);
+    let adapter = plimsoll::Adapter::builder("small")
+        .circuit_breaker(CircuitBreakerConfig::local().history(history))
+        .function(|_: Question| future::ready(Ok::<_, Failure>(Vec::new())));
+    let known = Known::new();
+    known.put(adapter.expect("valid limits"), true);
+    for _ in 0..200 {
+        ask(&known).await;
+    }
+    let memory = known.all().memory_summary();
+    assert_eq!((memory.calls, memory.threshold), (100, Some(MAX_RECORDS)));
 }
 
 /// What was logged.

@@ -131,6 +131,7 @@ async fn named_adapters_are_asked_once() {
     let body = json!({"question": "why?", "adapters": names});
     let reply = ask(&app, body.clone()).await;
     assert_eq!(keys(&reply["answers"]), ["demo-flaky", "two"]);
+    assert_eq!(reply["failures"], json!({}));
     // The second call is the one that fails.
     let reply = ask(&app, body).await;
     assert_eq!(keys(&reply["failures"]), ["demo-flaky"]);
@@ -209,6 +210,13 @@ async fn adapters_that_come_and_go_are_asked_and_named_as_they_are_now() {
     let all = json!({"question": "why?"});
     known.put(echo("three"), true);
     assert_eq!(names(&ask(&app, all.clone()).await), "one three two");
+    // Another of that name takes its place, whoever asks.
+    let fails = |_: Question| future::ready(Err::<Vec<Found>, _>(Failure::new("new")));
+    let builder = plimsoll::Adapter::builder("one");
+    known.put(builder.function(fails).expect("valid limits"), true);
+    let reply = ask(&app, all.clone()).await;
+    assert_eq!(reply["failures"]["one"]["error"], "new");
+    known.put(echo("one"), true);
     // No longer by default, but by its name.
     assert!(known.put(echo("three"), false).is_some());
     assert_eq!(names(&ask(&app, all.clone()).await), "one two");
@@ -311,7 +319,8 @@ async fn caps_that_are_none_are_null_and_calls_in_flight_and_in_line_are_told() 
     let body = json!({"question": "why?", "adapters": ["narrow"]});
     let ask = || send(&app, post("/ask", body.to_string()));
     let soon = Duration::from_millis(500);
-    let (_, _, status) = tokio::join!(timeout(soon, ask()), timeout(soon, ask()), async {
+    let wait = || timeout(soon, ask());
+    let (_, _, _, status) = tokio::join!(wait(), wait(), wait(), async {
         advance(soon / 2).await;
         fetch(&app, "/adapters").await
     });
@@ -321,7 +330,7 @@ async fn caps_that_are_none_are_null_and_calls_in_flight_and_in_line_are_told() 
         &narrow["queued"],
         &narrow["queued_bytes"],
     );
-    assert_eq!(held, (&json!(1), &json!(1), &json!(4)));
+    assert_eq!(held, (&json!(1), &json!(2), &json!(8)));
     let limits = json!({"in_flight": 1, "queued": 2, "queued_bytes": 100});
     assert_eq!(narrow["limits"], limits);
     let memory = &status["memory"]["adapters"][4];

@@ -241,6 +241,17 @@ async fn an_adapter_is_tried_after_the_wait_and_asked_again_once_it_has_recovere
         "breaker   a: opened 2 times, recovered 1 times in 30.0 s on average and 30.0 s at most, \
          closed now"
     );
+
+    stub.set(Behaviour::Fail);
+    ask_times(&known, "a", 100).await;
+    advance(OPEN_FOR).await;
+    stub.set(Behaviour::Answer);
+    ask_times(&known, "a", 3).await;
+    assert_eq!(
+        watch.to_string(),
+        "breaker   a: opened 3 times, recovered 2 times in 20.0 s on average and 30.0 s at most, \
+         closed now"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -41,14 +41,15 @@ struct Running {
 
 impl Running {
     fn start(test: &str, drain_delay: &str) -> Self {
+        Self::start_with(test, &[&format!("--drain-delay={drain_delay}")])
+    }
+
+    fn start_with(test: &str, args: &[&str]) -> Self {
         let root = folder(test);
         let mut process = Command::new(env!("CARGO_BIN_EXE_adapter-gateway"))
             .args(["--listen=127.0.0.1:0", "--admin=127.0.0.1:0"])
-            .args([
-                format!("--docs={root}"),
-                format!("--data={root}/data"),
-                format!("--drain-delay={drain_delay}"),
-            ])
+            .args([format!("--docs={root}"), format!("--data={root}/data")])
+            .args(args)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -302,6 +303,18 @@ fn faults_under_load_are_failures_of_the_adapter_and_not_of_the_gateway() {
 fn a_fault_is_left_alone_under_load_if_told_so() {
     let text = load("program-no-faults", "--flip=0");
     assert!(text.contains("demo-flaky: opened 0 times"), "{text}");
+}
+
+#[test]
+fn adapters_have_until_the_deadline_and_the_flaky_one_is_asked_by_its_name_only() {
+    let program = Running::start_with("program-deadline", &["--deadline=700ms"]);
+    program.set_fault("hang");
+    let answer = rest(program.begin("/ask", r#"{"question": "stop?"}"#));
+    assert!(answer.contains(r#""failures":{}"#), "{answer}");
+    assert!(!answer.contains("demo-flaky"), "{answer}");
+    let question = r#"{"question": "stop?", "adapters": ["demo-flaky"]}"#;
+    let answer = rest(program.begin("/ask", question));
+    assert!(answer.contains("no answer within 700ms"), "{answer}");
 }
 
 #[test]

@@ -43,7 +43,7 @@ async fn sources(answer: impl Future<Output = Result<Vec<Found>, Failure>>) -> V
 }
 
 fn url(address: SocketAddr) -> String {
-    format!("http://{address}")
+    format!("http://{address}/")
 }
 
 async fn serve(app: Router) -> SocketAddr {

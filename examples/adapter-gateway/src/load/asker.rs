@@ -134,7 +134,10 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::{Json, Router, routing::post};
     use serde_json::Value;
+    use std::future;
+    use tokio::net::TcpListener;
 
     fn check(answers: &Value, failures: &Value) -> Result<Said, Wrong> {
         let listening = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
@@ -198,6 +201,48 @@ mod tests {
             let wrong = check(&answers, &failures).unwrap_err();
             assert!(matches!(wrong, Wrong::Doubled(_)), "{wrong:?}");
         }
+    }
+
+    /// A gateway that fails as `demo-flaky` and says what it was asked, or never answers.
+    async fn gateway(answers: bool) -> SocketAddr {
+        let ask = move |Json(asked): Json<Value>| async move {
+            if !answers {
+                future::pending::<()>().await;
+            }
+            let mut failures = BTreeMap::new();
+            let adapters = asked["adapters"].as_array().into_iter().flatten();
+            for adapter in adapters.filter_map(Value::as_str) {
+                failures.insert(adapter, json!({"kind": asked["question"]}));
+            }
+            Json(json!({"answers": {}, "failures": failures}))
+        };
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let app = Router::new().route("/ask", post(ask));
+        tokio::spawn(axum::serve(listener, app).into_future());
+        address
+    }
+
+    #[tokio::test]
+    async fn a_question_is_put_with_its_number_to_every_adapter() {
+        let adapters = vec!["echo".to_owned(), "other".to_owned()];
+        let patience = Duration::from_secs(60);
+        let asker = Asker::new(gateway(true).await, adapters, "echo", patience).unwrap();
+        for serial in [7, 8] {
+            let said = asker.clone().ask(serial, "why?").await.unwrap();
+            let expected = format!("why? #{serial}");
+            for adapter in ["echo", "other"] {
+                assert_eq!(said[adapter].as_deref(), Some(&*expected));
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gateway_that_does_not_answer_has_lost_the_question() {
+        let patience = Duration::from_secs(60);
+        let asker = Asker::new(gateway(false).await, Vec::new(), "echo", patience).unwrap();
+        let wrong = asker.ask(7, "why?").await;
+        assert_eq!(wrong, Err(Wrong::Lost("no answer within 60s".to_owned())));
     }
 
     #[test]
