@@ -7,7 +7,7 @@ use crate::{
     sql::{MAX_CONNECTIONS, Sql},
 };
 use plimsoll::{
-    AdapterBuilder, Adapters, Answers, CircuitBreakerConfig, RecordThreshold, Window,
+    AdapterBuilder, Adapters, Answers, CircuitBreakerConfig, Name, RecordThreshold, Window,
     adapter::{ConfigError, RecordAlert},
 };
 use std::{
@@ -130,6 +130,12 @@ impl Known {
     #[must_use]
     pub const fn all(&self) -> &Adapters<Question, Vec<Found>> {
         &self.all
+    }
+
+    /// The names of those that are asked when a request names none.
+    #[must_use]
+    pub fn names_by_default(&self) -> Vec<Name> {
+        self.by_default.names()
     }
 
     /// Whether the adapter of that name is asked when a request names none.

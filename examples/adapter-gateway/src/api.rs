@@ -16,7 +16,7 @@ use axum::{
     routing::{get, post},
 };
 use http::{HeaderMap, Method, StatusCode, Uri, header};
-use plimsoll::Answers;
+use plimsoll::{Answers, Name};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, time::Duration};
 
@@ -73,10 +73,11 @@ async fn front_page(State(gateway): State<Gateway>, headers: HeaderMap) -> Strin
         .and_then(|host| host.to_str().ok());
     let host = host.unwrap_or("127.0.0.1:8080");
     let names = names(&gateway.known);
+    let by_default = join(&gateway.known.names_by_default());
     format!(
         r#"adapter-gateway answers questions through several adapters at once.
 
-Ask all but demo-flaky, or the adapters you name ({names}):
+Ask the adapters that are asked by default ({by_default}), or those you name ({names}):
 
   curl http://{host}/ask -H 'content-type: application/json' -d '{{"question": "How does the service stop?"}}'
   curl http://{host}/ask -H 'content-type: application/json' -d '{{"question": "What is a holding?", "adapters": ["qa-sql", "demo-flaky"]}}'
@@ -200,7 +201,10 @@ fn check_names(names: &[String], known: &Known) -> Result<(), Problem> {
 
 /// The names of all adapters, for people to read.
 fn names(known: &Known) -> String {
-    let names = known.all().names();
+    join(&known.all().names())
+}
+
+fn join(names: &[Name]) -> String {
     let names: Vec<_> = names.iter().map(|name| name.as_str()).collect();
     names.join(", ")
 }

@@ -4,7 +4,7 @@ use super::{Said, Wrong};
 use hdrhistogram::Histogram;
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-/// Adapters, and kinds of failures of each, told apart.
+/// Adapters, and kinds of failures of each, told apart. Others have no line of their own.
 const MAX_ADAPTERS: usize = 16;
 const MAX_KINDS: usize = 16;
 
