@@ -65,29 +65,9 @@ impl<Req, Res> Adapters<Req, Res> {
     pub fn new(
         adapters: impl IntoIterator<Item = Adapter<Req, Res>>,
     ) -> Result<Self, DuplicateAdapter> {
-        let all = Self {
-            set: Arc::new(Set {
-                table: RwLock::new(Arc::new(Table::new(Vec::new()))),
-                changes: Mutex::new(()),
-                records: Arc::default(),
-                #[cfg(feature = "metrics")]
-                published: crate::metrics::Published::default(),
-            }),
-        };
+        let all = Self::default();
         all.set(adapters.into_iter().collect())?;
         Ok(all)
-    }
-
-    /// No adapters, for now.
-    #[must_use]
-    pub fn empty() -> Self {
-        Self {
-            set: Arc::new(Set {
-                table: RwLock::new(Arc::new(Table::new(Vec::new()))),
-                changes: Mutex::new(()),
-                records: Arc::default(),
-            }),
-        }
     }
 
     /// Adds an adapter. O(n).
@@ -433,6 +413,21 @@ impl<Req, Res> Drop for Set<Req, Res> {
     fn drop(&mut self) {
         for adapter in &self.table().adapters {
             adapter.shared().unwatch(&self.records);
+        }
+    }
+}
+
+/// No adapters, for now.
+impl<Req, Res> Default for Adapters<Req, Res> {
+    fn default() -> Self {
+        Self {
+            set: Arc::new(Set {
+                table: RwLock::new(Arc::new(Table::new(Vec::new()))),
+                changes: Mutex::new(()),
+                records: Arc::default(),
+                #[cfg(feature = "metrics")]
+                published: crate::metrics::Published::default(),
+            }),
         }
     }
 }

@@ -1,5 +1,5 @@
 use crate::Source;
-use std::{error::Error, fmt};
+use std::{error::Error, fmt, sync::Arc};
 
 /// A configuration that cannot be used: everything that is wrong with it.
 ///
@@ -167,7 +167,21 @@ impl Problems {
         self.problems.iter().any(|problem| problem.key == key)
     }
 
-    pub(crate) fn into_result(self) -> Result<(), LoadError> {
+    /// The problems of a file are told from its top to its bottom.
+    pub(crate) fn into_result(mut self) -> Result<(), LoadError> {
+        let mut files: Vec<Arc<str>> = Vec::new();
+        self.problems
+            .sort_by_cached_key(|problem| match &problem.source {
+                Source::File { file, line, column } => {
+                    let place = files.iter().position(|known| known == file);
+                    let place = place.unwrap_or_else(|| {
+                        files.push(file.clone());
+                        files.len() - 1
+                    });
+                    (place, *line, *column)
+                }
+                _ => (usize::MAX, 0, 0),
+            });
         match self.problems.is_empty() {
             true => Ok(()),
             false => Err(LoadError {

@@ -9,6 +9,8 @@ use plimsoll_adapter::Adapters;
 use plimsoll_adapter::{Adapter, AdapterDirectory};
 #[cfg(feature = "breaker")]
 use plimsoll_breaker::{Breakers, CircuitBreaker, KeyedBreakers};
+#[cfg(any(feature = "config", feature = "http"))]
+use plimsoll_core::BoxError;
 use plimsoll_core::{
     Holding, Lifecycle, Name, Registry, lifecycle::SpawnError, registry::RegisterError,
 };
@@ -19,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use {
     http::{Request, Response},
     hyper::body::Incoming,
-    plimsoll_core::{BoxError, StopReport},
+    plimsoll_core::StopReport,
     plimsoll_http::{EdgeLayer, Server},
     tokio::net::TcpListener,
     tower_service::Service,
@@ -426,10 +428,10 @@ impl Plimsoll {
         Req: 'static,
         Res: 'static,
         X: AdapterSettings,
-        F: Fn(&AdapterSpec<X>) -> Result<Adapter<Req, Res>, plimsoll_core::BoxError>,
+        F: Fn(&AdapterSpec<X>) -> Result<Adapter<Req, Res>, BoxError>,
         F: Send + Sync + 'static,
     {
-        let adapters = Adapters::empty();
+        let adapters = Adapters::default();
         let weak = WeakPlimsoll(Arc::downgrade(&self.inner));
         loaded.fit(Box::new(Set::new(weak, adapters.clone(), make)))?;
         Ok(adapters)

@@ -8,9 +8,9 @@ use plimsoll_adapter::{AdapterConfig, AdapterControl};
 use plimsoll_config::{
     Change, Configuration, Effective, Listed, LoadError, Reading, Reload, Source, watch::Watcher,
 };
-use plimsoll_core::Lifecycle;
+use plimsoll_core::{Lifecycle, settings::Value};
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -240,7 +240,9 @@ impl<X: AdapterSettings> Live<X> {
         state.sources = sources;
         let mut shown = lock(&self.shown);
         shown.config.fault_tolerance = config.fault_tolerance;
-        let reload = Reload::between(&shown.values, &values, is_live);
+        let mut reload = Reload::between(&shown.values, &values, is_live);
+        let comings = comings_and_goings(&shown.values, &values);
+        reload.changes.splice(0..0, comings);
         // What does not count yet is not shown as if it did.
         let before: HashMap<_, _> = shown.values.iter().map(|old| (&*old.key, old)).collect();
         for value in &mut values {
@@ -498,6 +500,37 @@ fn apply<X>(
         fit();
     }
     Ok((config, values))
+}
+
+/// Adapters that are there now and were not, and the other way round.
+fn comings_and_goings(old: &[Effective], new: &[Effective]) -> Vec<Change> {
+    let (old, new) = (adapters_of(old), adapters_of(new));
+    let there = Value::Word("there");
+    let come = new.iter().filter(|(name, _)| !old.contains_key(*name));
+    let come = come.map(|(name, source)| (name, None, Some(there.clone()), source));
+    let gone = old.iter().filter(|(name, _)| !new.contains_key(*name));
+    let gone = gone.map(|(name, source)| (name, Some(there.clone()), None, source));
+    let changes = come.chain(gone).map(|(name, old, new, source)| {
+        let key = format!("{ADAPTERS}.{name}");
+        Change::new(key, old, new, (*source).clone(), true)
+    });
+    changes.collect()
+}
+
+fn adapters_of(values: &[Effective]) -> BTreeMap<&str, &Source> {
+    let mut adapters = BTreeMap::new();
+    for value in values {
+        let rest = value.key.strip_prefix(ADAPTERS);
+        let rest = rest.and_then(|rest| rest.strip_prefix('.'));
+        if let Some((name, _)) = rest.and_then(|rest| rest.split_once('.')) {
+            // The first that was given tells where to look.
+            let source = adapters.entry(name).or_insert(&value.source);
+            if **source == Source::Code {
+                *source = &value.source;
+            }
+        }
+    }
+    adapters
 }
 
 /// Says what came of a reload, for whoever reads the log and the metrics.
