@@ -40,7 +40,9 @@ mod error;
 mod handle;
 
 #[cfg(feature = "config")]
-pub use self::config::{AdapterSettings, AdapterSpec, ConfigFiles, Loaded};
+pub use self::config::{
+    AdapterSettings, AdapterSpec, ConfigFiles, Loaded, adapters_schema, config_schema,
+};
 #[cfg(feature = "adapter")]
 pub use self::error::AdapterSetupError;
 pub use self::{config::Config, error::StartError, handle::Plimsoll};

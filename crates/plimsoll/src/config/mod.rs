@@ -10,9 +10,14 @@ pub(crate) mod fitted;
 pub(crate) mod live;
 
 #[cfg(feature = "config")]
+mod schema;
+
+#[cfg(feature = "config")]
 pub use self::adapters::{AdapterSettings, AdapterSpec};
 #[cfg(feature = "config")]
 pub use self::files::{ConfigFiles, Loaded};
+#[cfg(feature = "config")]
+pub use self::schema::{adapters_schema, config_schema};
 
 #[cfg(feature = "adapter")]
 use plimsoll_adapter::{AdapterConfig, RecordThreshold};
