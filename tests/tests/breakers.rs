@@ -1,9 +1,9 @@
 //! Circuit breakers of a service with everything that `Plimsoll` sets up.
 
 use plimsoll::{
-    Adapter, Breakers, CircuitBreaker, CircuitBreakerConfig, Config, ControlConfig, HistoryConfig,
-    KeyedBreakers, Outcome, Plimsoll, RegistryConfig, State, breaker::KeyedConfig,
-    registry::RegisterError,
+    Adapter, AdapterSetupError, Breakers, CircuitBreaker, CircuitBreakerConfig, Config,
+    ControlConfig, HistoryConfig, KeyedBreakers, Outcome, Plimsoll, RegistryConfig, State,
+    breaker::KeyedConfig, registry::RegisterError,
 };
 use plimsoll_core::test_util::FakeHolding;
 use std::{net::SocketAddr, time::Duration};
@@ -206,7 +206,10 @@ async fn a_registered_adapter_is_a_holding_whose_breaker_is_shown() {
     let holdings = request(admin, "GET", "/api/v1/holdings").await;
     assert!(holdings.contains(r#""name":"qa-echo""#), "{holdings}");
     let again = plimsoll.register_adapter(adapter());
-    assert!(matches!(again, Err(RegisterError::Duplicate(_))));
+    assert!(matches!(
+        again,
+        Err(AdapterSetupError::Register(RegisterError::Duplicate(_)))
+    ));
     drop(echo);
     assert!(plimsoll.breakers().list().is_empty());
 }

@@ -148,6 +148,12 @@ impl<Req, Res> Adapter<Req, Res> {
         self.shared().reconfigure(config)
     }
 
+    /// Whether `other` is a handle to this very adapter.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(self.shared(), other.shared())
+    }
+
     /// The circuit breaker, to look at, to operate, and to be shown by its name.
     ///
     /// Register the adapter, not the breaker: both have the same name and the same history.
@@ -249,14 +255,15 @@ impl Shared {
             counters,
             ..
         } = self;
+        let queue = gate.queue();
         AdapterSnapshot {
             name: *name,
             in_flight: gate.in_flight(),
             max_in_flight: gate.max_in_flight(),
-            queued: gate.queued(),
-            max_queued: gate.max_queued(),
-            queued_bytes: gate.queued_bytes(),
-            max_queued_bytes: gate.max_queued_bytes(),
+            queued: queue.calls,
+            max_queued: queue.max_calls,
+            queued_bytes: queue.bytes,
+            max_queued_bytes: queue.max_bytes,
             succeeded: counters.succeeded.get(),
             failed: counters.failed.get(),
             timed_out: counters.timed_out.get(),
@@ -396,7 +403,7 @@ impl Bounded for Shared {
 
     fn usage(&self) -> Usage {
         let mut usage = self.history.usage();
-        usage.bytes = usage.bytes.saturating_add(self.gate.queued_bytes());
+        usage.bytes = usage.bytes.saturating_add(self.gate.queue().bytes);
         usage
     }
 

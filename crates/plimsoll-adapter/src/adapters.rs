@@ -38,6 +38,8 @@ struct Set<Req, Res> {
     /// Held by who replaces the table.
     changes: Mutex<()>,
     records: Arc<Records>,
+    #[cfg(feature = "metrics")]
+    published: crate::metrics::Published,
 }
 
 struct Table<Req, Res> {
@@ -63,20 +65,9 @@ impl<Req, Res> Adapters<Req, Res> {
     pub fn new(
         adapters: impl IntoIterator<Item = Adapter<Req, Res>>,
     ) -> Result<Self, DuplicateAdapter> {
-        let set = Set {
-            table: RwLock::new(Arc::new(Table::new(Vec::new()))),
-            changes: Mutex::new(()),
-            records: Arc::default(),
-        };
-        set.change(|all| {
-            all.extend(adapters);
-            let mut names = HashSet::with_capacity(all.len());
-            match all.iter().find(|adapter| !names.insert(adapter.name())) {
-                Some(twice) => Err(DuplicateAdapter(twice.name())),
-                None => Ok(()),
-            }
-        })?;
-        Ok(Self { set: Arc::new(set) })
+        let all = Self::default();
+        all.set(adapters.into_iter().collect())?;
+        Ok(all)
     }
 
     /// Adds an adapter. O(n).
@@ -115,6 +106,23 @@ impl<Req, Res> Adapters<Req, Res> {
                     None
                 }
             })
+    }
+
+    /// Puts these adapters, in this order, in the place of all there are, at once: whoever calls
+    /// several meets either those before or these. Calls in flight finish on the adapter they began
+    /// with. O(n).
+    ///
+    /// # Errors
+    ///
+    /// When two have the same name. Nothing was changed then.
+    pub fn set(&self, adapters: Vec<Adapter<Req, Res>>) -> Result<(), DuplicateAdapter> {
+        let mut names = HashSet::with_capacity(adapters.len());
+        let mut list = adapters.iter();
+        if let Some(twice) = list.find(|adapter| !names.insert(adapter.name())) {
+            return Err(DuplicateAdapter(twice.name()));
+        }
+        self.set.change(|all| *all = adapters);
+        Ok(())
     }
 
     /// The adapter of that name.
@@ -212,6 +220,20 @@ impl<Req, Res> Adapters<Req, Res> {
     /// must return soon.
     pub fn on_record_alert(&self, callback: impl Fn(&RecordAlert) + Send + Sync + 'static) {
         self.set.records.set_callback(Arc::new(callback));
+    }
+
+    /// Writes what every adapter knows to the installed `metrics` recorder. Call it before a
+    /// scrape.
+    ///
+    /// The gauges of an adapter that was here the last time and is not any more are brought to
+    /// zero. Its counters stay; another of its name goes on with them once it has counted more.
+    /// Publish adapters from here or from an [`AdapterDirectory`](crate::AdapterDirectory), not
+    /// from both: each brings to zero what is not its own any more.
+    #[cfg(feature = "metrics")]
+    pub fn publish_metrics(&self) {
+        let members = self.set.records.members();
+        let snapshots: Vec<_> = members.iter().map(|member| member.snapshot()).collect();
+        self.set.published.publish(&snapshots);
     }
 }
 
@@ -395,6 +417,21 @@ impl<Req, Res> Drop for Set<Req, Res> {
     }
 }
 
+/// No adapters, for now.
+impl<Req, Res> Default for Adapters<Req, Res> {
+    fn default() -> Self {
+        Self {
+            set: Arc::new(Set {
+                table: RwLock::new(Arc::new(Table::new(Vec::new()))),
+                changes: Mutex::new(()),
+                records: Arc::default(),
+                #[cfg(feature = "metrics")]
+                published: crate::metrics::Published::default(),
+            }),
+        }
+    }
+}
+
 impl<Req, Res> Clone for Adapters<Req, Res> {
     fn clone(&self) -> Self {
         Self {
@@ -410,6 +447,10 @@ impl<Req, Res> fmt::Debug for Adapters<Req, Res> {
 }
 
 impl DuplicateAdapter {
+    pub(crate) const fn new(name: Name) -> Self {
+        Self(name)
+    }
+
     /// The name they have in common.
     #[must_use]
     pub const fn name(&self) -> Name {

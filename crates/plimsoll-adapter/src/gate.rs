@@ -67,6 +67,15 @@ struct Waiter {
     left: bool,
 }
 
+/// What waits, and what may.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Queue {
+    pub(crate) calls: u64,
+    pub(crate) max_calls: u64,
+    pub(crate) bytes: u64,
+    pub(crate) max_bytes: Option<u64>,
+}
+
 /// A slot, which is free again when this is dropped.
 #[derive(Debug)]
 #[must_use = "the slot is free again when this is dropped"]
@@ -229,20 +238,15 @@ impl Gate {
         self.word().max()
     }
 
-    pub(crate) fn queued(&self) -> u64 {
-        self.line.lock().queued
-    }
-
-    pub(crate) fn max_queued(&self) -> u64 {
-        self.line.lock().max_queued
-    }
-
-    pub(crate) fn queued_bytes(&self) -> u64 {
-        self.line.lock().queued_bytes
-    }
-
-    pub(crate) fn max_queued_bytes(&self) -> Option<u64> {
-        self.line.lock().max_queued_bytes
+    /// Those who wait, at one moment.
+    pub(crate) fn queue(&self) -> Queue {
+        let line = self.line.lock();
+        Queue {
+            calls: line.queued,
+            max_calls: line.max_queued,
+            bytes: line.queued_bytes,
+            max_bytes: line.max_queued_bytes,
+        }
     }
 
     fn word(&self) -> Word {

@@ -48,6 +48,11 @@
 //! against the downstream. A panic of the service, or of a closure the adapter was given, is an
 //! error like others.
 //!
+//! # While it runs
+//!
+//! [`Adapter::reconfigure`] changes every limit in place; [`Adapters::set`] puts other adapters in
+//! the place of all. Calls in flight end as they began.
+//!
 //! # Readiness
 //!
 //! An adapter is always ready as a Tower service: its calls wait in their futures. That of the
@@ -62,11 +67,25 @@
 //! An adapter is a [`Holding`](plimsoll_core::Holding): register it, and its history is swept and
 //! measured. Do not register its breaker besides.
 //!
+//! # Metrics
+//!
+//! With the feature `metrics`, [`Adapters`] and an [`AdapterDirectory`] publish what their adapters
+//! count. Record alerts are counted by themselves.
+//!
+//! | metric | kind | labels besides `adapter` |
+//! |---|---|---|
+//! | `plimsoll_adapter_calls_total` | counter, of calls that ended | `outcome`: `succeeded`, `failed`, `timed_out`, `panicked`, `cancelled`, `rejected` |
+//! | `plimsoll_adapter_rejected_total` | counter, of calls refused | `reason` |
+//! | `plimsoll_adapter_retries_total` | counter, of attempts besides the first | |
+//! | `plimsoll_adapter_in_flight`, `_max_in_flight` | gauge, of calls that hold a slot | |
+//! | `plimsoll_adapter_queued`, `_queued_bytes` | gauge, of calls that wait | |
+//! | `plimsoll_adapter_record_alerts_total` | counter, without `adapter` | |
+//!
 //! # Features
 //!
 //! | feature | what it adds | default |
 //! |---|---|---|
-//! | `metrics` | counts record alerts through the `metrics` facade | no |
+//! | `metrics` | publishes `plimsoll_adapter_*` metrics through the `metrics` facade | no |
 
 mod adapter;
 mod adapters;
@@ -76,11 +95,14 @@ mod builder;
 mod call;
 mod config;
 mod control;
+mod directory;
 mod error;
 mod function;
 pub mod future;
 mod gate;
 mod join;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod panic;
 mod records;
 mod retry;
@@ -97,6 +119,7 @@ pub use self::{
     call::{CloneIfIdempotent, NeverAgain, RequestBytes, Unweighed},
     config::{AdapterConfig, AdapterValues},
     control::AdapterControl,
+    directory::AdapterDirectory,
     error::{AdapterError, AdapterErrorKind},
     records::{RecordAlert, RecordThreshold},
     retry::RetryConfig,

@@ -122,7 +122,8 @@ impl Records {
     }
 
     pub(crate) fn set_callback(&self, callback: Callback) {
-        *lock(&self.callback) = Some(callback);
+        // The one before is dropped under no lock.
+        let _before = lock(&self.callback).replace(callback);
     }
 
     /// So many records were added. Looks at the histories once there can be too many.
@@ -245,7 +246,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn memory_of(member: &Shared) -> AdapterMemory {
     let usage = member.breaker.history_usage();
-    let queued_bytes = member.gate.queued_bytes();
+    let queued_bytes = member.gate.queue().bytes;
     AdapterMemory {
         name: member.name,
         calls: usage.calls,

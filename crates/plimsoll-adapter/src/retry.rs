@@ -187,12 +187,12 @@ impl Budget {
         }
     }
 
-    /// Earns and fills as told from now on. What is there stays, as far as there is room for it.
+    /// Earns and fills as told from now on. What is there stays, as far as there is room for it
+    /// when it is filled next.
     fn configure(&mut self, config: &RetryConfig, now: Instant) {
         self.fill(now);
         self.earned = earned(config);
         self.most = u64::from(config.floor) * RETRY;
-        self.floor = self.floor.min(self.most);
     }
 
     /// A call is made.

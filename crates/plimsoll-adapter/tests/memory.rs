@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use plimsoll_adapter::{Adapter, AdapterBuilder, Adapters, RetryConfig};
+use plimsoll_adapter::{Adapter, AdapterBuilder, Adapters, RetryConfig, future::CallFuture};
 use plimsoll_breaker::{CircuitBreakerConfig, HistoryConfig};
 use plimsoll_core::test_util::{CountingAllocator, assert_live_bytes_return};
 use std::{
@@ -35,6 +35,12 @@ fn main() -> ExitCode {
         ),
         trial("ready_call_by_name_allocates_one_box", by_name),
         trial("call_that_waits_and_is_pending_allocates_one_box", waits),
+        trial(
+            "call_to_a_service_that_is_not_ready_allocates_nothing_when_polled_again",
+            not_ready,
+        ),
+        trial("line_that_comes_and_goes_allocates_nothing", line),
+        trial("changed_limits_leave_nothing", changed),
         trial("open_circuit_allocates_one_box", open),
         trial("calls_of_every_kind_leave_nothing", leave_nothing),
         trial("adapters_that_came_and_went_leave_nothing", came_and_went),
@@ -152,6 +158,66 @@ async fn waits() {
         }
     });
     assert_eq!(made - timers, 2);
+}
+
+/// Is never ready.
+#[derive(Clone)]
+struct Unready;
+
+impl tower::Service<u64> for Unready {
+    type Response = u64;
+    type Error = Infallible;
+    type Future = Ready<Number>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Pending
+    }
+
+    fn call(&mut self, n: u64) -> Self::Future {
+        ready(Ok(n))
+    }
+}
+
+async fn not_ready() {
+    let adapter = builder(HistoryConfig::disabled()).service(Unready).unwrap();
+    let mut call = adapter.call(0);
+    assert!(poll(&mut call).is_pending());
+    let made = allocations(|| (0..1_000).for_each(|_| assert!(poll(&mut call).is_pending())));
+    assert_eq!(made, 0);
+}
+
+async fn line() {
+    let adapter = builder(HistoryConfig::disabled()).max_in_flight(1);
+    let adapter = adapter.function(never).unwrap();
+    let fill = |calls: &mut [CallFuture<u64>]| {
+        for call in calls.iter_mut() {
+            *call = adapter.call(0);
+            assert!(poll(call).is_pending());
+        }
+    };
+    let mut calls: Vec<_> = (0..32).map(|_| adapter.call(0)).collect();
+    fill(&mut calls);
+    // One box for each call, and none for its place; each has its timer besides.
+    let made = allocations(|| fill(&mut calls));
+    let timers = allocations(|| {
+        for _ in 0..32 {
+            let mut sleep = pin!(tokio::time::sleep(Duration::from_secs(2)));
+            assert!(poll(&mut sleep.as_mut()).is_pending());
+        }
+    });
+    assert_eq!(made - timers, 32);
+}
+
+async fn changed() {
+    let adapter = builder(HistoryConfig::disabled()).function(double).unwrap();
+    let work = || async {
+        for slots in [1, 9, 64] {
+            let limits = adapter.config().max_in_flight(slots);
+            adapter.reconfigure(limits).unwrap();
+        }
+        assert!(adapter.call(1).await.is_ok());
+    };
+    assert_live_bytes_return(&ALLOC, 100, 1_000, 0, work).await;
 }
 
 async fn open() {

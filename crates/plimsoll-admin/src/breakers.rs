@@ -1,6 +1,6 @@
 //! The routes of *admin* that show and operate circuit breakers.
 
-mod page;
+pub(crate) mod page;
 mod view;
 
 use self::{

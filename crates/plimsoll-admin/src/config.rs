@@ -3,6 +3,7 @@ use crate::{
     guard::Guard,
 };
 use plimsoll_breaker::Breakers;
+use plimsoll_config::Configuration;
 use plimsoll_core::{
     ConfigError,
     settings::{self, Fields, Kind, Secret, Setting, Settings, Value, address, secret, texts},
@@ -31,6 +32,7 @@ pub struct ControlConfig {
     origins: Vec<String>,
     publishers: Vec<Publisher>,
     breakers: Option<Breakers>,
+    configuration: Option<Arc<dyn Configuration>>,
 }
 
 /// Writes to the recorder what is counted elsewhere.
@@ -62,6 +64,7 @@ impl ControlConfig {
             origins: Vec::new(),
             publishers: Vec::new(),
             breakers: None,
+            configuration: None,
         }
     }
 
@@ -143,6 +146,24 @@ impl ControlConfig {
     #[must_use]
     pub const fn given_breakers(&self) -> Option<&Breakers> {
         self.breakers.as_ref()
+    }
+
+    /// Sets the configuration that *admin* shows, and reads again.
+    ///
+    /// None by default; `plimsoll::Plimsoll` then sets its own.
+    pub fn configuration(mut self, configuration: Arc<dyn Configuration>) -> Self {
+        self.configuration = Some(configuration);
+        self
+    }
+
+    /// Whether [`configuration`](Self::configuration) was given one.
+    #[must_use]
+    pub fn has_configuration(&self) -> bool {
+        self.configuration.is_some()
+    }
+
+    pub(crate) fn given_configuration(&self) -> Option<Arc<dyn Configuration>> {
+        self.configuration.clone()
     }
 
     pub(crate) fn publishers(&self) -> Vec<Publisher> {

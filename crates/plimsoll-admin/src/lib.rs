@@ -17,6 +17,8 @@
 //! | admin | `GET /api/v1/breakers/{name}` | one of them, with a page of its history |
 //! | admin | `POST /api/v1/breakers/{name}/{action}` | has it `open`, `close`, `force-open`, `half-open`, `reset`, `disable`, keep `metrics-only`, or do its `cleanup` |
 //! | admin | `POST /api/v1/breakers/cleanup` | cleans them all up |
+//! | admin | `GET /api/v1/config` | every setting of [`ControlConfig::configuration`] with where it comes from, and what was wrong with the last reload |
+//! | admin | `POST /api/v1/config/reload` | reads files and variables again; what changed, or 422 and everything that is wrong |
 //!
 //! By default one listener on `127.0.0.1:8081` serves both.
 //!
@@ -71,6 +73,7 @@ mod ask;
 mod authority;
 mod breakers;
 mod config;
+mod configuration;
 mod control;
 mod error;
 mod guard;

@@ -6,7 +6,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
-use std::borrow::Cow;
+use serde_json::Value;
+use std::{borrow::Cow, collections::BTreeMap};
 
 /// A refusal or a failure, as `application/problem+json`.
 #[derive(Debug)]
@@ -14,6 +15,7 @@ pub(crate) struct Problem {
     status: StatusCode,
     detail: Cow<'static, str>,
     header: Option<(HeaderName, HeaderValue)>,
+    member: Option<(&'static str, Value)>,
 }
 
 #[derive(Serialize)]
@@ -22,6 +24,8 @@ struct Document<'a> {
     title: &'a str,
     status: u16,
     detail: &'a str,
+    #[serde(flatten)]
+    member: BTreeMap<&'static str, Value>,
 }
 
 impl Problem {
@@ -30,6 +34,7 @@ impl Problem {
             status,
             detail: detail.into(),
             header: None,
+            member: None,
         }
     }
 
@@ -37,6 +42,12 @@ impl Problem {
     pub(crate) fn busy(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
             .with(header::RETRY_AFTER, HeaderValue::from_static("1"))
+    }
+
+    /// Adds a member to the document.
+    pub(crate) fn with_member(mut self, name: &'static str, value: Value) -> Self {
+        self.member = Some((name, value));
+        self
     }
 
     pub(crate) fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
@@ -59,6 +70,7 @@ impl IntoResponse for Problem {
             title: self.status.canonical_reason().unwrap_or("Error"),
             status: self.status.as_u16(),
             detail: &self.detail,
+            member: self.member.into_iter().collect(),
         };
         let body = serde_json::to_vec(&document).expect("text and a number are JSON");
         let media = [(header::CONTENT_TYPE, "application/problem+json")];

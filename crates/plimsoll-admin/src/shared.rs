@@ -2,11 +2,12 @@ use crate::{ask::Asker, config::Publisher, problem::Problem};
 use axum::http::StatusCode;
 use metrics_exporter_prometheus::PrometheusHandle;
 use plimsoll_breaker::Breakers;
+use plimsoll_config::Configuration;
 use plimsoll_core::{Lifecycle, Registry};
 use std::{sync::Arc, time::Duration};
 use tokio::{runtime::Handle, sync::Semaphore, time::timeout};
 
-/// How long a sweep that was asked for may take before the answer says so.
+/// How long a sweep or a reload that was asked for may take before the answer says so.
 pub(crate) const SWEEP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The most sweeps under way that were asked for here.
@@ -17,6 +18,7 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     pub(crate) lifecycle: Lifecycle,
     breakers: Breakers,
+    pub(crate) configuration: Option<Arc<dyn Configuration>>,
     pub(crate) metrics: Option<PrometheusHandle>,
     /// Run before each scrape.
     pub(crate) publishers: Vec<Publisher>,
@@ -28,6 +30,7 @@ pub(crate) struct Shared {
     breaker_commands: Asker,
     pub(crate) scrapes: Arc<Semaphore>,
     sweeps: Arc<Semaphore>,
+    pub(crate) reloads: Arc<Semaphore>,
 }
 
 impl Shared {
@@ -35,6 +38,7 @@ impl Shared {
         registry: Registry,
         lifecycle: Lifecycle,
         breakers: Breakers,
+        configuration: Option<Arc<dyn Configuration>>,
         metrics: Option<PrometheusHandle>,
         publishers: Vec<Publisher>,
         main: Handle,
@@ -43,6 +47,7 @@ impl Shared {
             registry,
             lifecycle,
             breakers,
+            configuration,
             metrics,
             publishers,
             main,
@@ -51,6 +56,7 @@ impl Shared {
             breaker_commands: Asker::new(),
             scrapes: Arc::new(Semaphore::new(1)),
             sweeps: Arc::new(Semaphore::new(MAX_SWEEPS)),
+            reloads: Arc::new(Semaphore::new(1)),
         }
     }
 

@@ -18,7 +18,7 @@ const TASKS_SPAWNED: &str = "plimsoll_tasks_spawned_total";
 const TASKS_REFUSED: &str = "plimsoll_tasks_refused_total";
 const TASKS_PANICKED: &str = "plimsoll_tasks_panicked_total";
 
-const GAUGES: [(&str, &str); 19] = [
+const GAUGES: [(&str, &str); 23] = [
     (TASKS, "Named tasks alive."),
     (READY, "1 while the service is ready, else 0."),
     (
@@ -68,9 +68,22 @@ const GAUGES: [(&str, &str); 19] = [
         "Records of the history, by kind.",
     ),
     ("plimsoll_breaker_keys", "Keys with a circuit breaker."),
+    (
+        "plimsoll_adapter_in_flight",
+        "Calls with the downstream, those that wait to try again included.",
+    ),
+    (
+        "plimsoll_adapter_max_in_flight",
+        "The most calls that may be in flight.",
+    ),
+    ("plimsoll_adapter_queued", "Calls that wait in line."),
+    (
+        "plimsoll_adapter_queued_bytes",
+        "Bytes of the requests that wait in line; 0 where they are not weighed.",
+    ),
 ];
 
-const COUNTERS: [(&str, &str); 25] = [
+const COUNTERS: [(&str, &str); 29] = [
     (
         "plimsoll_breaker_keys_removed_total",
         "Keys whose circuit breaker was forgotten, by reason.",
@@ -149,6 +162,22 @@ const COUNTERS: [(&str, &str); 25] = [
     (
         "plimsoll_breaker_lost_events_total",
         "Events that no observer was told of, because too many waited.",
+    ),
+    (
+        "plimsoll_adapter_calls_total",
+        "Calls to the downstream that ended, by outcome.",
+    ),
+    (
+        "plimsoll_adapter_rejected_total",
+        "Calls to the downstream that were refused, by reason.",
+    ),
+    (
+        "plimsoll_adapter_retries_total",
+        "Attempts besides the first of each call.",
+    ),
+    (
+        "plimsoll_adapter_record_alerts_total",
+        "Times that the histories of adapters had too many records.",
     ),
 ];
 

@@ -30,7 +30,15 @@ use tower::ServiceExt;
 
 fn shared(registry: &Registry, lifecycle: &Lifecycle, main: Handle) -> Arc<Shared> {
     let (registry, lifecycle) = (registry.clone(), lifecycle.clone());
-    let shared = Shared::new(registry, lifecycle, Breakers::new(), None, Vec::new(), main);
+    let shared = Shared::new(
+        registry,
+        lifecycle,
+        Breakers::new(),
+        None,
+        None,
+        Vec::new(),
+        main,
+    );
     Arc::new(shared)
 }
 
@@ -170,7 +178,7 @@ fn with_an_observer_that_hangs(
     };
     breaker.observe(observer).unwrap();
     let (registry, lifecycle, main) = (Registry::new(), Lifecycle::new(), Handle::current());
-    let shared = Shared::new(registry, lifecycle, breakers, None, Vec::new(), main);
+    let shared = Shared::new(registry, lifecycle, breakers, None, None, Vec::new(), main);
     (api::router(Arc::new(shared)), release, entered)
 }
 

@@ -64,6 +64,12 @@ impl File {
         Ok(Self { root, text })
     }
 
+    /// Where the file has this key, if it does.
+    #[must_use]
+    pub fn place_of(&self, key: &str) -> Option<Source> {
+        self.root.get(key).map(|entry| entry.source.clone())
+    }
+
     /// The text, by which one can tell whether a file has changed.
     #[must_use]
     pub fn text(&self) -> &str {

@@ -62,15 +62,20 @@ pub(crate) struct Problems {
 }
 
 impl LoadError {
-    /// A single problem.
-    pub(crate) fn one(source: Source, what: impl fmt::Display) -> Self {
+    /// A single problem, of a setting or (with no key) of something as a whole.
+    #[must_use]
+    pub fn new(source: Source, key: &str, what: impl fmt::Display) -> Self {
         let mut problems = Problems::default();
-        problems.other(source, "", what);
+        problems.other(source, key, what);
         problems.into()
     }
 
+    pub(crate) fn one(source: Source, what: impl fmt::Display) -> Self {
+        Self::new(source, "", what)
+    }
+
     /// Every problem, or the first 100 that were found, in the order of their places: files as they
-    /// were read, then variables. Never empty.
+    /// were read, each from its top to its bottom, then all else. Never empty.
     #[must_use]
     pub fn problems(&self) -> &[Problem] {
         &self.problems
@@ -181,12 +186,11 @@ impl From<Problems> for LoadError {
         }
         // What is said of one place stays in the order in which it was found.
         problems.sort_by_key(|problem| match &problem.source {
-            Source::Code => (0, 0, 0, 0),
             Source::File { file, line, column } => {
                 let file = files.iter().position(|name| name == file);
-                (1, file.unwrap_or_default(), *line, *column)
+                (file.unwrap_or_default(), *line, *column)
             }
-            Source::Variable(_) => (2, 0, 0, 0),
+            _ => (usize::MAX, 0, 0),
         });
         Self { problems, more }
     }

@@ -589,8 +589,13 @@ impl Fields for Pass<'_> {
         };
         let path = join(&self.path, key);
         if turned && !*on {
-            // It starts from its default, whatever was said of it before.
-            self.reading.sources.implied(path.clone(), &Source::Code);
+            // It starts from its default, whatever was said of it before. That there are values is
+            // said by a word alone, but goes without saying where there are settings.
+            let source = match &node.content {
+                Content::Map(entries) if !entries.is_empty() => &Source::Code,
+                _ => &node.source,
+            };
+            self.reading.sources.implied(path.clone(), source);
         }
         *on = turned;
         if let Content::Map(_) = &node.content {

@@ -44,16 +44,38 @@ pub struct Change {
     pub applied: bool,
 }
 
+impl Change {
+    /// A setting that is another now.
+    #[must_use]
+    pub const fn new(
+        key: String,
+        old: Option<Value>,
+        new: Option<Value>,
+        source: Source,
+        applied: bool,
+    ) -> Self {
+        Self {
+            key,
+            old,
+            new,
+            source,
+            applied,
+        }
+    }
+}
+
 impl Reload {
-    /// Compares the values there were with those there are. `live` says whether a setting counts
-    /// while the service runs.
+    /// Compares the values there were with those there are. Defaults of what came or went are left
+    /// out. `live` says whether a setting counts while the service runs.
     #[must_use]
     pub fn between(old: &[Effective], new: &[Effective], live: impl Fn(&str) -> bool) -> Self {
         let before: HashMap<&str, &Value> = index(old);
         let after: HashMap<&str, &Value> = index(new);
         let changed = new.iter().filter_map(|now| {
             let old = before.get(&*now.key).copied();
-            (old != Some(&now.value)).then(|| Change {
+            // What came with something else that is new goes without saying.
+            let by_itself = old.is_some() || now.source != Source::Code;
+            (by_itself && old != Some(&now.value)).then(|| Change {
                 key: now.key.clone(),
                 old: old.cloned(),
                 new: Some(now.value.clone()),
@@ -61,7 +83,8 @@ impl Reload {
                 applied: live(&now.key),
             })
         });
-        let gone = old.iter().filter(|old| !after.contains_key(&*old.key));
+        let gone = old.iter().filter(|old| old.source != Source::Code);
+        let gone = gone.filter(|old| !after.contains_key(&*old.key));
         let gone = gone.map(|old| Change {
             key: old.key.clone(),
             old: Some(old.value.clone()),

@@ -979,6 +979,106 @@ async fn a_sweep_that_hangs_is_overdue_too() {
     assert_eq!(checked(&registry), [expected]);
 }
 
+type Told = Arc<Mutex<Vec<(Name, Duration, Duration)>>>;
+
+/// Takes down what it is told.
+fn clerk(told: &Told) -> impl Fn(&Overdue) + Send + Sync + 'static {
+    let told = told.clone();
+    move |overdue| {
+        let Overdue {
+            name,
+            late,
+            interval,
+            ..
+        } = *overdue;
+        told.lock().unwrap().push((name, late, interval));
+    }
+}
+
+fn heard(told: &Told) -> Vec<(Name, Duration, Duration)> {
+    std::mem::take(&mut told.lock().unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_notices_that_a_sweep_is_overdue_tells_so_once() {
+    let registry = Registry::new();
+    let mut sweeper = tokio_test::task::spawn(registry.sweeper());
+    let told = Told::default();
+    registry.on_overdue(clerk(&told));
+    let holding = registry
+        .register(FakeHolding::new("held", 10 * SECOND))
+        .unwrap();
+    holding.insert(1);
+    assert!(sweeper.poll().is_pending());
+    advance(20 * SECOND).await;
+    assert_eq!((checked(&registry), heard(&told)), (vec![], vec![]));
+
+    // The check is first.
+    advance(MS).await;
+    let first = overdue("held", 10 * SECOND + MS, 10 * SECOND);
+    assert_eq!(
+        (checked(&registry), heard(&told)),
+        (vec![first], vec![first])
+    );
+    advance(MINUTE).await;
+    assert_eq!((checked(&registry), heard(&told)), (vec![], vec![]));
+    assert!(sweeper.poll().is_pending());
+    assert_eq!(heard(&told), [], "told by the check already");
+
+    // The sweeper is first.
+    advance(MINUTE + 2 * MINUTE).await;
+    assert!(sweeper.poll().is_pending());
+    let second = overdue("held", 2 * MINUTE, MINUTE);
+    assert_eq!(heard(&told), [second]);
+    assert_eq!((checked(&registry), heard(&told)), (vec![], vec![]));
+    assert_eq!(registry.snapshot()[0].stats.overdue, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn last_callback_is_told_of_every_holding_and_under_no_lock() {
+    let registry = Registry::new();
+    let (before, told) = (Told::default(), Told::default());
+    registry.on_overdue(clerk(&before));
+    let (inner, clerk) = (registry.clone(), clerk(&told));
+    registry.on_overdue(move |overdue| {
+        // Both would wait for ever under a lock of the registry.
+        assert_eq!(inner.len(), 2);
+        inner.on_overdue(|_| {});
+        clerk(overdue);
+    });
+    let _held = ["a", "b"].map(|name| registry.register(fake(name)).unwrap());
+    advance(MINUTE).await;
+    assert_eq!(checked(&registry).len(), 2);
+    assert_eq!(heard(&before), []);
+    assert_eq!(heard(&told), [overdue("a", MINUTE, Duration::ZERO)]);
+}
+
+/// Panics when it is dropped, as what panics throw may.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("again");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn panic_of_the_callback_is_kept_from_the_sweeper_and_from_the_check() {
+    let registry = Registry::new();
+    let mut sweeper = tokio_test::task::spawn(registry.sweeper());
+    registry.on_overdue(|_| std::panic::panic_any(Bomb));
+    let holding = registry.register(fake("held")).unwrap();
+    holding.insert(1);
+    advance(MINUTE).await;
+    assert!(sweeper.poll().is_pending());
+    assert_eq!(holding.sweeps().len(), 1);
+    let stats = registry.snapshot()[0].stats;
+    assert_eq!((stats.overdue, stats.sweeps, stats.panics), (1, 1, 0));
+    let _other = registry.register(fake("other")).unwrap();
+    advance(10 * MINUTE).await;
+    assert_eq!(checked(&registry).len(), 2, "both, whoever panicked");
+}
+
 // === closing ===
 
 /// Closes `registry`, and says how long that took.

@@ -4,7 +4,9 @@
 //!   counts by endpoint what was asked, how it ended, how long it took and how much went out.
 //! - [`RejectedToResponse`] turns the errors of a Tower stack into problem responses, so that
 //!   axum needs no `HandleErrorLayer`.
-//! - `HttpOutcome` judges responses for a circuit breaker. Feature `breaker`.
+//! - `HttpOutcome` and `GrpcOutcome` judge responses for a circuit breaker. Feature `breaker`.
+//! - `HttpClient` calls other services over pooled connections, all of it within limits. Feature
+//!   `client`.
 //! - [`Server`] accepts, caps what a connection may take before a handler runs, and drains within
 //!   the deadline of a [`Lifecycle`](plimsoll_core::Lifecycle). Feature `server`, on by default.
 //!
@@ -35,18 +37,26 @@
 //! The edge goes outermost, so that what other layers take counts too. With axum use
 //! `Router::layer`, which sees the matched route and the fallback as well.
 
+#[cfg(feature = "client")]
+pub mod client;
 pub mod edge;
+#[cfg(feature = "breaker")]
+pub mod grpc;
 #[cfg(feature = "breaker")]
 pub mod outcome;
 pub mod reject;
 #[cfg(feature = "server")]
 pub mod server;
+mod trailers;
 
-#[cfg(feature = "breaker")]
-pub use self::outcome::HttpOutcome;
+#[cfg(feature = "client")]
+pub use self::client::{HttpClient, HttpClientConfig};
 #[cfg(feature = "server")]
 pub use self::server::{Server, ServerConfig};
 pub use self::{
     edge::{Edge, EdgeLayer, EndpointLabel},
     reject::RejectedToResponse,
+    trailers::Trailers,
 };
+#[cfg(feature = "breaker")]
+pub use self::{grpc::GrpcOutcome, outcome::HttpOutcome};

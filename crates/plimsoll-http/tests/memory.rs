@@ -24,6 +24,8 @@ fn main() {
     labels_past_the_bound_take_nothing();
     a_request_takes_no_allocation();
     idle_connections_take_what_is_documented();
+    #[cfg(feature = "client")]
+    idle_connections_of_a_client_take_what_is_documented();
 }
 
 fn empty<A>(_: Request<A>) -> Ready<Result<Response<String>, Infallible>> {
@@ -122,6 +124,77 @@ fn per_connection(
         wait(runtime, || server.in_flight() == 0);
     }
     (ALLOC.live_bytes() - before) / CONNECTIONS
+}
+
+/// Each response has a body of this length.
+#[cfg(feature = "client")]
+const BODY: usize = 100_000;
+
+#[cfg(feature = "client")]
+fn idle_connections_of_a_client_take_what_is_documented() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    for (body, kib) in [(0, 28), (BODY, 84)] {
+        let bytes = per_client_connection(&runtime, body);
+        println!("{bytes} bytes, about {kib} KiB");
+        // Some of it is hyper's, which may change a little.
+        assert!(
+            bytes < (kib + 4) << 10,
+            "{bytes} bytes are not about {kib} KiB"
+        );
+    }
+}
+
+/// The heap of a connection that has had a response with a body of so many bytes, and is idle.
+#[cfg(feature = "client")]
+fn per_client_connection(runtime: &tokio::runtime::Runtime, body: usize) -> u64 {
+    use plimsoll_http::{HttpClient, HttpClientConfig};
+    use tower::ServiceExt;
+
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let uri = format!("http://{}/", listener.local_addr().unwrap());
+    let connections = usize::try_from(CONNECTIONS).unwrap();
+    let response = format!("HTTP/1.1 200 OK\r\ncontent-length: {body}\r\n\r\n");
+    let response = [response.into_bytes(), vec![b'x'; body]].concat();
+    let mut servers = Vec::with_capacity(connections);
+    // What the runtime keeps is there before it is measured.
+    let mut live = 0;
+    for _ in 0..2 {
+        servers.clear();
+        let before = ALLOC.live_bytes();
+        let config = HttpClientConfig::new()
+            .max_connections(connections)
+            .max_idle_per_host(connections);
+        let client = HttpClient::new("orders", config).unwrap();
+        for _ in 0..connections {
+            let request = Request::get(&*uri).body(String::new()).unwrap();
+            let call = runtime.spawn(client.clone().oneshot(request));
+            // While it is in flight no other can use its connection.
+            wait(runtime, || {
+                client.snapshot().connected > servers.len() as u64
+            });
+            servers.push((listener.accept().unwrap().0, call));
+        }
+        for (server, call) in &mut servers {
+            let (mut server, response) = (server.try_clone().unwrap(), &response);
+            std::thread::scope(|scope| {
+                scope.spawn(move || server.write_all(response).unwrap());
+                runtime.block_on(call).unwrap().unwrap();
+            });
+        }
+        wait(runtime, || true);
+        assert_eq!(client.snapshot().open, connections);
+        live = ALLOC.live_bytes() - before;
+        drop(client);
+        for (server, _) in &mut servers {
+            server.set_nonblocking(true).unwrap();
+            let mut rest = [0; 4_096];
+            wait(runtime, || matches!(server.read(&mut rest), Ok(0)));
+        }
+    }
+    live / CONNECTIONS
 }
 
 fn wait(runtime: &tokio::runtime::Runtime, mut condition: impl FnMut() -> bool) {

@@ -53,3 +53,43 @@ impl Error for StartError {
         self.cause().and_then(Error::source)
     }
 }
+
+/// An adapter could not be registered.
+#[cfg(feature = "adapter")]
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum AdapterSetupError {
+    /// Its name is taken, or there is no place for it.
+    Register(plimsoll_core::registry::RegisterError),
+    /// What files and variables say does not fit what the code says.
+    #[cfg(feature = "config")]
+    Config(plimsoll_config::LoadError),
+}
+
+#[cfg(feature = "adapter")]
+impl From<plimsoll_core::registry::RegisterError> for AdapterSetupError {
+    fn from(error: plimsoll_core::registry::RegisterError) -> Self {
+        Self::Register(error)
+    }
+}
+
+#[cfg(feature = "config")]
+impl From<plimsoll_config::LoadError> for AdapterSetupError {
+    fn from(error: plimsoll_config::LoadError) -> Self {
+        Self::Config(error)
+    }
+}
+
+#[cfg(feature = "adapter")]
+impl fmt::Display for AdapterSetupError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Register(error) => error.fmt(f),
+            #[cfg(feature = "config")]
+            Self::Config(error) => error.fmt(f),
+        }
+    }
+}
+
+#[cfg(feature = "adapter")]
+impl Error for AdapterSetupError {}

@@ -1,8 +1,16 @@
-use crate::{Config, StartError, error::Cause};
 #[cfg(feature = "adapter")]
-use plimsoll_adapter::Adapter;
+use crate::AdapterSetupError;
+#[cfg(feature = "config")]
+use crate::config::{AdapterSettings, AdapterSpec, Loaded, fitted::Set, live};
+use crate::{Config, StartError, error::Cause};
+#[cfg(feature = "config")]
+use plimsoll_adapter::Adapters;
+#[cfg(feature = "adapter")]
+use plimsoll_adapter::{Adapter, AdapterDirectory};
 #[cfg(feature = "breaker")]
 use plimsoll_breaker::{Breakers, CircuitBreaker, KeyedBreakers};
+#[cfg(any(feature = "config", feature = "http"))]
+use plimsoll_core::BoxError;
 use plimsoll_core::{
     Holding, Lifecycle, Name, Registry, lifecycle::SpawnError, registry::RegisterError,
 };
@@ -13,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use {
     http::{Request, Response},
     hyper::body::Incoming,
-    plimsoll_core::{BoxError, StopReport},
+    plimsoll_core::StopReport,
     plimsoll_http::{EdgeLayer, Server},
     tokio::net::TcpListener,
     tower_service::Service,
@@ -38,6 +46,10 @@ struct Inner {
     lifecycle: Lifecycle,
     #[cfg(feature = "breaker")]
     breakers: Breakers,
+    #[cfg(feature = "adapter")]
+    adapters: AdapterDirectory,
+    #[cfg(feature = "config")]
+    live: live::Handle,
     #[cfg(feature = "http")]
     edge: EdgeLayer,
     #[cfg(feature = "http")]
@@ -62,6 +74,11 @@ impl Plimsoll {
         expect(clippy::needless_pass_by_value, reason = "consumed with `admin`")
     )]
     pub fn start(config: Config) -> Result<Self, StartError> {
+        #[cfg(feature = "config")]
+        let live = match &config.live {
+            Some(live) => live.clone(),
+            None => live::Handle::of_code(config.clone()),
+        };
         let Config {
             registry,
             lifecycle,
@@ -69,6 +86,7 @@ impl Plimsoll {
             server,
             #[cfg(feature = "admin")]
             control,
+            ..
         } = config;
         let runtime = Handle::try_current().map_err(|_| Cause::NoRuntime)?;
         let lifecycle = Lifecycle::with_config(lifecycle).map_err(Cause::Lifecycle)?;
@@ -80,6 +98,18 @@ impl Plimsoll {
         let control = control.map(|control| {
             let edge = edge.clone();
             control.before_scrape(move || edge.publish_metrics())
+        });
+        #[cfg(feature = "adapter")]
+        let adapters = AdapterDirectory::new();
+        #[cfg(all(feature = "admin", feature = "adapter"))]
+        let control = control.map(|control| {
+            let adapters = adapters.clone();
+            control.before_scrape(move || adapters.publish_metrics())
+        });
+        #[cfg(all(feature = "admin", feature = "config"))]
+        let control = control.map(|control| match control.has_configuration() {
+            true => control,
+            false => control.configuration(live.configuration()),
         });
         #[cfg(all(feature = "admin", feature = "breaker"))]
         let (control, breakers) = share_breakers(control);
@@ -94,12 +124,18 @@ impl Plimsoll {
         // Not a task of the lifecycle: it sweeps until the registry is gone, holds nothing, and
         // has nothing to end.
         runtime.spawn(registry.sweeper());
+        #[cfg(feature = "config")]
+        live::watch(&live, &lifecycle);
         Ok(Self {
             inner: Arc::new(Inner {
                 registry,
                 lifecycle,
                 #[cfg(feature = "breaker")]
                 breakers,
+                #[cfg(feature = "adapter")]
+                adapters,
+                #[cfg(feature = "config")]
+                live,
                 #[cfg(feature = "http")]
                 edge,
                 #[cfg(feature = "http")]
@@ -218,6 +254,8 @@ impl Plimsoll {
             server,
             ..
         } = &*self.inner;
+        #[cfg(feature = "config")]
+        self.inner.live.warn_of_strangers();
         let mut stopping = std::pin::pin!(lifecycle.stop_on_signal(registry));
         let mut serving = std::pin::pin!(async {
             // Polled after `stopping`, which has installed the signal handlers by then.
@@ -263,33 +301,6 @@ impl Plimsoll {
         Ok(breaker)
     }
 
-    /// Registers an adapter under its own name, and gives the handle back.
-    ///
-    /// From now on its history is swept and measured, and the admin API shows and operates its
-    /// circuit breaker; until its last handle is dropped.
-    ///
-    /// # Errors
-    ///
-    /// As [`Registry::register`], and when one of [`breakers`](Self::breakers) has its name. It is
-    /// registered in neither place then.
-    #[cfg(feature = "adapter")]
-    pub fn register_adapter<Req, Res>(
-        &self,
-        adapter: Adapter<Req, Res>,
-    ) -> Result<Adapter<Req, Res>, RegisterError> {
-        let Inner {
-            registry, breakers, ..
-        } = &*self.inner;
-        // First, because this is what can be undone.
-        let taken = breakers.insert(adapter.breaker());
-        taken.map_err(|taken| RegisterError::Duplicate(taken.name()))?;
-        if let Err(error) = registry.register(adapter.clone()) {
-            breakers.remove(adapter.breaker());
-            return Err(error);
-        }
-        Ok(adapter)
-    }
-
     /// Registers circuit breakers by key under their own name, and gives the handle back.
     ///
     /// From now on idle keys are forgotten, and their number and the overflow are measured.
@@ -322,6 +333,152 @@ impl Plimsoll {
     #[must_use]
     pub fn breakers(&self) -> &Breakers {
         &self.inner.breakers
+    }
+}
+
+#[cfg(feature = "adapter")]
+impl Plimsoll {
+    /// Registers an adapter under its own name, and gives the handle back.
+    ///
+    /// From now on its history is swept and measured, what it counts comes with each scrape, and
+    /// the admin API shows and operates its circuit breaker; until its last handle is dropped.
+    /// Where the service was started with files, what they say of an adapter of this name, and of
+    /// all adapters, counts more than what the code said, now and after each change.
+    ///
+    /// # Errors
+    ///
+    /// As [`Registry::register`], when one of [`breakers`](Self::breakers) has its name, and when
+    /// what the files say does not fit what the code says. It is registered nowhere then.
+    pub fn register_adapter<Req, Res>(
+        &self,
+        adapter: Adapter<Req, Res>,
+    ) -> Result<Adapter<Req, Res>, AdapterSetupError> {
+        self.enlist(&adapter)?;
+        #[cfg(feature = "config")]
+        if let Err(error) = self.inner.live.add((&adapter).into()) {
+            self.dismiss(&adapter);
+            return Err(error.into());
+        }
+        Ok(adapter)
+    }
+
+    /// Has an adapter swept, measured and shown.
+    pub(crate) fn enlist<Req, Res>(
+        &self,
+        adapter: &Adapter<Req, Res>,
+    ) -> Result<(), RegisterError> {
+        let Inner {
+            registry,
+            breakers,
+            adapters,
+            ..
+        } = &*self.inner;
+        // First, because this is what can be undone.
+        let taken = breakers.insert(adapter.breaker());
+        taken.map_err(|taken| RegisterError::Duplicate(taken.name()))?;
+        if let Err(error) = registry.register(adapter.clone()) {
+            breakers.remove(adapter.breaker());
+            return Err(error);
+        }
+        if let Err(taken) = adapters.insert(adapter) {
+            self.dismiss(adapter);
+            return Err(RegisterError::Duplicate(taken.name()));
+        }
+        Ok(())
+    }
+
+    /// Undoes [`enlist`](Self::enlist), so that another can have the name.
+    pub(crate) fn dismiss<Req, Res>(&self, adapter: &Adapter<Req, Res>) {
+        let Inner {
+            registry,
+            breakers,
+            adapters,
+            ..
+        } = &*self.inner;
+        adapters.remove(adapter);
+        registry.unregister(adapter);
+        breakers.remove(adapter.breaker());
+    }
+}
+
+#[cfg(feature = "config")]
+impl Plimsoll {
+    /// Makes the adapters that `adapters.yaml` lists, registers them, and has them come and go with
+    /// it from now on.
+    ///
+    /// `make` makes one of its [builder](AdapterSpec::builder) and what it calls. It is called
+    /// again for an adapter that is new, or whose settings of your own are others: calls in flight
+    /// finish on the old one. One whose limits alone are others is [changed in
+    /// place](Adapter::reconfigure). It may block, and must not call this service's
+    /// [`reload`](Self::reload).
+    ///
+    /// The adapters are held as long as the service. Call it once; another call replaces what the
+    /// first one made by what it makes.
+    ///
+    /// # Errors
+    ///
+    /// Says which adapter could not be made or registered, and where it is listed. None is
+    /// registered then.
+    pub fn adapters<Req, Res, X, F>(
+        &self,
+        loaded: &Loaded<X>,
+        make: F,
+    ) -> Result<Adapters<Req, Res>, plimsoll_config::LoadError>
+    where
+        Req: 'static,
+        Res: 'static,
+        X: AdapterSettings,
+        F: Fn(&AdapterSpec<X>) -> Result<Adapter<Req, Res>, BoxError>,
+        F: Send + Sync + 'static,
+    {
+        let adapters = Adapters::default();
+        let weak = WeakPlimsoll(Arc::downgrade(&self.inner));
+        loaded.fit(Box::new(Set::new(weak, adapters.clone(), make)))?;
+        Ok(adapters)
+    }
+
+    /// Reads the files and variables again, and changes what can be changed while running: the
+    /// limits of adapters, and which adapters there are. Everything else is told of, and counts
+    /// after a restart.
+    ///
+    /// # Errors
+    ///
+    /// Tells everything that is wrong. Nothing was changed then.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not undo what it has begun.
+    pub async fn reload(&self) -> Result<plimsoll_config::Reload, plimsoll_config::LoadError> {
+        let live = self.inner.live.clone();
+        let reload = tokio::task::spawn_blocking(move || live.reload()).await;
+        reload.unwrap_or_else(|error| {
+            let what = format!("reading the configuration ended early: {error}");
+            Err(plimsoll_config::LoadError::new(
+                plimsoll_config::Source::Code,
+                "",
+                what,
+            ))
+        })
+    }
+
+    /// Every setting with the value it has now, and where that comes from.
+    #[must_use]
+    pub fn configuration(&self) -> Vec<plimsoll_config::Effective> {
+        self.inner.live.values()
+    }
+}
+
+/// A service that may be gone.
+#[cfg(feature = "config")]
+#[derive(Clone, Debug)]
+pub(crate) struct WeakPlimsoll(std::sync::Weak<Inner>);
+
+#[cfg(feature = "config")]
+impl WeakPlimsoll {
+    pub(crate) fn upgrade(&self) -> Option<Plimsoll> {
+        Some(Plimsoll {
+            inner: self.0.upgrade()?,
+        })
     }
 }
 

@@ -30,6 +30,8 @@
 //! | `admin` | probe and admin listeners, and the metrics they serve | yes |
 //! | `axum` | labels requests by the route that axum has matched | yes |
 //! | `breaker` | circuit breakers, shown and operated by their names | yes |
+//! | `client` | an HTTP client with limits, for adapters; implies `http` | no |
+//! | `config` | settings from files and the environment, reloaded while running; implies `adapter` | yes |
 //! | `http` | the edge layer and the server | yes |
 //! | `metrics` | `plimsoll_*` metrics through the `metrics` facade; `admin` implies it | yes |
 
@@ -37,11 +39,17 @@ mod config;
 mod error;
 mod handle;
 
+#[cfg(feature = "config")]
+pub use self::config::{
+    AdapterSettings, AdapterSpec, ConfigFiles, Loaded, adapters_schema, config_schema,
+};
+#[cfg(feature = "adapter")]
+pub use self::error::AdapterSetupError;
 pub use self::{config::Config, error::StartError, handle::Plimsoll};
 #[cfg(feature = "adapter")]
 pub use plimsoll_adapter::{
-    self as adapter, Adapter, AdapterBuilder, AdapterError, AdapterErrorKind, Adapters, Answer,
-    Answers, RecordThreshold, RetryConfig,
+    self as adapter, Adapter, AdapterBuilder, AdapterConfig, AdapterError, AdapterErrorKind,
+    Adapters, Answer, Answers, RecordThreshold, RetryConfig,
 };
 #[cfg(feature = "admin")]
 pub use plimsoll_admin::ControlConfig;
@@ -51,17 +59,22 @@ pub use plimsoll_breaker::{
     CircuitOpen, Classify, HistoryConfig, KeyedBreakerLayer, KeyedBreakers, KeyedConfig, OnOpen,
     Outcome, ProbeRule, State, Window,
 };
+#[cfg(feature = "config")]
+pub use plimsoll_config::{self as config_files, LoadError, Reload};
 pub use plimsoll_core::{
     Bounded, BoxError, BoxFuture, Clock, CloseReport, Holding, Lifecycle, LifecycleConfig, Name,
     Next, Phase, Pressure, Registry, RegistryConfig, RejectReason, Rejected, RemovalReason,
-    Removed, Step, StopReason, StopReport, Totals, Usage, lifecycle, registry,
+    Removed, Step, StopReason, StopReport, Totals, Usage, lifecycle, registry, settings,
 };
 #[cfg(feature = "http")]
 pub use plimsoll_http::{
-    Edge, EdgeLayer, EndpointLabel, RejectedToResponse, Server, ServerConfig, edge, reject, server,
+    Edge, EdgeLayer, EndpointLabel, RejectedToResponse, Server, ServerConfig, Trailers, edge,
+    reject, server,
 };
 #[cfg(all(feature = "breaker", feature = "http"))]
-pub use plimsoll_http::{HttpOutcome, outcome};
+pub use plimsoll_http::{GrpcOutcome, HttpOutcome, grpc, outcome};
+#[cfg(feature = "client")]
+pub use plimsoll_http::{HttpClient, HttpClientConfig, client};
 
 /// The examples of the README and the guide, compiled.
 #[cfg(all(
@@ -70,6 +83,7 @@ pub use plimsoll_http::{HttpOutcome, outcome};
     feature = "admin",
     feature = "axum",
     feature = "breaker",
+    feature = "config",
     feature = "http"
 ))]
 mod documents {
@@ -83,6 +97,8 @@ mod documents {
     struct Axum;
     #[doc = include_str!("../../../docs/guide/breaker.md")]
     struct Breaker;
+    #[doc = include_str!("../../../docs/guide/config.md")]
+    struct Configuration;
     #[doc = include_str!("../../../docs/guide/hyper.md")]
     struct Hyper;
     #[doc = include_str!("../../../docs/guide/shutdown.md")]

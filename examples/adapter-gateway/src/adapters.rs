@@ -1,264 +1,217 @@
-//! What an adapter is, and how several are asked at once.
+//! The adapters of the gateway: how one is built, and those that are known by now.
 
-use crate::corpus::Passage;
-use plimsoll::Rejected;
-use plimsoll::breaker::{CircuitBreaker, CircuitBreakerConfig, ConfigError, Outcome, Permit};
-use serde::{Serialize, Serializer};
-use std::{collections::BTreeMap, fmt, pin::Pin, sync::Arc, time::Duration};
-use tokio::time::{Instant, timeout};
-use tokio_util::task::AbortOnDropHandle;
+use crate::{
+    chroma::Chroma,
+    flaky::Flaky,
+    question::{Found, Question, judge},
+    sql::{MAX_CONNECTIONS, Sql},
+};
+use plimsoll::{
+    AdapterBuilder, Adapters, Answers, CircuitBreakerConfig, Name, RecordThreshold, Window,
+    adapter::{ConfigError, RecordAlert},
+};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::time::Instant;
 
-/// How long an adapter may take unless it says otherwise.
-pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
+/// One downstream that finds passages for questions.
+pub type Adapter = plimsoll::Adapter<Question, Vec<Found>>;
 
-/// How many passages an adapter gives at most.
-pub const TOP: usize = 5;
+/// How many records the histories of all adapters hold together, at most.
+pub const MAX_RECORDS: u64 = 10_000;
 
-/// A future that answers one question.
-pub type Answering<'a> = Pin<Box<dyn Future<Output = Result<Vec<Found>, Failure>> + Send + 'a>>;
+/// How often the log tells that there were more.
+const ALERT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A downstream that can be asked. Dropping the future cancels the call.
-pub trait Adapter: fmt::Debug + Send + Sync {
-    /// The name that requests and answers use.
-    fn name(&self) -> &'static str;
-
-    /// Finds passages for a question, best first.
-    fn ask<'a>(&'a self, question: &'a str) -> Answering<'a>;
-
-    /// How long to wait for [`ask`](Self::ask).
-    fn timeout(&self) -> Duration {
-        DEFAULT_TIMEOUT
-    }
-
-    /// When its circuit breaker opens, and for how long. As for a downstream on the same machine
-    /// unless it says otherwise.
-    fn circuit(&self) -> CircuitBreakerConfig {
-        CircuitBreakerConfig::local()
-    }
-
-    /// Whether the adapter is asked when the request names none.
-    fn by_default(&self) -> bool {
-        true
-    }
-}
-
-/// A passage with how well it fits; higher is better, on the adapter's own scale.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Found {
-    /// What was found.
-    #[serde(flatten)]
-    pub passage: Passage,
-    /// How well it fits.
-    pub score: f64,
-}
-
-/// Why an adapter has no answer.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Failure {
-    error: String,
-    #[serde(
-        rename = "reason",
-        serialize_with = "reason",
-        skip_serializing_if = "Option::is_none"
-    )]
-    rejected: Option<Rejected>,
-    #[serde(rename = "retry_after_s", serialize_with = "whole_seconds")]
-    retry_after: Option<Duration>,
-    #[serde(skip)]
-    outcome: Outcome,
-}
-
-/// What all asked adapters said.
-#[derive(Debug, Default, Serialize)]
-pub struct Reply {
-    /// Answers by adapter.
-    pub answers: BTreeMap<&'static str, Answer>,
-    /// The adapters that gave none, and why.
-    pub failures: BTreeMap<&'static str, Failure>,
-}
-
-/// What one adapter said.
-#[derive(Debug, Serialize)]
-pub struct Answer {
-    /// Best first, at most [`TOP`].
-    pub passages: Vec<Found>,
-    /// Time the adapter took, in milliseconds.
-    pub elapsed_ms: f64,
-}
-
-/// The adapters of a gateway, each behind a circuit breaker of its own.
+/// What an adapter calls.
 #[derive(Clone, Debug)]
-pub struct Adapters {
-    known: Arc<[Guarded]>,
+#[non_exhaustive]
+pub enum Kind {
+    /// Full-text search in a database file.
+    Sql(Sql),
+    /// Vector search over HTTP.
+    Vector(Chroma),
+    /// One that fails on request.
+    Flaky(Flaky),
 }
 
-#[derive(Debug)]
-struct Guarded {
-    adapter: Arc<dyn Adapter>,
-    breaker: CircuitBreaker,
+/// The adapters that can be asked. They come and go while the gateway runs.
+///
+/// Cloning it gives another handle to the same adapters.
+#[derive(Clone, Debug)]
+pub struct Known {
+    all: Adapters<Question, Vec<Found>>,
+    /// Those of them that are asked when a request names none.
+    by_default: Adapters<Question, Vec<Found>>,
+    /// Held while both are changed.
+    changes: Arc<Mutex<()>>,
 }
 
-impl Failure {
-    /// A failure of the adapter, with a reason for people to read.
-    pub fn new(error: impl fmt::Display) -> Self {
-        Self {
-            error: error.to_string(),
-            rejected: None,
-            retry_after: None,
-            outcome: Outcome::Failure,
+impl Kind {
+    /// The limits that suit an adapter of this kind, to build on.
+    pub fn limits(&self, name: impl Into<String>) -> AdapterBuilder {
+        let builder = plimsoll::Adapter::builder(name);
+        match self {
+            // More would wait for a connection inside, where nobody sees it.
+            Self::Sql(_) => builder
+                .max_in_flight(MAX_CONNECTIONS)
+                .max_queued(256)
+                .circuit_breaker(CircuitBreakerConfig::local()),
+            Self::Vector(_) => builder.circuit_breaker(CircuitBreakerConfig::network()),
+            // Soon open and soon tried again, so that one can watch.
+            Self::Flaky(_) => builder.circuit_breaker(
+                CircuitBreakerConfig::local()
+                    .window(Window::Calls(20))
+                    .minimum_calls(5)
+                    .open_for(Duration::from_secs(2))
+                    .open_max(Duration::from_secs(10)),
+            ),
         }
     }
+}
 
-    /// A refusal on our side, for which the adapter was not asked: it is not held against it.
-    pub fn refused(error: impl fmt::Display, rejected: Rejected) -> Self {
-        Self {
-            error: error.to_string(),
-            rejected: Some(rejected),
-            retry_after: rejected.retry_after(),
-            outcome: Outcome::Ignore,
-        }
+/// Builds an adapter of what it calls, with the limits it was given.
+///
+/// # Errors
+///
+/// Names each limit that is out of its range.
+pub fn build(limits: AdapterBuilder, kind: Kind) -> Result<Adapter, ConfigError> {
+    let builder = limits.classify(judge);
+    match kind {
+        Kind::Sql(sql) => builder.function(move |question| sql.clone().ask(question)),
+        Kind::Vector(chroma) => builder.function(move |question| chroma.clone().ask(question)),
+        Kind::Flaky(flaky) => builder.function(move |question| flaky.clone().ask(question)),
     }
+}
 
-    /// Says what it tells of the adapter's health. [`Outcome::OpenFor`] is also when it makes
-    /// sense to ask again.
+impl Known {
+    /// No adapter yet.
+    ///
+    /// Their histories hold [`MAX_RECORDS`] together; past that the oldest are dropped, which the
+    /// log tells, every ten seconds at most.
     #[must_use]
-    pub fn judged(self, outcome: Outcome) -> Self {
-        let retry_after = match outcome {
-            Outcome::OpenFor(wait) => Some(wait),
-            _ => None,
+    pub fn new() -> Self {
+        let known = Self {
+            all: none(RecordThreshold::Records(MAX_RECORDS)),
+            // They are among all, and their records are counted there.
+            by_default: none(RecordThreshold::Off),
+            changes: Arc::default(),
         };
-        Self {
-            retry_after,
-            outcome,
-            ..self
+        let alerts = Alerts::default();
+        known.all.on_record_alert(move |alert| alerts.tell(alert));
+        known
+    }
+
+    /// Adds an adapter, in the place of the one of its name, if there is one, which it gives back.
+    /// Calls in flight finish on the old one.
+    #[allow(clippy::must_use_candidate, reason = "most want the effect alone")]
+    pub fn put(&self, adapter: Adapter, by_default: bool) -> Option<Adapter> {
+        let _changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        if by_default {
+            self.by_default.replace(adapter.clone());
+        } else {
+            self.by_default.remove(adapter.name().as_str());
         }
+        self.all.replace(adapter)
     }
-}
 
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.error)
+    /// Removes an adapter and gives it back, if there is one of that name. Its calls in flight
+    /// finish.
+    #[allow(clippy::must_use_candidate, reason = "most want the effect alone")]
+    pub fn remove(&self, name: &str) -> Option<Adapter> {
+        let _changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        self.by_default.remove(name);
+        self.all.remove(name)
     }
-}
 
-impl Reply {
-    /// The refusal that ends first, if no adapter was asked because all refused.
+    /// All adapters.
     #[must_use]
-    pub fn refused(&self) -> Option<Rejected> {
-        if !self.answers.is_empty() {
-            return None;
-        }
-        let rejected = self.failures.values().map(|failure| failure.rejected);
-        let rejected = rejected.collect::<Option<Vec<_>>>()?.into_iter();
-        rejected.min_by_key(|rejected| rejected.retry_after().unwrap_or(Duration::MAX))
+    pub const fn all(&self) -> &Adapters<Question, Vec<Found>> {
+        &self.all
     }
-}
 
-impl Adapters {
-    /// Collects the adapters to choose from.
+    /// The names of those that are asked when a request names none.
+    #[must_use]
+    pub fn names_by_default(&self) -> Vec<Name> {
+        self.by_default.names()
+    }
+
+    /// Whether the adapter of that name is asked when a request names none.
+    #[must_use]
+    pub fn is_asked_by_default(&self, name: &str) -> bool {
+        self.by_default.get(name).is_some()
+    }
+
+    /// Puts a question to the adapters that are named, or to those that are asked by default.
     ///
-    /// # Errors
-    ///
-    /// When the [circuit](Adapter::circuit) of one is not valid.
-    pub fn new(known: impl IntoIterator<Item = Arc<dyn Adapter>>) -> Result<Self, ConfigError> {
-        let known = known.into_iter().map(Guarded::new);
-        Ok(Self {
-            known: known.collect::<Result<_, _>>()?,
-        })
-    }
-
-    /// All names, in the order given to [`new`](Self::new).
-    pub fn names(&self) -> impl Iterator<Item = &'static str> {
-        self.known.iter().map(|known| known.adapter.name())
-    }
-
-    /// The circuit breakers, in the order of the [names](Self::names), which are theirs too.
-    pub fn breakers(&self) -> impl Iterator<Item = &CircuitBreaker> {
-        self.known.iter().map(|known| &known.breaker)
-    }
-
-    /// Puts the question to the adapters for which `chosen` is true, in parallel.
-    ///
-    /// Each is a task of its own with its own timeout: one that is slow, fails,
-    /// blocks or panics costs the others nothing. One whose circuit is open is not asked.
+    /// Each has its own limits; all together have until the `deadline`.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future cancels all calls.
-    pub async fn ask(&self, question: &str, chosen: impl Fn(&dyn Adapter) -> bool) -> Reply {
-        let question: Arc<str> = question.into();
-        let chosen = self.known.iter().filter(|known| chosen(&*known.adapter));
-        let mut calls = Vec::new();
-        let mut reply = Reply::default();
-        for Guarded { adapter, breaker } in chosen {
-            let name = adapter.name();
-            match breaker.try_acquire() {
-                Ok(permit) => {
-                    let call = tokio::spawn(call(adapter.clone(), question.clone(), permit));
-                    calls.push((name, AbortOnDropHandle::new(call)));
-                }
-                Err(open) => {
-                    let refusal = Failure::refused(open, open.rejected());
-                    reply.failures.insert(name, refusal);
-                }
-            }
+    pub async fn ask(
+        &self,
+        names: Option<&[&str]>,
+        question: Question,
+        deadline: Duration,
+    ) -> Answers<Vec<Found>> {
+        match names {
+            Some(names) => self.all.call_many(names, question, Some(deadline)).await,
+            None => self.by_default.call_all(question, Some(deadline)).await,
         }
-        for (name, call) in calls {
-            let result = call.await.unwrap_or_else(|error| {
-                tracing::error!(adapter = name, %error, "adapter call ended early");
-                Err(Failure::new("the adapter panicked"))
-            });
-            match result {
-                Ok(answer) => drop(reply.answers.insert(name, answer)),
-                Err(failure) => drop(reply.failures.insert(name, failure)),
-            }
-        }
-        reply
     }
 }
 
-impl Guarded {
-    fn new(adapter: Arc<dyn Adapter>) -> Result<Self, ConfigError> {
-        // Whoever leaves before half of the timeout says nothing about the adapter; later, it is
-        // to blame.
-        let config = adapter.circuit().dropped_fails_after(adapter.timeout() / 2);
-        let breaker = CircuitBreaker::new(adapter.name(), config)?;
-        Ok(Self { adapter, breaker })
+impl Default for Known {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
-/// The permit lives as long as the call: it is dropped with a call that is aborted, and by one
-/// that panics.
-async fn call(
-    adapter: Arc<dyn Adapter>,
-    question: Arc<str>,
-    permit: Permit,
-) -> Result<Answer, Failure> {
-    let start = Instant::now();
-    let limit = adapter.timeout();
-    let result = timeout(limit, adapter.ask(&question))
-        .await
-        .unwrap_or_else(|_| Err(Failure::new(format!("no answer within {limit:?}"))));
-    permit.record(match &result {
-        Ok(_) => Outcome::Success,
-        Err(failure) => failure.outcome,
-    });
-    let passages = result?;
-    let elapsed = Instant::now().saturating_duration_since(start);
-    Ok(Answer {
-        passages,
-        elapsed_ms: elapsed.as_micros() as f64 / 1_000.0,
-    })
+fn none(threshold: RecordThreshold) -> Adapters<Question, Vec<Found>> {
+    let adapters = Adapters::new([]).expect("no two have the same name");
+    let set = adapters.record_threshold(threshold);
+    set.expect("a threshold in its range");
+    adapters
 }
 
-fn reason<S: Serializer>(rejected: &Option<Rejected>, serializer: S) -> Result<S::Ok, S::Error> {
-    rejected
-        .map(|rejected| rejected.reason().as_str())
-        .serialize(serializer)
+/// What the log was told of too many records. Under load they are too many again and again.
+#[derive(Debug, Default)]
+struct Alerts(Mutex<Told>);
+
+#[derive(Debug, Default)]
+struct Told {
+    last: Option<Instant>,
+    /// Alerts since then.
+    more: u64,
 }
 
-/// Rounds up, since asking a moment too early is asking in vain.
-fn whole_seconds<S: Serializer>(wait: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
-    wait.map(|wait| wait.as_secs() + u64::from(wait.subsec_nanos() != 0))
-        .serialize(serializer)
+impl Alerts {
+    fn tell(&self, alert: &RecordAlert) {
+        let now = Instant::now();
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let quiet = told.last.map(|last| now.saturating_duration_since(last));
+        if quiet.is_some_and(|quiet| quiet < ALERT_INTERVAL) {
+            told.more += 1;
+            return;
+        }
+        let untold = std::mem::take(&mut told.more);
+        told.last = Some(now);
+        drop(told);
+        let RecordAlert {
+            records,
+            threshold,
+            remaining,
+            ..
+        } = alert;
+        tracing::warn!(
+            records,
+            threshold,
+            remaining,
+            untold,
+            "adapters had too many records, and gave up the oldest"
+        );
+    }
 }

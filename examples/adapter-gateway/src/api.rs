@@ -1,20 +1,24 @@
 //! The HTTP API.
 
 use crate::{
-    adapters::{Adapters, Reply},
+    adapters::Known,
     body::JsonBody,
     flaky::{Flaky, Mode},
     problem::Problem,
+    question::{Found, Question},
+    reply::Reply,
+    status::{Cleaned, Status},
     text::clip,
 };
 use axum::{
     Json, Router,
-    extract::State,
+    extract::{Path, State, rejection::PathRejection},
     routing::{get, post},
 };
 use http::{HeaderMap, Method, StatusCode, Uri, header};
+use plimsoll::{Answers, Name};
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
+use std::{collections::BTreeSet, time::Duration};
 
 /// Longest question, in characters.
 pub const MAX_QUESTION_CHARS: usize = 4_000;
@@ -26,9 +30,11 @@ const MAX_QUOTED: usize = 80;
 #[derive(Clone, Debug)]
 pub struct Gateway {
     /// The adapters to ask.
-    pub adapters: Adapters,
-    /// The one of them whose faults can be set.
-    pub flaky: Arc<Flaky>,
+    pub known: Known,
+    /// Those of them whose faults can be set.
+    pub flaky: Flaky,
+    /// How long the adapters may take together.
+    pub deadline: Duration,
 }
 
 /// The body of `POST /ask`.
@@ -52,6 +58,9 @@ pub fn router(gateway: Gateway) -> Router {
     Router::new()
         .route("/", get(front_page))
         .route("/ask", post(ask))
+        .route("/adapters", get(status))
+        .route("/adapters/cleanup", post(clean_up_all))
+        .route("/adapters/{name}/cleanup", post(clean_up))
         .route("/demo/faults", post(set_faults))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
@@ -63,11 +72,12 @@ async fn front_page(State(gateway): State<Gateway>, headers: HeaderMap) -> Strin
         .get(header::HOST)
         .and_then(|host| host.to_str().ok());
     let host = host.unwrap_or("127.0.0.1:8080");
-    let names: Vec<_> = gateway.adapters.names().collect();
+    let names = names(&gateway.known);
+    let by_default = join(&gateway.known.names_by_default());
     format!(
         r#"adapter-gateway answers questions through several adapters at once.
 
-Ask all but demo-flaky, or the adapters you name ({names}):
+Ask the adapters that are asked by default ({by_default}), or those you name ({names}):
 
   curl http://{host}/ask -H 'content-type: application/json' -d '{{"question": "How does the service stop?"}}'
   curl http://{host}/ask -H 'content-type: application/json' -d '{{"question": "What is a holding?", "adapters": ["qa-sql", "demo-flaky"]}}'
@@ -77,9 +87,11 @@ Set how demo-flaky behaves (ok, slow, fail, hang, flaky):
   curl http://{host}/demo/faults -H 'content-type: application/json' -d '{{"mode": "flaky"}}'
 
 An adapter that fails too often is not asked for a while: its circuit breaker refuses, and says when
-to come again.
-"#,
-        names = names.join(", "),
+to come again. See how they are, and drop what is too old of what they remember:
+
+  curl http://{host}/adapters
+  curl -X POST http://{host}/adapters/cleanup
+"#
     )
 }
 
@@ -87,27 +99,59 @@ async fn ask(
     State(gateway): State<Gateway>,
     JsonBody(ask): JsonBody<Ask>,
 ) -> Result<Json<Reply>, Problem> {
+    let Gateway {
+        known, deadline, ..
+    } = &gateway;
     let question = ask.question.trim();
     check_question(question)?;
-    let Some(names) = ask.adapters else {
-        let reply = gateway
-            .adapters
-            .ask(question, |adapter| adapter.by_default());
-        return answer(reply.await);
+    let question = Question::from(question);
+    let answers = match &ask.adapters {
+        None => known.ask(None, question, *deadline).await,
+        Some(names) => {
+            check_names(names, known)?;
+            // Who is named twice is asked once.
+            let names: BTreeSet<_> = names.iter().map(String::as_str).collect();
+            let names: Vec<_> = names.into_iter().collect();
+            known.ask(Some(&names), question, *deadline).await
+        }
     };
-    check_names(&names, &gateway.adapters)?;
-    let chosen = |adapter: &str| names.iter().any(|name| name == adapter);
-    let reply = gateway.adapters.ask(question, |a| chosen(a.name()));
-    answer(reply.await)
+    reply(answers)
 }
 
 /// Some answers are better than none, so only a question that nobody was asked is refused.
-fn answer(reply: Reply) -> Result<Json<Reply>, Problem> {
-    let Some(rejected) = reply.refused() else {
+fn reply(answers: Answers<Vec<Found>>) -> Result<Json<Reply>, Problem> {
+    let refused = answers.refused();
+    let reply = Reply::from(answers);
+    let Some(rejected) = refused else {
         return Ok(Json(reply));
     };
-    let errors: Vec<_> = reply.failures.values().map(ToString::to_string).collect();
+    let errors: Vec<_> = reply.failures.values().map(|said| &*said.error).collect();
     Err(Problem::refused(rejected, errors.join("; ")))
+}
+
+async fn status(State(gateway): State<Gateway>) -> Json<Status> {
+    Json(Status::of(&gateway.known))
+}
+
+async fn clean_up_all(State(gateway): State<Gateway>) -> Json<Cleaned> {
+    Json(Cleaned::new(gateway.known.all().cleanup_all()))
+}
+
+async fn clean_up(
+    State(gateway): State<Gateway>,
+    uri: Uri,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<Json<Cleaned>, Problem> {
+    // Where it is not UTF-8, what was sent is quoted as it was.
+    let name = name.map_or_else(|_| uri.path().to_owned(), |Path(name)| name);
+    let Some(adapter) = gateway.known.all().get(&name) else {
+        let name = clip(&name, MAX_QUOTED);
+        let known = names(&gateway.known);
+        let detail = format!("adapter `{name}` is unknown: choose from {known}");
+        return Err(Problem::new(StatusCode::NOT_FOUND, detail));
+    };
+    let removed = adapter.cleanup();
+    Ok(Json(Cleaned::new(vec![(adapter.name(), removed)])))
 }
 
 async fn set_faults(
@@ -143,19 +187,24 @@ fn check_question(question: &str) -> Result<(), Problem> {
     Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail))
 }
 
-fn check_names(names: &[String], adapters: &Adapters) -> Result<(), Problem> {
-    let unknown = names
-        .iter()
-        .find(|name| adapters.names().all(|known| known != **name));
+fn check_names(names: &[String], known: &Known) -> Result<(), Problem> {
+    let unknown = names.iter().find(|name| known.all().get(name).is_none());
     let found = match unknown {
         Some(name) => format!("has the unknown name `{}`", clip(name, MAX_QUOTED)),
         None if names.is_empty() => "is an empty list".to_owned(),
         None => return Ok(()),
     };
-    let known: Vec<_> = adapters.names().collect();
-    let detail = format!(
-        "adapters {found}: choose from {}, or leave the key out",
-        known.join(", ")
-    );
+    let known = self::names(known);
+    let detail = format!("adapters {found}: choose from {known}, or leave the key out");
     Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail))
+}
+
+/// The names of all adapters, for people to read.
+fn names(known: &Known) -> String {
+    join(&known.all().names())
+}
+
+fn join(names: &[Name]) -> String {
+    let names: Vec<_> = names.iter().map(|name| name.as_str()).collect();
+    names.join(", ")
 }

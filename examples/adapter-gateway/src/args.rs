@@ -33,6 +33,14 @@ pub struct Args {
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_delay)]
     pub drain_delay: Duration,
 
+    /// How long the adapters may take together to answer a question.
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
+    pub deadline: Duration,
+
+    /// How long demo-flaky works, and then fails, in turn while the load runs; 0 leaves it alone.
+    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = parse_period)]
+    pub flip: Duration,
+
     /// Ask questions of itself for this long, then stop (30s, 500ms, 2m, or plain seconds).
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub load: Option<Duration>,
@@ -49,6 +57,15 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         return Err("out of range; use more than 0 and at most 1h".into());
     }
     Ok(duration)
+}
+
+/// Parses a duration that may be 0, up to one hour.
+fn parse_period(text: &str) -> Result<Duration, String> {
+    let period = parse(text)?;
+    if LONGEST < period {
+        return Err("out of range; use at most 1h".into());
+    }
+    Ok(period)
 }
 
 /// Parses a duration that may be 0, and has to leave some of the time a stop may take.
@@ -133,6 +150,13 @@ mod tests {
         assert_eq!(parse_delay("0"), Ok(Duration::ZERO));
         assert_eq!(parse_delay("20s"), Ok(LONGEST_DELAY));
         assert!(parse_delay("21s").unwrap_err().contains("at most 20s"));
+    }
+
+    #[test]
+    fn a_period_may_be_zero_and_is_an_hour_at_most() {
+        assert_eq!(parse_period("0"), Ok(Duration::ZERO));
+        assert_eq!(parse_period("1h"), Ok(LONGEST));
+        assert!(parse_period("3601").unwrap_err().contains("at most 1h"));
     }
 
     #[test]

@@ -1,55 +1,56 @@
-//! Vector search over HTTP, as an adapter.
+//! Vector search over HTTP, the way Chroma serves it.
 
 use crate::{
     BoxError,
-    adapters::{Adapter, Answering, Found, TOP},
     client::JsonClient,
     corpus::Passage,
+    question::{Failure, Found, Question, TOP},
     vector::{Query, QueryResult},
 };
-use http::Uri;
-use plimsoll::breaker::CircuitBreakerConfig;
-use std::net::SocketAddr;
+use http::{Uri, uri::Scheme};
+use std::sync::Arc;
 
-/// The adapter `qa-vector-chroma`.
+/// A vector service. Clones share its connections.
+#[derive(Clone, Debug)]
+pub struct Chroma(Arc<Service>);
+
 #[derive(Debug)]
-pub struct Chroma {
+struct Service {
     client: JsonClient,
     uri: Uri,
 }
 
 impl Chroma {
-    /// Will ask the service at this address.
+    /// Will ask the service at this URL, such as `http://127.0.0.1:8000`.
     ///
     /// # Errors
     ///
-    /// Fails when the address does not make a URI.
-    pub fn new(address: SocketAddr) -> Result<Self, BoxError> {
-        Ok(Self {
-            client: JsonClient::new(),
-            uri: format!("http://{address}/api/v1/query").parse()?,
-        })
-    }
-}
-
-impl Adapter for Chroma {
-    fn name(&self) -> &'static str {
-        "qa-vector-chroma"
-    }
-
-    fn circuit(&self) -> CircuitBreakerConfig {
-        CircuitBreakerConfig::network()
+    /// Says what was expected, for anything else.
+    pub fn new(url: &str) -> Result<Self, BoxError> {
+        let uri = format!("{}/api/v1/query", url.trim_end_matches('/')).parse();
+        let uri = uri
+            .ok()
+            .filter(|uri: &Uri| uri.scheme() == Some(&Scheme::HTTP));
+        let uri = uri.ok_or_else(|| {
+            format!("url `{url}` is not one to ask: write for example http://127.0.0.1:8000")
+        })?;
+        let client = JsonClient::new();
+        Ok(Self(Arc::new(Service { client, uri })))
     }
 
-    fn ask<'a>(&'a self, question: &'a str) -> Answering<'a> {
-        Box::pin(async move {
-            let query = Query {
-                query: question.to_owned(),
-                n_results: TOP,
-            };
-            let result: QueryResult = self.client.post(&self.uri, &query).await?;
-            Ok(found(result))
-        })
+    /// Finds the passages that are nearest to the question.
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`JsonClient::post`] does.
+    pub async fn ask(self, question: Question) -> Result<Vec<Found>, Failure> {
+        let query = Query {
+            query: question.as_str().to_owned(),
+            n_results: TOP,
+        };
+        let Service { client, uri } = &*self.0;
+        let result: QueryResult = client.post(uri, &query).await?;
+        Ok(found(result))
     }
 }
 

@@ -1,6 +1,6 @@
 //! A pooled HTTP client that posts and receives JSON.
 
-use crate::adapters::Failure;
+use crate::question::Failure;
 use axum::body::Bytes;
 use http::{Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};

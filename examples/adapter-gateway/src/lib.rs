@@ -1,9 +1,11 @@
 //! A gateway that puts one question to several downstream adapters at once.
 //!
-//! Each module is one part a service of this kind has: adapters over a database
+//! Each module is one part a service of this kind has: downstreams in a database
 //! ([`sql`]), over HTTP ([`chroma`], with its server in [`vector`]) and one that
-//! fails on request ([`flaky`]); the parallel call ([`adapters`]), each behind a circuit breaker
-//! ([`breakers`]); the HTTP API ([`api`]); and a load driver ([`load`]). `main.rs` wires them together.
+//! fails on request ([`flaky`]); what they are asked and answer ([`question`]), and the adapters
+//! they are called through ([`adapters`]); the HTTP API ([`api`]) with what it answers ([`reply`],
+//! [`status`]); and a load driver ([`load`]), which watches circuits open and close ([`breakers`]).
+//! `main.rs` wires them together.
 
 pub mod adapters;
 pub mod api;
@@ -16,7 +18,10 @@ pub mod corpus;
 pub mod flaky;
 pub mod load;
 pub mod problem;
+pub mod question;
+pub mod reply;
 pub mod sql;
+pub mod status;
 mod text;
 pub mod vector;
 

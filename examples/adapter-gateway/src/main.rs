@@ -6,10 +6,10 @@
 
 use adapter_gateway::{
     BoxError,
-    adapters::{Adapter, Adapters},
+    adapters::{self, Kind, Known},
     api::{self, Gateway},
     args::Args,
-    breakers,
+    breakers::Watch,
     chroma::Chroma,
     corpus::Corpus,
     flaky::Flaky,
@@ -28,13 +28,22 @@ use std::{
     time::Duration,
 };
 use tokio::{join, net::TcpListener, task};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing_subscriber::EnvFilter;
+
+/// The adapter that repeats the question, and fails on request.
+const ECHO: &str = "demo-flaky";
+
+/// How much longer than the adapters a gateway under load may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// That there are too many records is told by the gateway itself, and less often.
+const LOG: &str = "info,plimsoll_adapter::records=error";
 
 #[tokio::main]
 async fn main() {
     let args = Args::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOG));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
@@ -49,6 +58,7 @@ async fn main() {
 
 async fn run(args: Args) -> Result<u8, BoxError> {
     let (listen, admin, load) = (args.listen, args.admin, args.load);
+    let (deadline, flip) = (args.deadline, args.flip);
     // Nobody else sends requests while the service loads itself.
     let drain_delay = load.map_or(args.drain_delay, |_| Duration::ZERO);
     let listener = TcpListener::bind(listen)
@@ -64,14 +74,21 @@ async fn run(args: Args) -> Result<u8, BoxError> {
     let plimsoll = Plimsoll::start(config).map_err(|error| format!("--admin {admin}: {error}"))?;
     let index = plimsoll.register(index)?;
     let vector_listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-    let chroma = Chroma::new(vector_listener.local_addr()?)?;
-    let flaky = Arc::new(Flaky::default());
-    let known: [Arc<dyn Adapter>; 3] = [Arc::new(sql), Arc::new(chroma), flaky.clone()];
-    let adapters = Adapters::new(known)?;
-    breakers::register(&plimsoll, &adapters)?;
+    let chroma = Chroma::new(&format!("http://{}", vector_listener.local_addr()?))?;
+    let flaky = Flaky::default();
+    let known = Known::new();
+    for (name, kind, by_default) in [
+        ("qa-sql", Kind::Sql(sql), true),
+        ("qa-vector-chroma", Kind::Vector(chroma), true),
+        (ECHO, Kind::Flaky(flaky.clone()), false),
+    ] {
+        let adapter = adapters::build(kind.limits(name), kind)?;
+        known.put(plimsoll.register_adapter(adapter)?, by_default);
+    }
     let app = api::router(Gateway {
-        adapters: adapters.clone(),
-        flaky,
+        known: known.clone(),
+        flaky: flaky.clone(),
+        deadline,
     });
 
     // The last requests still need the vector service. Tasks end after the listener has drained.
@@ -79,8 +96,17 @@ async fn run(args: Args) -> Result<u8, BoxError> {
     plimsoll.spawn("vector-service", vector)?;
     let load = match load {
         Some(duration) => {
-            let asker = load::Asker::new(listening, adapters.names())?;
-            Some(plimsoll.spawn("load", drive(duration, asker, plimsoll.clone()))?)
+            let watch = Watch::new(&known.all().list())?;
+            let names = known.all().names();
+            let names = names.iter().map(ToString::to_string).collect();
+            let asker = load::Asker::new(listening, names, ECHO, deadline + PATIENCE)?;
+            let faults = async move {
+                if !flip.is_zero() {
+                    flaky.alternate(flip).await;
+                }
+            };
+            let driven = drive(duration, asker, faults, plimsoll.clone());
+            Some((plimsoll.spawn("load", driven)?, watch))
         }
         None => None,
     };
@@ -88,17 +114,23 @@ async fn run(args: Args) -> Result<u8, BoxError> {
     // With its state, axum puts the layer around the handlers once, not for each request.
     let app = app.layer(plimsoll.layer()).with_state(());
     let report = plimsoll.serve(listener, app).await?;
-    if let Some(load) = load {
-        writeln!(io::stdout(), "{}", load.await?)?;
-        writeln!(io::stdout(), "{}", breakers::summary(&adapters))?;
+    if let Some((load, watch)) = load {
+        writeln!(io::stdout(), "{}\n{watch}", load.await?)?;
     }
     writeln!(io::stdout(), "{report}")?;
     Ok(report.exit_code())
 }
 
-/// Runs the load until the service is told to stop, and stops it at the end.
-async fn drive(duration: Duration, asker: load::Asker, plimsoll: Plimsoll) -> load::Summary {
-    let ask = move |question| asker.clone().ask(question);
+/// Runs the load, with `faults` beside it, until the service is told to stop, and stops it at the
+/// end.
+async fn drive(
+    duration: Duration,
+    asker: load::Asker,
+    faults: impl Future<Output = ()> + Send + 'static,
+    plimsoll: Plimsoll,
+) -> load::Summary {
+    let _faults = AbortOnDropHandle::new(task::spawn(faults));
+    let ask = move |serial, question| asker.clone().ask(serial, question);
     let told = CancellationToken::new();
     let mut phase = plimsoll.lifecycle().watch_phase();
     let leaving = phase.wait_for(|phase| Phase::Leaving <= *phase);
@@ -147,6 +179,7 @@ fn announce(listening: SocketAddr, admin: Option<SocketAddr>) -> io::Result<()> 
 admin on {admin}
 curl http://{listening}/ask -H 'content-type: application/json' -d '{{"question": "How does the service stop?"}}'
 curl http://{listening}/demo/faults -H 'content-type: application/json' -d '{{"mode": "flaky"}}'
+curl http://{listening}/adapters
 curl {admin}/api/v1/holdings
 "#
     )?;

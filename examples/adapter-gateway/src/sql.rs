@@ -1,9 +1,9 @@
-//! Full-text search in a database file, as an adapter.
+//! Full-text search in a database file.
 
 use crate::{
     BoxError,
-    adapters::{Adapter, Answering, Failure, Found, TOP},
     corpus::{Corpus, Passage},
+    question::{Failure, Found, Question, TOP},
     text::words,
 };
 use rusqlite::{Connection, OpenFlags};
@@ -17,7 +17,7 @@ use std::{
 use tokio::{sync::Semaphore, task};
 
 /// Connections, and so blocking threads in use, at most. Each may cache 2 MB.
-const MAX_CONNECTIONS: usize = 4;
+pub(crate) const MAX_CONNECTIONS: usize = 4;
 
 /// Words of a question that are searched for. More would cost time and add little.
 const MAX_WORDS: usize = 32;
@@ -30,8 +30,8 @@ const SCHEMA: &str = "
     CREATE VIRTUAL TABLE passages USING fts5(text, source UNINDEXED, tokenize = 'porter unicode61');
 ";
 
-/// The adapter `qa-sql`.
-#[derive(Debug)]
+/// A database to search. Clones share its connections.
+#[derive(Clone, Debug)]
 pub struct Sql {
     pool: Arc<Pool>,
     permits: Arc<Semaphore>,
@@ -68,32 +68,33 @@ impl Sql {
             permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
         })
     }
-}
 
-impl Adapter for Sql {
-    fn name(&self) -> &'static str {
-        "qa-sql"
-    }
-
-    fn ask<'a>(&'a self, question: &'a str) -> Answering<'a> {
-        Box::pin(async move {
-            let Some(query) = match_any(question) else {
-                return Ok(Vec::new());
-            };
-            let permit = self.permits.clone().acquire_owned().await;
-            let permit = permit.map_err(Failure::new)?;
-            let pool = self.pool.clone();
-            let search = task::spawn_blocking(move || {
-                // SQLite works on even if the caller has gone, and until it is done
-                // the connection counts as in use.
-                let _permit = permit;
-                pool.with_connection(|connection| search(connection, &query))
-            });
-            match search.await {
-                Ok(found) => found.map_err(Failure::new),
-                Err(error) => Err(Failure::new(error)),
-            }
-        })
+    /// Finds passages with the words of the question.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the database cannot be read.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves a search that has begun to end by itself.
+    pub async fn ask(self, question: Question) -> Result<Vec<Found>, Failure> {
+        let Some(query) = match_any(question.as_str()) else {
+            return Ok(Vec::new());
+        };
+        let permit = self.permits.acquire_owned().await;
+        let permit = permit.map_err(Failure::new)?;
+        let search = task::spawn_blocking(move || {
+            // SQLite works on even if the caller has gone, and until it is done
+            // the connection counts as in use.
+            let _permit = permit;
+            self.pool
+                .with_connection(|connection| search(connection, &query))
+        });
+        match search.await {
+            Ok(found) => found.map_err(Failure::new),
+            Err(error) => Err(Failure::new(error)),
+        }
     }
 }
 
@@ -196,9 +197,10 @@ mod tests {
         let sql = Sql::open(&folder, &Corpus::from_iter([])).unwrap();
         let in_use = sql.permits.acquire_many(MAX_CONNECTIONS as u32).await;
         let day = Duration::from_secs(24 * 60 * 60);
-        assert!(timeout(day, sql.ask("why?")).await.is_err());
+        let ask = || sql.clone().ask("why?".into());
+        assert!(timeout(day, ask()).await.is_err());
         drop(in_use);
-        assert_eq!(sql.ask("why?").await, Ok(Vec::new()));
+        assert_eq!(ask().await, Ok(Vec::new()));
         fs::remove_dir_all(folder).unwrap();
     }
 

@@ -1,21 +1,29 @@
 //! How adapters that misbehave affect the others, and what ends their calls.
 
 use adapter_gateway::{
-    adapters::{Adapter, Adapters, Answering, DEFAULT_TIMEOUT, Failure, Found},
-    corpus::Passage,
+    adapters::{self, Kind, Known, MAX_RECORDS},
+    chroma::Chroma,
+    corpus::{Corpus, Passage},
+    flaky::Flaky,
+    question::{Failure, Found, Question, judge},
+    reply::Reply,
+    sql::Sql,
 };
-use plimsoll::breaker::Outcome;
+use plimsoll::{CircuitBreakerConfig, HistoryConfig, Name, Outcome, RejectReason, Rejected};
 use serde_json::json;
 use std::{
-    future,
+    fs, future, io,
+    path::Path,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, advance, sleep, timeout};
 
+const TIMEOUT: Duration = Duration::from_secs(2);
+const DEADLINE: Duration = Duration::from_secs(5);
 const STEP: Duration = Duration::from_millis(500);
 
 #[derive(Clone, Copy, Debug)]
@@ -24,14 +32,8 @@ enum Behaviour {
     Fail,
     Hang,
     Panic,
+    Refuse,
     Slow,
-}
-
-#[derive(Debug)]
-struct Stub {
-    name: &'static str,
-    behaviour: Behaviour,
-    running: Arc<AtomicUsize>,
 }
 
 /// Counts a call as running until its future is dropped.
@@ -43,90 +45,100 @@ impl Drop for Running {
     }
 }
 
-impl Adapter for Stub {
-    fn name(&self) -> &'static str {
-        self.name
+async fn behave(
+    name: &'static str,
+    behaviour: Behaviour,
+    question: Question,
+    _running: Running,
+) -> Result<Vec<Found>, plimsoll::BoxError> {
+    match behaviour {
+        Behaviour::Answer => (),
+        Behaviour::Fail => {
+            let wait = Duration::from_millis(1_001);
+            let failure = Failure::new("out of order");
+            return Err(failure.judged(Outcome::OpenFor(wait)).into());
+        }
+        Behaviour::Hang => future::pending().await,
+        Behaviour::Panic => panic!("told to"),
+        Behaviour::Refuse => {
+            let pool = Name::from_static("pool");
+            return Err(Rejected::new(RejectReason::InFlightLimit, pool).into());
+        }
+        Behaviour::Slow => sleep(STEP).await,
     }
-
-    fn ask<'a>(&'a self, question: &'a str) -> Answering<'a> {
-        self.running.fetch_add(1, Ordering::Relaxed);
-        let running = Running(self.running.clone());
-        Box::pin(async move {
-            let _running = running;
-            match self.behaviour {
-                Behaviour::Answer => (),
-                Behaviour::Fail => {
-                    let wait = Duration::from_millis(1_001);
-                    return Err(Failure::new("out of order").judged(Outcome::OpenFor(wait)));
-                }
-                Behaviour::Hang => future::pending().await,
-                Behaviour::Panic => panic!("told to"),
-                Behaviour::Slow => sleep(STEP).await,
-            }
-            let passage = Passage {
-                text: question.to_owned(),
-                source: self.name.to_owned(),
-            };
-            Ok(vec![Found {
-                passage,
-                score: 0.5,
-            }])
-        })
-    }
+    let passage = Passage {
+        text: question.as_str().to_owned(),
+        source: name.to_owned(),
+    };
+    Ok(vec![Found {
+        passage,
+        score: 0.5,
+    }])
 }
 
-fn adapters<const N: usize>(stubs: [(&'static str, Behaviour); N]) -> (Adapters, Arc<AtomicUsize>) {
+fn known<const N: usize>(stubs: [(&'static str, Behaviour); N]) -> (Known, Arc<AtomicUsize>) {
     let running = Arc::new(AtomicUsize::new(0));
-    let known = stubs.map(|(name, behaviour)| -> Arc<dyn Adapter> {
-        Arc::new(Stub {
-            name,
-            behaviour,
-            running: running.clone(),
-        })
-    });
-    (Adapters::new(known).expect("valid circuits"), running)
+    let known = Known::new();
+    for (name, behaviour) in stubs {
+        let running = running.clone();
+        let answer = move |question| {
+            running.fetch_add(1, Ordering::Relaxed);
+            behave(name, behaviour, question, Running(running.clone()))
+        };
+        let adapter = plimsoll::Adapter::builder(name).classify(judge);
+        known.put(adapter.function(answer).expect("valid limits"), true);
+    }
+    (known, running)
+}
+
+async fn ask(known: &Known) -> Reply {
+    known.ask(None, "why?".into(), DEADLINE).await.into()
 }
 
 #[tokio::test(start_paused = true)]
 async fn one_hanging_adapter_does_not_delay_the_others() {
-    let (adapters, running) = adapters([
+    let (known, running) = known([
         ("hangs", Behaviour::Hang),
         ("answers", Behaviour::Answer),
         ("slow", Behaviour::Slow),
     ]);
     let start = Instant::now();
-    let reply = adapters.ask("why?", |_| true).await;
-    assert_eq!(start + DEFAULT_TIMEOUT, Instant::now());
+    let reply = ask(&known).await;
+    assert_eq!(start + TIMEOUT, Instant::now());
     assert_eq!(reply.answers["answers"].elapsed_ms, 0.0);
     assert_eq!(reply.answers["slow"].elapsed_ms, 500.0);
     assert_eq!(
         json!(reply.failures),
-        json!({"hangs": {"error": "no answer within 2s", "retry_after_s": null}})
+        json!({"hangs": {
+            "error": "no answer within 2s",
+            "kind": "timed_out",
+            "retry_after_s": null,
+        }})
     );
     assert_eq!(running.load(Ordering::Relaxed), 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn slow_adapters_are_waited_for_together() {
-    let (adapters, _) = adapters([
+    let (known, _) = known([
         ("a", Behaviour::Slow),
         ("b", Behaviour::Slow),
         ("c", Behaviour::Slow),
     ]);
     let start = Instant::now();
-    let reply = adapters.ask("why?", |_| true).await;
+    let reply = ask(&known).await;
     assert_eq!(start + STEP, Instant::now());
     assert_eq!(reply.answers.len(), 3);
 }
 
 #[tokio::test(start_paused = true)]
 async fn panicking_and_failing_adapters_leave_the_others_their_answers() {
-    let (adapters, running) = adapters([
+    let (known, running) = known([
         ("panics", Behaviour::Panic),
         ("fails", Behaviour::Fail),
         ("answers", Behaviour::Answer),
     ]);
-    let reply = adapters.ask("why?", |_| true).await;
+    let reply = ask(&known).await;
     assert_eq!(
         json!(reply),
         json!({
@@ -135,8 +147,12 @@ async fn panicking_and_failing_adapters_leave_the_others_their_answers() {
                 "elapsed_ms": 0.0,
             }},
             "failures": {
-                "fails": {"error": "out of order", "retry_after_s": 2},
-                "panics": {"error": "the adapter panicked", "retry_after_s": null},
+                "fails": {"error": "out of order", "kind": "failed", "retry_after_s": 2},
+                "panics": {
+                    "error": "the adapter panicked",
+                    "kind": "panicked",
+                    "retry_after_s": null,
+                },
             },
         })
     );
@@ -145,18 +161,170 @@ async fn panicking_and_failing_adapters_leave_the_others_their_answers() {
 
 #[tokio::test(start_paused = true)]
 async fn dropping_the_request_cancels_its_calls() {
-    let (adapters, running) = adapters([("hangs", Behaviour::Hang), ("slow", Behaviour::Slow)]);
-    let started = timeout(STEP / 2, adapters.ask("why?", |_| true)).await;
+    let (known, running) = known([("hangs", Behaviour::Hang), ("slow", Behaviour::Slow)]);
+    let started = timeout(STEP / 2, ask(&known)).await;
     assert!(started.is_err());
-    // Aborted tasks are dropped the next time that the runtime gets to them.
-    tokio::task::yield_now().await;
     assert_eq!(running.load(Ordering::Relaxed), 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn only_chosen_adapters_are_asked() {
-    let (adapters, _) = adapters([("a", Behaviour::Answer), ("b", Behaviour::Panic)]);
-    let reply = adapters.ask("why?", |adapter| adapter.name() == "a").await;
+    let (known, _) = known([("a", Behaviour::Answer), ("b", Behaviour::Panic)]);
+    let reply: Reply = known
+        .ask(Some(&["a"]), "why?".into(), DEADLINE)
+        .await
+        .into();
     assert_eq!(reply.answers.len(), 1);
     assert!(reply.failures.is_empty());
+}
+
+#[tokio::test]
+async fn an_adapter_that_is_gone_by_the_time_it_is_called_is_unknown() {
+    let (known, _) = known([("a", Behaviour::Answer)]);
+    let names = ["a", "gone"];
+    let reply: Reply = known
+        .ask(Some(&names), "why?".into(), DEADLINE)
+        .await
+        .into();
+    assert_eq!(reply.answers.len(), 1);
+    let gone = json!({
+        "error": "there is no adapter gone",
+        "kind": "unknown",
+        "retry_after_s": null,
+    });
+    assert_eq!(json!(reply.failures), json!({"gone": gone}));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_inside_the_downstream_is_a_failure_with_its_reason() {
+    let (known, _) = known([("refuses", Behaviour::Refuse)]);
+    let answers = known.ask(None, "why?".into(), DEADLINE).await;
+    // It was asked, so that the request is not refused.
+    assert_eq!(answers.refused(), None);
+    let refusal = json!({
+        "error": "pool refused: too many requests are in flight",
+        "kind": "failed",
+        "reason": "in_flight_limit",
+        "retry_after_s": null,
+    });
+    let reply = Reply::from(answers);
+    assert_eq!(json!(reply.failures), json!({"refuses": refusal}));
+}
+
+#[tokio::test]
+async fn an_adapter_of_any_kind_is_built_with_the_limits_it_is_given() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("adapters-kinds");
+    _ = fs::remove_dir_all(&folder);
+    let sql = Sql::open(&folder, &Corpus::from_iter([])).expect("a new folder");
+    let chroma = Chroma::new("http://127.0.0.1:1").expect("a URL");
+    for (n, (kind, in_flight, queued, max_calls)) in [
+        (Kind::Sql(sql), 4, 256, 10_000),
+        (Kind::Vector(chroma), 64, 64, 5_000),
+        (Kind::Flaky(Flaky::default()), 64, 64, 10_000),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        // A name that is not known before.
+        let name = format!("adapter-{n}");
+        let usual = adapters::build(kind.limits(&*name), kind.clone()).expect("valid limits");
+        let snapshot = usual.snapshot();
+        assert_eq!(snapshot.name.as_str(), name);
+        let limits = (snapshot.max_in_flight, snapshot.max_queued);
+        assert_eq!(limits, (in_flight, queued), "{kind:?}");
+        assert_eq!(snapshot.breaker.history.max_calls, max_calls, "{kind:?}");
+        let narrow = kind.limits(&*name).max_in_flight(1).max_queued(7);
+        let narrow = adapters::build(narrow, kind.clone()).expect("valid limits");
+        let snapshot = narrow.snapshot();
+        assert_eq!((snapshot.max_in_flight, snapshot.max_queued), (1, 7));
+        let none = kind.limits(&*name).max_in_flight(0);
+        let error = adapters::build(none, kind).expect_err("no calls at all");
+        assert!(error.to_string().contains("max_in_flight"), "{error}");
+        // It calls what it is of.
+        let known = Known::new();
+        known.put(usual, true);
+        let reply = ask(&known).await;
+        match n {
+            0 => assert!(reply.answers[&*name].passages.is_empty()),
+            1 => assert!(reply.failures[&*name].error.contains("http://127.0.0.1:1/")),
+            _ => assert_eq!(
+                reply.answers[&*name].passages[0].passage.text,
+                "You asked: why?"
+            ),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_history_below_the_threshold_is_as_full_as_it_may_be() {
+    let history = HistoryConfig::local().calls(100).transitions(1);
+    let adapter = plimsoll::Adapter::builder("small")
+        .circuit_breaker(CircuitBreakerConfig::local().history(history))
+        .function(|_: Question| future::ready(Ok::<_, Failure>(Vec::new())));
+    let known = Known::new();
+    known.put(adapter.expect("valid limits"), true);
+    for _ in 0..200 {
+        ask(&known).await;
+    }
+    let memory = known.all().memory_summary();
+    assert_eq!((memory.calls, memory.threshold), (100, Some(MAX_RECORDS)));
+}
+
+/// What was logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn lines_with(&self, text: &str) -> usize {
+        let log = self.0.lock().expect("not poisoned");
+        let log = str::from_utf8(&log).expect("text");
+        log.lines().filter(|line| line.contains(text)).count()
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("not poisoned").write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn histories_that_are_too_many_together_give_up_their_oldest_records_and_the_log_tells() {
+    let log = Log::default();
+    let writer = log.clone();
+    let logged = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _logged = tracing::subscriber::set_default(logged);
+    let (known, _) = known([("a", Behaviour::Answer), ("b", Behaviour::Answer)]);
+    for _ in 0..MAX_RECORDS / 2 {
+        ask(&known).await;
+    }
+    let told = "adapters had too many records, and";
+    assert_eq!(known.all().memory_summary().records(), MAX_RECORDS);
+    assert_eq!(log.lines_with(told), 0);
+    ask(&known).await;
+    let kept = known.all().memory_summary();
+    assert!(kept.records() <= MAX_RECORDS * 4 / 5, "{}", kept.records());
+    assert_eq!(log.lines_with(told), 1);
+    for history in kept.adapters {
+        assert_eq!(history.calls, kept.calls / 2, "{}", history.name);
+    }
+
+    // Again and again, which is told now and then.
+    for _ in 0..MAX_RECORDS {
+        ask(&known).await;
+    }
+    assert_eq!(log.lines_with(told), 1);
+    advance(Duration::from_secs(10)).await;
+    for _ in 0..MAX_RECORDS / 5 {
+        ask(&known).await;
+    }
+    assert_eq!(log.lines_with(told), 2);
+    assert_eq!(log.lines_with("untold=9"), 1);
 }

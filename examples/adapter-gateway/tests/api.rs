@@ -1,11 +1,12 @@
 //! The HTTP API, through the router in process.
 
 use adapter_gateway::{
-    adapters::{Adapter, Adapters, Answering, Found},
+    adapters::{self, Adapter, Kind, Known},
     api::{self, Gateway},
     body::MAX_BODY_BYTES,
     corpus::Passage,
     flaky::Flaky,
+    question::{Failure, Found, Question, judge},
 };
 use axum::{
     Router,
@@ -13,47 +14,49 @@ use axum::{
 };
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::channel::Channel;
+use plimsoll::{CircuitBreakerConfig, HistoryConfig};
 use serde_json::{Value, json};
-use std::{convert::Infallible, future, sync::Arc};
+use std::{convert::Infallible, future, time::Duration};
+use tokio::time::{Instant, advance, timeout};
 use tower::ServiceExt as _;
 
+const DEADLINE: Duration = Duration::from_secs(5);
+
 /// Answers with its own name, or panics if that is its name.
-#[derive(Debug)]
-struct Echo(&'static str);
-
-impl Adapter for Echo {
-    fn name(&self) -> &'static str {
-        self.0
-    }
-
-    fn ask<'a>(&'a self, question: &'a str) -> Answering<'a> {
-        assert_ne!(self.0, "panics", "told to");
+fn echo(name: &'static str) -> Adapter {
+    let answer = move |question: Question| {
+        assert_ne!(name, "panics", "told to");
         let passage = Passage {
-            text: question.to_owned(),
-            source: self.0.to_owned(),
+            text: question.as_str().to_owned(),
+            source: name.to_owned(),
         };
-        Box::pin(future::ready(Ok(vec![Found {
+        let found = Found {
             passage,
             score: 1.0,
-        }])))
-    }
-
-    fn by_default(&self) -> bool {
-        self.0 != "panics"
-    }
+        };
+        future::ready(Ok::<_, Failure>(vec![found]))
+    };
+    let builder = plimsoll::Adapter::builder(name).classify(judge);
+    builder.function(answer).expect("valid limits")
 }
 
 fn app() -> Router {
-    let flaky = Arc::new(Flaky::default());
-    let known: [Arc<dyn Adapter>; 4] = [
-        Arc::new(Echo("one")),
-        Arc::new(Echo("two")),
-        Arc::new(Echo("panics")),
-        flaky.clone(),
-    ];
+    app_of(&Known::new())
+}
+
+/// Three stubs and `demo-flaky` are put among those that are known.
+fn app_of(known: &Known) -> Router {
+    let flaky = Flaky::default();
+    for name in ["one", "two", "panics"] {
+        known.put(echo(name), name != "panics");
+    }
+    let kind = Kind::Flaky(flaky.clone());
+    let demo = adapters::build(kind.limits("demo-flaky"), kind).expect("valid limits");
+    known.put(demo, false);
     api::router(Gateway {
-        adapters: Adapters::new(known).expect("valid circuits"),
+        known: known.clone(),
         flaky,
+        deadline: DEADLINE,
     })
 }
 
@@ -128,6 +131,7 @@ async fn named_adapters_are_asked_once() {
     let body = json!({"question": "why?", "adapters": names});
     let reply = ask(&app, body.clone()).await;
     assert_eq!(keys(&reply["answers"]), ["demo-flaky", "two"]);
+    assert_eq!(reply["failures"], json!({}));
     // The second call is the one that fails.
     let reply = ask(&app, body).await;
     assert_eq!(keys(&reply["failures"]), ["demo-flaky"]);
@@ -136,9 +140,9 @@ async fn named_adapters_are_asked_once() {
 #[tokio::test(start_paused = true)]
 async fn answers_are_partial_when_adapters_fail_panic_or_hang() {
     let body = json!({"question": "why?", "adapters": ["one", "panics", "demo-flaky"]});
-    for (mode, error, retry_after) in [
-        ("fail", "demo-flaky was told to fail", json!(2)),
-        ("hang", "no answer within 2s", Value::Null),
+    for (mode, error, kind, retry_after) in [
+        ("fail", "demo-flaky was told to fail", "failed", json!(2)),
+        ("hang", "no answer within 2s", "timed_out", Value::Null),
     ] {
         // One for each, since the circuit of an adapter that asks to be left alone is open.
         let app = app();
@@ -146,10 +150,232 @@ async fn answers_are_partial_when_adapters_fail_panic_or_hang() {
         let reply = ask(&app, body.clone()).await;
         assert_eq!(keys(&reply["answers"]), ["one"]);
         let expected = json!({
-            "demo-flaky": {"error": error, "retry_after_s": retry_after},
-            "panics": {"error": "the adapter panicked", "retry_after_s": null},
+            "demo-flaky": {"error": error, "kind": kind, "retry_after_s": retry_after},
+            "panics": {
+                "error": "the adapter panicked",
+                "kind": "panicked",
+                "retry_after_s": null,
+            },
         });
         assert_eq!(reply["failures"], expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_adapter_that_waits_too_long_in_line_is_cut_off_at_the_deadline() {
+    let known = Known::new();
+    let app = app_of(&known);
+    let patient = plimsoll::Adapter::builder("patient").timeout(2 * DEADLINE);
+    let hang = |_: Question| future::pending::<Result<Vec<Found>, Failure>>();
+    known.put(patient.function(hang).expect("valid limits"), true);
+    let start = Instant::now();
+    let reply = ask(&app, json!({"question": "why?"})).await;
+    assert_eq!(start + DEADLINE, Instant::now());
+    assert_eq!(keys(&reply["answers"]), ["one", "two"]);
+    let late = json!({"error": "no answer within 5s", "kind": "timed_out", "retry_after_s": null});
+    assert_eq!(reply["failures"], json!({"patient": late}));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_goes_away_cancels_its_calls() {
+    let known = Known::new();
+    let app = app_of(&known);
+    set_faults(&app, "hang").await;
+    let body = json!({"question": "why?", "adapters": ["demo-flaky", "one"]});
+    let request = || send(&app, post("/ask", body.to_string()));
+    let soon = Duration::from_millis(500);
+    {
+        let mut gone = std::pin::pin!(request());
+        assert!(timeout(soon, gone.as_mut()).await.is_err());
+        let held = known.all().get("demo-flaky").expect("known").snapshot();
+        assert_eq!((held.in_flight, held.breaker.in_flight), (1, 1));
+    }
+    for name in ["demo-flaky", "one"] {
+        let left = known.all().get(name).expect("known").snapshot();
+        assert_eq!(
+            (left.in_flight, left.queued, left.breaker.in_flight),
+            (0, 0, 0),
+            "{name}"
+        );
+    }
+    let left = known.all().get("demo-flaky").expect("known").snapshot();
+    assert_eq!((left.cancelled, left.timed_out), (1, 0));
+}
+
+#[tokio::test]
+async fn adapters_that_come_and_go_are_asked_and_named_as_they_are_now() {
+    let known = Known::new();
+    let app = app_of(&known);
+    let names = |reply: &Value| keys(&reply["answers"]).join(" ");
+    let all = json!({"question": "why?"});
+    known.put(echo("three"), true);
+    assert_eq!(names(&ask(&app, all.clone()).await), "one three two");
+    // Another of that name takes its place, whoever asks.
+    let fails = |_: Question| future::ready(Err::<Vec<Found>, _>(Failure::new("new")));
+    let builder = plimsoll::Adapter::builder("one");
+    known.put(builder.function(fails).expect("valid limits"), true);
+    let reply = ask(&app, all.clone()).await;
+    assert_eq!(reply["failures"]["one"]["error"], "new");
+    known.put(echo("one"), true);
+    // No longer by default, but by its name.
+    assert!(known.put(echo("three"), false).is_some());
+    assert_eq!(names(&ask(&app, all.clone()).await), "one two");
+    let named = json!({"question": "why?", "adapters": ["three"]});
+    assert_eq!(names(&ask(&app, named.clone()).await), "three");
+    assert!(known.remove("three").is_some());
+    assert!(known.remove("one").is_some());
+    assert!(known.remove("three").is_none());
+    assert_eq!(names(&ask(&app, all).await), "two");
+    let response = send(&app, post("/ask", named.to_string())).await;
+    assert_eq!(response.status(), StatusCode::UNPROCESSABLE_ENTITY);
+    let detail = json_of(response).await["detail"].to_string();
+    assert!(
+        detail.contains("`three`: choose from two, panics, demo-flaky"),
+        "{detail}"
+    );
+}
+
+async fn fetch(app: &Router, path: &str) -> Value {
+    let request = Request::get(path).body(Body::empty()).expect("valid");
+    let response = send(app, request).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    json_of(response).await
+}
+
+async fn clean_up(app: &Router, path: &str) -> Response<Body> {
+    let request = Request::post(path).body(Body::empty()).expect("valid");
+    send(app, request).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn adapters_are_told_with_their_limits_counts_and_memory() {
+    let app = app();
+    set_faults(&app, "fail").await;
+    let body = json!({"question": "why?", "adapters": ["one", "panics", "demo-flaky"]});
+    for _ in 0..3 {
+        ask(&app, body.clone()).await;
+    }
+    let status = fetch(&app, "/adapters").await;
+    assert_eq!(keys(&status), ["adapters", "memory"]);
+    let adapters = status["adapters"].as_array().expect("a list");
+    let names: Vec<_> = adapters.iter().map(|adapter| &adapter["name"]).collect();
+    assert_eq!(names, ["one", "two", "panics", "demo-flaky"]);
+    let counts = |succeeded: u64, failed: u64, panicked: u64, rejected: Value| {
+        json!({
+            "succeeded": succeeded, "failed": failed, "timed_out": 0, "panicked": panicked,
+            "rejected": rejected, "cancelled": 0, "retries": 0,
+        })
+    };
+    let limits = json!({"in_flight": 64, "queued": 64, "queued_bytes": null});
+    let one = json!({
+        "name": "one", "by_default": true, "state": "closed", "retry_after_s": null,
+        "in_flight": 0, "queued": 0, "queued_bytes": 0, "limits": limits,
+        "counts": counts(3, 0, 0, json!({})),
+    });
+    assert_eq!(adapters[0], one);
+    assert_eq!(adapters[2]["counts"], counts(0, 0, 3, json!({})));
+    assert_eq!(adapters[3]["by_default"], false);
+    assert_eq!(adapters[3]["state"], "open");
+    assert_eq!(adapters[3]["retry_after_s"], 2.0);
+    let refused = json!({"circuit_open": 2});
+    assert_eq!(adapters[3]["counts"], counts(0, 1, 0, refused));
+
+    let memory = &status["memory"];
+    // Three by each that was called, but one by demo-flaky, which opened its circuit.
+    assert_eq!(memory["calls"], 7);
+    assert_eq!(memory["transitions"], 1);
+    assert_eq!(memory["records"], 8);
+    assert_eq!(memory["max_records"], 10_000);
+    let histories = memory["adapters"].as_array().expect("a list");
+    let bytes = histories.iter().map(|history| &history["bytes"]);
+    let bytes: u64 = bytes.map(|bytes| bytes.as_u64().expect("bytes")).sum();
+    assert_eq!(memory["bytes"], bytes);
+    let mut demo = histories[3].clone();
+    assert!(demo["bytes"].as_u64() > Some(0));
+    demo["bytes"] = json!(null);
+    let expected = json!({
+        "name": "demo-flaky", "calls": 1, "max_calls": 10_000, "transitions": 1,
+        "max_transitions": 1_000, "bytes": null, "last_cleanup_ago_s": null,
+        "cleanup_interval_s": 3_600.0, "retention_s": 86_400.0,
+    });
+    assert_eq!(demo, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn caps_that_are_none_are_null_and_calls_in_flight_and_in_line_are_told() {
+    let known = Known::new();
+    let app = app_of(&known);
+    let history = HistoryConfig::local()
+        .calls(0)
+        .transitions(0)
+        .retention(Duration::ZERO);
+    let builder = plimsoll::Adapter::builder("narrow")
+        .circuit_breaker(CircuitBreakerConfig::local().history(history))
+        .max_in_flight(1)
+        .max_queued(2)
+        .max_queued_bytes(100, |question: &Question| question.as_str().len() as u64);
+    let hang = |_: Question| future::pending::<Result<Vec<Found>, Failure>>();
+    known.put(builder.function(hang).expect("valid limits"), false);
+    let body = json!({"question": "why?", "adapters": ["narrow"]});
+    let ask = || send(&app, post("/ask", body.to_string()));
+    let soon = Duration::from_millis(500);
+    let wait = || timeout(soon, ask());
+    let (_, _, _, status) = tokio::join!(wait(), wait(), wait(), async {
+        advance(soon / 2).await;
+        fetch(&app, "/adapters").await
+    });
+    let narrow = &status["adapters"][4];
+    let held = (
+        &narrow["in_flight"],
+        &narrow["queued"],
+        &narrow["queued_bytes"],
+    );
+    assert_eq!(held, (&json!(1), &json!(2), &json!(8)));
+    let limits = json!({"in_flight": 1, "queued": 2, "queued_bytes": 100});
+    assert_eq!(narrow["limits"], limits);
+    let memory = &status["memory"]["adapters"][4];
+    for cap in ["max_calls", "max_transitions", "retention_s"] {
+        assert_eq!(memory[cap], Value::Null, "{cap}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn cleanups_drop_what_is_too_old_of_one_adapter_or_of_all() {
+    let app = app();
+    for _ in 0..3 {
+        ask(&app, json!({"question": "why?"})).await;
+    }
+    advance(Duration::from_secs(86_401)).await;
+    let response = clean_up(&app, "/adapters/one/cleanup").await;
+    assert_eq!(response.status(), StatusCode::OK);
+    let expected = json!({"adapters": [{"name": "one", "removed": {"expired": 3}}]});
+    assert_eq!(json_of(response).await, expected);
+    let response = clean_up(&app, "/adapters/cleanup").await;
+    assert_eq!(response.status(), StatusCode::OK);
+    let expected = json!({"adapters": [
+        {"name": "one", "removed": {}},
+        {"name": "two", "removed": {"expired": 3}},
+        {"name": "panics", "removed": {}},
+        {"name": "demo-flaky", "removed": {}},
+    ]});
+    assert_eq!(json_of(response).await, expected);
+    advance(Duration::from_secs(7)).await;
+    let status = fetch(&app, "/adapters").await;
+    assert_eq!(status["memory"]["calls"], 0);
+    assert_eq!(status["memory"]["adapters"][1]["last_cleanup_ago_s"], 7.0);
+}
+
+#[tokio::test]
+async fn cleanups_of_unknown_adapters_are_refused_with_the_known_ones() {
+    for (path, quoted) in [
+        ("/adapters/nine/cleanup", "`nine`"),
+        ("/adapters/a%20b/cleanup", "`a b`"),
+        ("/adapters/%ff/cleanup", "`/adapters/%ff/cleanup`"),
+    ] {
+        let request = Request::post(path).body(Body::empty()).expect("valid");
+        let detail = refused(request, StatusCode::NOT_FOUND).await;
+        let expected = format!("adapter {quoted} is unknown: choose from one, two, panics, demo");
+        assert!(detail.starts_with(&expected), "{detail}");
     }
 }
 
@@ -343,6 +569,9 @@ async fn wrong_methods_are_told_the_right_ones() {
         (Method::GET, "/ask", "POST"),
         (Method::DELETE, "/ask", "POST"),
         (Method::PUT, "/demo/faults", "POST"),
+        (Method::DELETE, "/adapters", "GET,HEAD"),
+        (Method::GET, "/adapters/cleanup", "POST"),
+        (Method::GET, "/adapters/one/cleanup", "POST"),
         (Method::POST, "/", "GET,HEAD"),
     ] {
         let request = || {
@@ -359,7 +588,7 @@ async fn wrong_methods_are_told_the_right_ones() {
 
 #[tokio::test]
 async fn unknown_paths_are_refused() {
-    for path in ["/asks", "/ask/", "/demo", "/%ff%00"] {
+    for path in ["/asks", "/ask/", "/demo", "/%ff%00", "/adapters/one"] {
         let detail = refused(post(path, "{}"), StatusCode::NOT_FOUND).await;
         assert!(detail.contains(path), "{detail}");
         assert!(detail.contains("GET /"), "{detail}");
@@ -390,5 +619,10 @@ async fn front_page_shows_curl_lines_for_the_host_that_was_asked() {
     let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
     let page = String::from_utf8(bytes.to_vec()).unwrap();
     assert!(page.contains("curl http://localhost:9999/ask"), "{page}");
-    assert!(page.contains("one, two, panics, demo-flaky"), "{page}");
+    let names = "by default (one, two), or those you name (one, two, panics, demo-flaky)";
+    assert!(page.contains(names), "{page}");
+    assert!(
+        page.contains("curl http://localhost:9999/adapters"),
+        "{page}"
+    );
 }

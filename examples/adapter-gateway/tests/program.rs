@@ -41,14 +41,15 @@ struct Running {
 
 impl Running {
     fn start(test: &str, drain_delay: &str) -> Self {
+        Self::start_with(test, &[&format!("--drain-delay={drain_delay}")])
+    }
+
+    fn start_with(test: &str, args: &[&str]) -> Self {
         let root = folder(test);
         let mut process = Command::new(env!("CARGO_BIN_EXE_adapter-gateway"))
             .args(["--listen=127.0.0.1:0", "--admin=127.0.0.1:0"])
-            .args([
-                format!("--docs={root}"),
-                format!("--data={root}/data"),
-                format!("--drain-delay={drain_delay}"),
-            ])
+            .args([format!("--docs={root}"), format!("--data={root}/data")])
+            .args(args)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -101,13 +102,11 @@ impl Running {
 
     /// What the admin listener answers.
     fn administer(&self, path: &str) -> String {
-        let mut stream = TcpStream::connect(self.admin).expect("a connection");
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
-        )
-        .expect("sent");
-        rest(stream)
+        get(self.admin, path)
+    }
+
+    fn get(&self, path: &str) -> String {
+        get(self.listen, path)
     }
 
     fn signal(&self, signal: &str) {
@@ -129,6 +128,16 @@ impl Drop for Running {
         _ = self.process.kill();
         _ = self.process.wait();
     }
+}
+
+fn get(addr: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(addr).expect("a connection");
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+    )
+    .expect("sent");
+    rest(stream)
 }
 
 fn rest(mut stream: TcpStream) -> String {
@@ -209,7 +218,7 @@ fn an_open_circuit_is_refused_and_shown_and_does_not_mar_the_stop() {
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
     assert!(answer.contains("\r\nretry-after: "), "{answer}");
     assert!(
-        answer.contains("the downstream asked for a pause"),
+        answer.contains("demo-flaky refused: the circuit is open, retry after "),
         "{answer}"
     );
     let holdings = program.administer("/api/v1/holdings");
@@ -222,18 +231,24 @@ fn an_open_circuit_is_refused_and_shown_and_does_not_mar_the_stop() {
     assert!(said.contains("holdings: 4 closed"), "{said}");
 }
 
-#[test]
-fn load_run_stops_by_itself_and_sums_up() {
-    let root = folder("program-load");
+/// What a short load run says.
+fn load(test: &str, flip: &str) -> String {
+    let root = folder(test);
     let output = run(&[
         "--listen=127.0.0.1:0",
         "--admin=127.0.0.1:0",
-        "--load=200ms",
+        "--load=600ms",
+        flip,
         &format!("--docs={root}"),
         &format!("--data={root}/data"),
     ]);
     assert_eq!(output.status.code(), Some(0));
-    let text = String::from_utf8(output.stdout).unwrap();
+    String::from_utf8(output.stdout).expect("text")
+}
+
+#[test]
+fn load_run_stops_by_itself_and_sums_up() {
+    let text = load("program-load", "--flip=1h");
     let lines: Vec<_> = text.lines().collect();
     assert!(
         lines[0].starts_with("listening on http://127.0.0.1:"),
@@ -241,16 +256,92 @@ fn load_run_stops_by_itself_and_sums_up() {
     );
     assert!(lines[1].starts_with("admin on http://127.0.0.1:"), "{text}");
     assert!(
-        lines[2..5].iter().all(|line| line.starts_with("curl ")),
+        lines[2..6].iter().all(|line| line.starts_with("curl ")),
         "{text}"
     );
     for line in [
         "errors    0",
-        "failures  none",
-        "breakers  qa-sql closed, qa-vector-chroma closed, demo-flaky closed",
+        "breaker   qa-sql: opened 0 times, recovered 0 times, closed now",
+        "breaker   qa-vector-chroma: opened 0 times, recovered 0 times, closed now",
+        "breaker   demo-flaky: opened 0 times, recovered 0 times, closed now",
     ] {
         assert!(lines.contains(&line), "{text}");
     }
+    let requests = lines
+        .iter()
+        .find_map(|line| line.strip_prefix("requests  "));
+    let requests = requests.and_then(|line| line.split(' ').next());
+    let requests = requests.expect("a count");
+    let answers =
+        format!("answers   {requests} of {requests} questions answered once, 0 lost, 0 doubled");
+    assert!(lines.contains(&&*answers), "{text}");
+    for adapter in ["demo-flaky", "qa-sql", "qa-vector-chroma"] {
+        let line = format!("adapter   {adapter}: {requests} calls, {requests} answered");
+        assert!(lines.contains(&&*line), "{text}");
+    }
+}
+
+#[test]
+fn faults_under_load_are_failures_of_the_adapter_and_not_of_the_gateway() {
+    let text = load("program-faults", "--flip=200ms");
+    assert!(text.contains("\nerrors    0\n"), "{text}");
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("adapter   demo-flaky: "));
+    let line = line.expect("a line for each adapter");
+    assert!(
+        line.contains(" failed, ") && line.contains(" rejected"),
+        "{text}"
+    );
+    assert!(
+        text.contains("breaker   demo-flaky: opened 1 times, recovered 0 times, open now"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_fault_is_left_alone_under_load_if_told_so() {
+    let text = load("program-no-faults", "--flip=0");
+    assert!(text.contains("demo-flaky: opened 0 times"), "{text}");
+}
+
+#[test]
+fn adapters_have_until_the_deadline_and_the_flaky_one_is_asked_by_its_name_only() {
+    let program = Running::start_with("program-deadline", &["--deadline=700ms"]);
+    program.set_fault("hang");
+    let answer = rest(program.begin("/ask", r#"{"question": "stop?"}"#));
+    assert!(answer.contains(r#""failures":{}"#), "{answer}");
+    assert!(!answer.contains("demo-flaky"), "{answer}");
+    let question = r#"{"question": "stop?", "adapters": ["demo-flaky"]}"#;
+    let answer = rest(program.begin("/ask", question));
+    assert!(answer.contains("no answer within 700ms"), "{answer}");
+}
+
+#[test]
+fn a_client_that_goes_away_cancels_the_calls_of_its_question() {
+    let program = Running::start("program-gone", "0");
+    program.set_fault("hang");
+    let question = r#"{"question": "gone?", "adapters": ["demo-flaky", "qa-sql"]}"#;
+    let adapter = |expected: &str| {
+        let status = program.get("/adapters");
+        let (_, demo) = status.split_once(r#""name":"demo-flaky""#).expect("told");
+        demo.split_once("limits")
+            .expect("told")
+            .0
+            .contains(expected)
+            || demo
+                .split_once("memory")
+                .expect("told")
+                .0
+                .contains(expected)
+    };
+    let request = program.begin("/ask", question);
+    while !adapter(r#""in_flight":1,"#) {}
+    drop(request);
+    while !adapter(r#""in_flight":0,"#) {}
+    // Not by its timeout.
+    assert!(adapter(r#""cancelled":1,"#));
+    assert!(adapter(r#""timed_out":0,"#));
 }
 
 #[test]
@@ -261,6 +352,8 @@ fn bad_command_lines_are_explained() {
         ("--admin=127.0.0.1:99999", "'--admin <ADDR>'"),
         ("--load=soon", "write for example 30s"),
         ("--load=2h", "at most 1h"),
+        ("--flip=2h", "at most 1h"),
+        ("--deadline=0", "more than 0"),
     ] {
         let error = refused(&[arg], 2);
         assert!(error.contains(expected), "{error}");

@@ -1,21 +1,21 @@
 //! Both kinds of search over a corpus on disk.
 
 use adapter_gateway::{
-    adapters::{Adapter, TOP},
     chroma::Chroma,
     corpus::{Corpus, Passage},
+    question::{Failure, Found, TOP},
     sql::Sql,
     vector::{self, Index},
 };
 use axum::{Router, routing::post};
 use http::{StatusCode, header};
-use serde_json::json;
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -36,10 +36,14 @@ fn corpus(texts: &[&str]) -> Corpus {
     texts.iter().map(passage).collect()
 }
 
-async fn sources(adapter: &impl Adapter, question: &str) -> Vec<String> {
-    let found = adapter.ask(question).await.expect("an answer");
+async fn sources(answer: impl Future<Output = Result<Vec<Found>, Failure>>) -> Vec<String> {
+    let found = answer.await.expect("an answer");
     assert!(found.is_sorted_by(|a, b| b.score <= a.score));
     found.into_iter().map(|f| f.passage.source).collect()
+}
+
+fn url(address: SocketAddr) -> String {
+    format!("http://{address}/")
 }
 
 async fn serve(app: Router) -> SocketAddr {
@@ -85,7 +89,7 @@ async fn sql_ranks_the_best_match_first_and_gives_the_top_only() {
     let mut texts: Vec<_> = texts.iter().map(|text| &**text).collect();
     texts.push("drain queue delay");
     let sql = Sql::open(&folder("sql-rank"), &corpus(&texts)).unwrap();
-    let sources = sources(&sql, "How are queues drained?").await;
+    let sources = sources(sql.clone().ask("How are queues drained?".into())).await;
     assert_eq!(sources.len(), TOP);
     assert_eq!(sources[0], "docs/drain.md");
 }
@@ -116,20 +120,23 @@ async fn sql_takes_any_question_as_mere_words() {
         ("?1 ?2 $x :x @x", 0),
         ("", 0),
     ] {
-        let found = sql.ask(question).await;
+        let found = sql.clone().ask(question.into()).await;
         assert_eq!(found.map(|found| found.len()), Ok(expected), "{question:?}");
     }
     let long = "drain ".repeat(1_000) + &(0..3_000).map(|n| format!("{n} ")).collect::<String>();
-    assert_eq!(sources(&sql, &long).await, ["docs/drain.md"]);
+    assert_eq!(
+        sources(sql.clone().ask(long.as_str().into())).await,
+        ["docs/drain.md"]
+    );
 }
 
 #[tokio::test]
 async fn more_questions_than_connections_are_all_answered() {
-    let sql = Arc::new(Sql::open(&folder("sql-many"), &corpus(&["drain delay"])).unwrap());
+    let sql = Sql::open(&folder("sql-many"), &corpus(&["drain delay"])).unwrap();
     let asked: Vec<_> = (0..64)
         .map(|_| {
             let sql = sql.clone();
-            tokio::spawn(async move { sources(&*sql, "drain").await })
+            tokio::spawn(async move { sources(sql.ask("drain".into())).await })
         })
         .collect();
     for answer in asked {
@@ -146,13 +153,22 @@ async fn database_is_kept_for_the_same_corpus_and_replaced_for_another() {
 
     let same = Sql::open(&data, &corpus(&["drain delay"])).unwrap();
     assert_eq!(inode(), first);
-    assert_eq!(sources(&same, "drain").await, ["docs/drain.md"]);
+    assert_eq!(
+        sources(same.clone().ask("drain".into())).await,
+        ["docs/drain.md"]
+    );
 
     let other = Sql::open(&data, &corpus(&["memory limit"])).unwrap();
-    assert!(sources(&other, "drain").await.is_empty());
-    assert_eq!(sources(&other, "memory").await, ["docs/memory.md"]);
+    assert!(sources(other.clone().ask("drain".into())).await.is_empty());
+    assert_eq!(
+        sources(other.clone().ask("memory".into())).await,
+        ["docs/memory.md"]
+    );
     // What is open goes on with the database that it opened.
-    assert_eq!(sources(&same, "drain").await, ["docs/drain.md"]);
+    assert_eq!(
+        sources(same.clone().ask("drain".into())).await,
+        ["docs/drain.md"]
+    );
     assert_eq!(fs::read_dir(&data).unwrap().count(), 1);
 }
 
@@ -161,7 +177,10 @@ async fn broken_database_is_replaced() {
     let data = folder("sql-broken");
     fs::write(data.join("passages.db"), "not a database").unwrap();
     let sql = Sql::open(&data, &corpus(&["drain delay"])).unwrap();
-    assert_eq!(sources(&sql, "drain").await, ["docs/drain.md"]);
+    assert_eq!(
+        sources(sql.clone().ask("drain".into())).await,
+        ["docs/drain.md"]
+    );
 }
 
 #[test]
@@ -176,14 +195,21 @@ fn database_that_cannot_be_put_in_place_leaves_nothing_behind() {
 #[tokio::test]
 async fn chroma_finds_what_the_vector_service_holds_until_it_is_cancelled() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let chroma = Chroma::new(listener.local_addr().unwrap()).unwrap();
+    let chroma = Chroma::new(&url(listener.local_addr().unwrap())).unwrap();
     let index = Index::new(corpus(&["drain delay", "memory limit"]));
     let token = CancellationToken::new();
     let service = tokio::spawn(vector::serve(listener, Arc::new(index), token.clone()));
-    assert_eq!(sources(&chroma, "the drain?").await, ["docs/drain.md"]);
+    assert_eq!(
+        sources(chroma.clone().ask("the drain?".into())).await,
+        ["docs/drain.md"]
+    );
     token.cancel();
     service.await.unwrap();
-    let failure = chroma.ask("the drain?").await.unwrap_err().to_string();
+    let failure = chroma
+        .ask("the drain?".into())
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(
         failure.contains("no answer from http://127.0.0.1:"),
         "{failure}"
@@ -197,9 +223,9 @@ async fn chroma_passes_on_when_to_ask_again() {
         [(header::RETRY_AFTER, "7")],
     );
     let app = Router::new().route("/api/v1/query", post(move || async move { busy }));
-    let chroma = Chroma::new(serve(app).await).unwrap();
-    let failure = json!(chroma.ask("why?").await.unwrap_err());
-    assert_eq!(failure["retry_after_s"], 7);
+    let chroma = Chroma::new(&url(serve(app).await)).unwrap();
+    let failure = chroma.ask("why?".into()).await.unwrap_err();
+    assert_eq!(failure.retry_after(), Some(Duration::from_secs(7)));
 }
 
 #[tokio::test]
@@ -209,8 +235,25 @@ async fn chroma_refuses_answers_that_are_too_large_or_not_understood() {
         ("{}".to_owned(), "missing field"),
     ] {
         let app = Router::new().route("/api/v1/query", post(move || async move { body }));
-        let chroma = Chroma::new(serve(app).await).unwrap();
-        let failure = chroma.ask("why?").await.unwrap_err().to_string();
+        let chroma = Chroma::new(&url(serve(app).await)).unwrap();
+        let failure = chroma.ask("why?".into()).await.unwrap_err().to_string();
         assert!(failure.contains(expected), "{failure}");
     }
+}
+
+#[test]
+fn urls_that_no_vector_service_can_have_are_refused_with_an_example() {
+    for url in [
+        "",
+        "127.0.0.1:8000",
+        "https://127.0.0.1",
+        "http://",
+        "ftp://a",
+        "http://a b",
+    ] {
+        let error = Chroma::new(url).unwrap_err().to_string();
+        assert!(error.contains(&format!("url `{url}` is")), "{error}");
+        assert!(error.contains("http://127.0.0.1:8000"), "{error}");
+    }
+    assert!(Chroma::new("http://localhost:8000/").is_ok());
 }

@@ -42,7 +42,7 @@ fn join(gate: &Gate) -> Caller<'_> {
 }
 
 fn assert_idle(gate: &Gate) {
-    assert_eq!((gate.in_flight(), gate.queued()), (0, 0));
+    assert_eq!((gate.in_flight(), gate.queue().calls), (0, 0));
     assert!(!gate.word().has_line());
 }
 

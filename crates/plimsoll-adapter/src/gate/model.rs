@@ -6,7 +6,8 @@ use crate::AdapterConfig;
 use plimsoll_core::RejectReason;
 use proptest::{collection::vec, prelude::*};
 use std::{
-    collections::BTreeMap, future::poll_fn, pin::pin, sync::Arc, task::Poll, thread, time::Duration,
+    array::from_fn, collections::BTreeMap, future::poll_fn, pin::pin, sync::Arc, task::Poll,
+    thread, time::Duration,
 };
 
 /// What callers and operators do. A number chooses among those who are there.
@@ -162,7 +163,7 @@ fn run(first: Limits, steps: Vec<Step>) {
     }
     callers.clear();
     assert_eq!(
-        (gate.in_flight(), gate.queued(), gate.queued_bytes()),
+        (gate.in_flight(), gate.queue().calls, gate.queue().bytes),
         (0, 0, 0)
     );
 }
@@ -170,8 +171,8 @@ fn run(first: Limits, steps: Vec<Step>) {
 fn assert_alike(gate: &Gate, naive: &Naive, callers: &BTreeMap<usize, Caller<'_>>) {
     assert_eq!(gate.in_flight(), naive.holding.len() as u64);
     assert_eq!(gate.max_in_flight(), naive.limits.in_flight as u64);
-    assert_eq!(gate.queued(), naive.waiting.len() as u64);
-    assert_eq!(gate.queued_bytes(), naive.bytes());
+    assert_eq!(gate.queue().calls, naive.waiting.len() as u64);
+    assert_eq!(gate.queue().bytes, naive.bytes());
     assert_eq!(gate.word().has_line(), !naive.waiting.is_empty());
     for (one, caller) in callers {
         let turn = naive.closed || naive.holding.contains(one);
@@ -217,9 +218,9 @@ fn those_who_leave_the_line_early_take_no_more_than_half_of_it() {
     // From the middle, so that no end of it is cleared.
     line.drain(100..800);
     assert!(places() <= 2 * 202 + Line::KEPT);
-    assert_eq!((gate.queued(), gate.queued_bytes()), (202, 202));
+    assert_eq!((gate.queue().calls, gate.queue().bytes), (202, 202));
     drop((line, first, last));
-    assert_eq!((places(), gate.queued()), (0, 0));
+    assert_eq!((places(), gate.queue().calls), (0, 0));
     assert!(gate.line.lock().waiters.capacity() <= 2 * Line::KEPT);
 }
 
@@ -238,6 +239,23 @@ fn place_is_not_lost_where_others_left_early() {
         caller.poll();
         assert!(caller.slot.take().is_some(), "in order");
     }
+    assert_eq!(gate.in_flight(), 0);
+}
+
+#[test]
+fn slot_that_is_there_for_those_who_wait_is_not_a_newcomers() {
+    let gate = Gate::new(&config(1, 9));
+    let slot = gate.try_enter().unwrap().unwrap();
+    let mut waiting = Caller::join(&gate, 0);
+    // Between the change and the handing over, where another thread may come.
+    gate.configure(&config(2, 9));
+    assert!(gate.try_enter().unwrap().is_none());
+    let late = Caller::join(&gate, 0);
+    assert!(late.place.is_some());
+    gate.hand_over();
+    waiting.poll();
+    assert!(waiting.slot.is_some());
+    drop((slot, waiting, late));
     assert_eq!(gate.in_flight(), 0);
 }
 
@@ -291,33 +309,31 @@ fn slots_are_neither_lost_nor_made_when_limits_change_under_load() {
             })
         })
         .collect();
-    let changing: Vec<_> = (0..2)
-        .map(|seed| {
-            let gate = gate.clone();
-            thread::spawn(move || {
-                let mut rng = fastrand::Rng::with_seed(seed);
-                for _ in 0..ROUNDS {
-                    gate.configure(&config(rng.usize(1..=MOST)));
-                    gate.hand_over();
-                }
-            })
+    let changing = [0, 1].map(|seed| {
+        let gate = gate.clone();
+        thread::spawn(move || {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            for _ in 0..ROUNDS {
+                gate.configure(&config(rng.usize(1..=MOST)));
+                gate.hand_over();
+            }
         })
-        .collect();
-    changing
-        .into_iter()
-        .for_each(|thread| thread.join().unwrap());
+    });
+    for thread in changing {
+        thread.join().unwrap();
+    }
     runtime.block_on(async {
         for task in tasks {
             task.await.unwrap();
         }
     });
     assert_eq!(
-        (gate.in_flight(), gate.queued(), gate.queued_bytes()),
+        (gate.in_flight(), gate.queue().calls, gate.queue().bytes),
         (0, 0, 0)
     );
     for slots in [3, 7, 1] {
         gate.configure(&config(slots));
-        let taken: Vec<_> = (0..MOST).map_while(|_| gate.try_enter().unwrap()).collect();
-        assert_eq!(taken.len(), slots);
+        let taken: [_; MOST] = from_fn(|_| gate.try_enter().unwrap());
+        assert_eq!(taken.iter().flatten().count(), slots);
     }
 }

@@ -6,6 +6,7 @@ mod calls;
 mod cancel;
 mod many;
 mod panics;
+mod reconfigure;
 mod records;
 mod retry;
 mod set;

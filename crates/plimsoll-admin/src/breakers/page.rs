@@ -88,7 +88,7 @@ impl Page {
 }
 
 /// Refuses parameters where none is known, so that none is thought to have been heeded.
-pub(super) fn no_parameters(uri: &Uri) -> Result<(), Problem> {
+pub(crate) fn no_parameters(uri: &Uri) -> Result<(), Problem> {
     match parameters(uri).next() {
         Some((name, value)) => Err(wrong(name, value, "this takes no parameters, leave it out")),
         None => Ok(()),

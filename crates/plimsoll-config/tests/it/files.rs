@@ -131,3 +131,11 @@ fn a_file_has_four_mebibytes_and_no_more() {
         assert_eq!(told(&error), ["x: is larger than 4 MiB"]);
     }
 }
+
+#[test]
+fn a_file_tells_where_it_has_a_key() {
+    let file = File::parse("x", "a: 1\n\"b\": {c: 2}\n").unwrap();
+    let place = |key| file.place_of(key).map(|source| source.to_string());
+    assert_eq!(place("b").as_deref(), Some("x:2:1"));
+    assert_eq!((place("c"), File::empty().place_of("a")), (None, None));
+}

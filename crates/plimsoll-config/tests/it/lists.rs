@@ -61,6 +61,11 @@ fn a_group_that_an_item_turns_on_itself_is_none_of_the_general_one() {
     let retries = items[1].1.general.retries;
     assert_eq!(retries.map(|retries| retries.attempts), Some(3));
     let key = "adapters.b.general.retries.attempts";
+    let variable = "APP__ADAPTERS__B__GENERAL__RETRIES";
+    assert_eq!(shown(&values, key), format!("3 ({variable})"));
+    // By a setting, the others are those of the code.
+    let variables = [("APP__ADAPTERS__B__GENERAL__RETRIES__WAIT", "2s")];
+    let values = good(config, adapters, &variables).1;
     assert_eq!(shown(&values, key), "3 (code)");
 }
 

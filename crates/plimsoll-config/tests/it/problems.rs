@@ -246,9 +246,9 @@ fn what_somebody_else_finds_is_told_with_the_rest() {
     assert_eq!(
         told(&reading.finish().unwrap_err()),
         [
-            "code: nobody listens",
             "config.yaml:1:1: `bounds.high` is 20, but must be at least low, 30",
             "config.yaml:3:1: `note` is rude",
+            "code: nobody listens",
         ]
     );
 }

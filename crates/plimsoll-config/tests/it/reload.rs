@@ -18,8 +18,6 @@ fn a_reload_tells_what_changed_in_the_order_of_the_settings() {
         [
             "bounds.low: 1 → 2 (config.yaml:1:15)",
             "retries.attempts: nothing → 5 (config.yaml:3:21), after a restart",
-            "retries.wait: nothing → 1s (code), after a restart",
-            "retries: off → nothing, after a restart",
         ]
     );
 }
@@ -51,17 +49,28 @@ fn a_change_says_whether_it_counts_now() {
 }
 
 #[test]
-fn items_come_and_go_with_all_they_have() {
+fn items_come_and_go_with_what_was_said_of_them() {
     let list = |adapters| read_list("", adapters, &[]).unwrap().1;
-    let (one, two) = (list("adapters: [{name: a}]"), list("adapters: [{name: b}]"));
+    let one = list("adapters: [{name: a, limit: 5}]");
+    let two = list("adapters: [{name: b, limit: 6, general: {retries: on}}]");
     let changes = changes(&one, &two);
-    assert_eq!(changes.len(), 8);
-    assert!(
-        changes[0].starts_with("adapters.b.limit: nothing → off (code)"),
-        "{changes:?}"
+    assert_eq!(
+        changes,
+        [
+            "adapters.b.limit: nothing → 6 (adapters.yaml:1:29), after a restart",
+            "adapters.b.general.retries.attempts: nothing → 3 (adapters.yaml:1:51), after a restart",
+            "adapters.b.general.retries.wait: nothing → 1s (adapters.yaml:1:51), after a restart",
+            "adapters.a.limit: 5 → nothing, after a restart",
+        ]
     );
-    assert!(
-        changes[4].starts_with("adapters.a.limit: off → nothing"),
-        "{changes:?}"
-    );
+}
+
+#[test]
+fn a_group_that_is_turned_on_or_off_is_a_change_however_it_is_said() {
+    let off = good("", &[]).1;
+    for yaml in ["retries: on", "retries: {}", "retries: {attempts: 3}"] {
+        let on = good(yaml, &[]).1;
+        assert!(!changes(&off, &on).is_empty(), "{yaml}");
+        assert!(!changes(&on, &off).is_empty(), "{yaml}");
+    }
 }

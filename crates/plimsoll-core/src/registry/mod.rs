@@ -16,7 +16,8 @@
 //! A sweep is *overdue* when it is late by more than its interval (and by more than a second).
 //! Each case is reported once: by the sweeper when it comes late, or before that by
 //! [`Registry::check_overdue`]. A thread of its own should call that one, because a sweeper whose
-//! runtime is blocked cannot report itself.
+//! runtime is blocked cannot report itself. Whoever reports it also tells
+//! [who asked to be told](Registry::on_overdue).
 //!
 //! A holding that panics is counted, logged, and swept again after the idle interval. The others
 //! do not notice.
@@ -154,7 +155,14 @@ struct Inner {
     config: RegistryConfig,
     /// Tells the sweeper that an earlier due time was added, or that the registry is gone.
     wake: Arc<Notify>,
+    on_overdue: Mutex<OnOverdue>,
 }
+
+type Callback = Arc<dyn Fn(&Overdue) + Send + Sync>;
+
+/// Whom to tell of sweeps that are overdue. Not called under a lock.
+#[derive(Clone, Default)]
+struct OnOverdue(Option<Callback>);
 
 // === impl Registry ===
 
@@ -173,6 +181,7 @@ impl Registry {
                 table: Mutex::new(Table::new(config.max_holdings)),
                 config,
                 wake: Arc::new(Notify::new()),
+                on_overdue: Mutex::new(OnOverdue::default()),
             }),
         }
     }
@@ -209,6 +218,27 @@ impl Registry {
         inserted?;
         self.inner.wake.notify_one();
         Ok(holding)
+    }
+
+    /// Forgets a holding before its last handle is dropped, and says whether it was registered.
+    ///
+    /// It is neither swept nor closed any more, and its name is free for another. A sweep that is
+    /// under way goes on.
+    #[expect(
+        clippy::must_use_candidate,
+        reason = "it is not registered afterwards, whatever the answer"
+    )]
+    pub fn unregister<H: Holding>(&self, holding: &H) -> bool {
+        let bounded = holding.bounded();
+        // In a statement of its own: what held the holding is dropped under no lock.
+        let forgotten = self.inner.table.lock().unregister(&bounded);
+        match forgotten {
+            Some((name, _held)) => {
+                metrics::forget(name);
+                true
+            }
+            None => false,
+        }
     }
 
     /// Every living holding, in order of registration.
@@ -283,13 +313,27 @@ impl Registry {
 
     /// Reports the holdings whose sweep has become overdue, each once until it is swept.
     ///
-    /// Each is also counted and logged as a warning.
+    /// Each is also counted, logged as a warning, and told to the
+    /// [callback](Self::on_overdue).
     #[expect(
         clippy::must_use_candidate,
         reason = "what it reports is counted and logged anyway"
     )]
     pub fn check_overdue(&self) -> Vec<Overdue> {
         self.inner.check_overdue(Instant::now())
+    }
+
+    /// Has `callback` called each time a sweep becomes overdue, in place of the one before.
+    ///
+    /// It is called once for each time that a sweep is counted and logged as overdue, by whoever
+    /// notices: the sweeper, or the caller of [`check_overdue`](Self::check_overdue). It must return
+    /// soon, and should not keep a handle to this registry, which would keep the registry alive. If
+    /// it panics, that is logged, and nothing else comes of it.
+    pub fn on_overdue(&self, callback: impl Fn(&Overdue) + Send + Sync + 'static) {
+        let new = OnOverdue(Some(Arc::new(callback)));
+        let old = std::mem::replace(&mut *self.inner.on_overdue.lock(), new);
+        // Dropping it runs what others wrote, so that is done under no lock.
+        drop(old);
     }
 
     /// Writes what every holding holds to the installed `metrics` recorder. Call it before a
@@ -499,7 +543,7 @@ impl fmt::Display for UnknownHolding {
 
 impl std::error::Error for UnknownHolding {}
 
-// === impl SweepStats, HoldingSnapshot, Overdue ===
+// === impl SweepStats, HoldingSnapshot, OnOverdue ===
 
 impl SweepStats {
     fn record(&mut self, report: SweepReport, now: Instant) {
@@ -526,15 +570,20 @@ impl HoldingSnapshot {
     }
 }
 
-impl Overdue {
-    fn report(&self) {
-        let Self {
-            name,
-            late,
-            interval,
-        } = self;
-        metrics::overdue(*name);
-        tracing::warn!(holding = %name, ?late, ?interval, "sweep overdue");
+impl OnOverdue {
+    fn tell(&self, overdue: &Overdue) {
+        let Some(callback) = &self.0 else { return };
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| callback(overdue))) {
+            tracing::error!(holding = %overdue.name, "the callback of an overdue sweep panicked");
+            // What was thrown may throw again.
+            calmly(|| drop(panic));
+        }
+    }
+}
+
+impl fmt::Debug for OnOverdue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("OnOverdue").field(&self.0.is_some()).finish()
     }
 }
 
@@ -560,8 +609,22 @@ impl Inner {
 
     fn check_overdue(&self, now: Instant) -> Vec<Overdue> {
         let overdue = self.table.lock().newly_overdue(now);
-        overdue.iter().for_each(Overdue::report);
+        overdue.iter().for_each(|overdue| self.report(overdue));
         overdue
+    }
+
+    /// Counts, logs and tells, under no lock.
+    fn report(&self, overdue: &Overdue) {
+        let Overdue {
+            name,
+            late,
+            interval,
+        } = overdue;
+        metrics::overdue(*name);
+        tracing::warn!(holding = %name, ?late, ?interval, "sweep overdue");
+        // Another may be set meanwhile, even by this one.
+        let callback = self.on_overdue.lock().clone();
+        callback.tell(overdue);
     }
 }
 

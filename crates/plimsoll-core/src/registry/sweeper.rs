@@ -227,7 +227,7 @@ impl Inner {
                     overdue,
                 })) => {
                     if let Some(overdue) = overdue {
-                        overdue.report();
+                        self.report(&overdue);
                     }
                     under_way.push_back((id, Slices::new(name, holding)));
                 }

@@ -42,7 +42,7 @@ struct Entry {
     stats: SweepStats,
 }
 
-enum Held {
+pub(crate) enum Held {
     Weakly(Weak<dyn Bounded>),
     Strongly(Arc<dyn Bounded>),
 }
@@ -279,13 +279,24 @@ impl Table {
         living
     }
 
-    fn remove(&mut self, id: Id) {
-        if let Some(entry) = self.entries.remove(&id) {
-            self.names.remove(&entry.name);
-            if let Schedule::Waiting(due) = entry.schedule {
-                self.due.remove(&(due, id));
-            }
+    /// Forgets this very holding, if it is here. What held it is handed over, since its drop may
+    /// run the holding's.
+    pub(crate) fn unregister(&mut self, holding: &Arc<dyn Bounded>) -> Option<(Name, Held)> {
+        let id = *self.names.get(holding.name())?;
+        if !self.entries.get(&id)?.is(holding) {
+            return None;
         }
+        let entry = self.remove(id)?;
+        Some((entry.name, entry.holding))
+    }
+
+    fn remove(&mut self, id: Id) -> Option<Entry> {
+        let entry = self.entries.remove(&id)?;
+        self.names.remove(&entry.name);
+        if let Schedule::Waiting(due) = entry.schedule {
+            self.due.remove(&(due, id));
+        }
+        Some(entry)
     }
 }
 
@@ -319,6 +330,15 @@ impl Entry {
             Held::Weakly(holding) => holding.upgrade(),
             Held::Strongly(holding) => Some(holding.clone()),
         }
+    }
+
+    /// Whether it is this very holding.
+    fn is(&self, holding: &Arc<dyn Bounded>) -> bool {
+        let known = match &self.holding {
+            Held::Weakly(holding) => holding.as_ptr(),
+            Held::Strongly(holding) => Arc::as_ptr(holding),
+        };
+        std::ptr::addr_eq(known, Arc::as_ptr(holding))
     }
 
     /// Tells without a strong reference, whose drop would run the holding's under our lock.

@@ -1,0 +1,581 @@
+//! A configuration while the service runs: who goes by it, and what becomes of a change.
+
+use super::{
+    AdapterSettings, AdapterSpec, Config, ConfigFiles, FaultTolerance,
+    files::{ADAPTERS, GENERAL, Sources},
+};
+use plimsoll_adapter::{AdapterConfig, AdapterControl};
+use plimsoll_config::{
+    Change, Configuration, Effective, Listed, LoadError, Reading, Reload, Source, watch::Watcher,
+};
+use plimsoll_core::{Lifecycle, settings::Value};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+use tokio::task::spawn_blocking;
+
+/// The configuration of a service, whatever settings its adapters have.
+#[derive(Clone)]
+pub(crate) struct Handle(pub(super) Arc<dyn Reloads>);
+
+pub(crate) trait Reloads: Configuration {
+    /// Has an adapter that was made in code go by the files, now and after each change.
+    fn add(&self, adapter: AdapterControl) -> Result<(), LoadError>;
+
+    /// Reads the files again if they are others than before.
+    fn reload_if_changed(&self);
+
+    /// The files to watch.
+    fn watched(&self) -> Vec<PathBuf>;
+
+    /// Says which adapters the files and variables name that are not there.
+    fn warn_of_strangers(&self);
+}
+
+impl Handle {
+    /// That of a service without files.
+    pub(crate) fn of_code(code: Config) -> Self {
+        Self(Arc::new(Live::<()>::without_files(code)))
+    }
+
+    pub(crate) fn configuration(&self) -> Arc<dyn Configuration> {
+        self.0.clone()
+    }
+}
+
+impl std::ops::Deref for Handle {
+    type Target = dyn Reloads;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").finish_non_exhaustive()
+    }
+}
+
+/// An adapter that is to be, and where the files say so.
+pub(crate) struct Placed<X> {
+    pub(crate) spec: AdapterSpec<X>,
+    pub(crate) source: Source,
+}
+
+/// Adapters that come and go with what the files say.
+pub(crate) trait Fitted<X>: Send {
+    /// Makes what has to be made so that the adapters are these, and returns what is left to do.
+    /// Problems go to the reading; if there are any, nothing is done.
+    fn prepare(
+        &self,
+        placed: &[Placed<X>],
+        general: &FaultTolerance,
+        reading: &mut Reading,
+    ) -> Box<dyn FnOnce() + Send>;
+}
+
+/// Reads the files again whenever they have changed, until the service ends.
+pub(crate) fn watch(live: &Handle, lifecycle: &Lifecycle) {
+    let files = live.watched();
+    if files.is_empty() {
+        return;
+    }
+    let live = live.clone();
+    let ended = lifecycle.cancellation_token();
+    let task = async move {
+        let mut watcher = Watcher::new(files.iter().map(PathBuf::as_path));
+        while ended.run_until_cancelled(watcher.changed()).await.is_some() {
+            let live = live.clone();
+            // Adapters that are made may block.
+            let reloaded = spawn_blocking(move || live.reload_if_changed()).await;
+            if let Err(error) = reloaded {
+                tracing::error!(%error, "reading the configuration ended early");
+            }
+        }
+    };
+    if let Err(error) = lifecycle.spawn("config-watch", task) {
+        tracing::error!(%error, "the configuration is not watched");
+    }
+}
+
+/// See [`Handle`].
+pub(crate) struct Live<X> {
+    files: ConfigFiles,
+    /// What the code says.
+    code: Config,
+    /// Held while the configuration is changed.
+    state: Mutex<State<X>>,
+    /// Never held for long.
+    shown: Mutex<Shown>,
+}
+
+struct State<X> {
+    sources: Sources,
+    coded: Vec<Coded>,
+    fitted: Option<Box<dyn Fitted<X>>>,
+    /// The texts of files that could not be used, so that they are told of once.
+    refused: Option<[String; 2]>,
+}
+
+/// An adapter that was made in code.
+struct Coded {
+    adapter: AdapterControl,
+    /// What the code says of it.
+    config: AdapterConfig,
+}
+
+struct Shown {
+    /// What the service was started with, as far as that does not change.
+    config: Config,
+    values: Vec<Effective>,
+    problem: Option<LoadError>,
+}
+
+/// Everything that was read.
+struct Read<X> {
+    reading: Reading,
+    config: Config,
+    /// Adapters that are to be made.
+    placed: Vec<Placed<X>>,
+    /// What adapters that were made in code are to be like.
+    told: Vec<(AdapterControl, AdapterConfig)>,
+}
+
+/// Whether a setting counts while the service runs.
+fn is_live(key: &str) -> bool {
+    let group = key.split_once('.').map_or(key, |(group, _)| group);
+    matches!(group, ADAPTERS | GENERAL)
+}
+
+impl<X: AdapterSettings> Live<X> {
+    pub(super) fn load(files: ConfigFiles, code: Config, strict: bool) -> Result<Self, LoadError> {
+        let sources = files.read()?;
+        let Read {
+            mut reading,
+            config,
+            placed,
+            ..
+        } = read::<X>(&code, &sources, &[]);
+        if strict {
+            let names: Vec<_> = placed.iter().map(|placed| &*placed.spec.name).collect();
+            reading.other_items(ADAPTERS, &names, &sources.environment);
+        }
+        let values = reading.finish()?;
+        Ok(Self::new(files, code, sources, config, values))
+    }
+
+    fn without_files(code: Config) -> Self {
+        let sources = Sources::empty();
+        let Read {
+            reading, config, ..
+        } = read::<X>(&code, &sources, &[]);
+        // Whoever starts the service checks its settings and says what is wrong with them.
+        let values = reading.finish().unwrap_or_default();
+        Self::new(ConfigFiles::none(), code, sources, config, values)
+    }
+
+    fn new(
+        files: ConfigFiles,
+        code: Config,
+        sources: Sources,
+        config: Config,
+        values: Vec<Effective>,
+    ) -> Self {
+        Self {
+            files,
+            code,
+            state: Mutex::new(State {
+                sources,
+                coded: Vec::new(),
+                fitted: None,
+                refused: None,
+            }),
+            shown: Mutex::new(Shown {
+                config,
+                values,
+                problem: None,
+            }),
+        }
+    }
+
+    pub(super) fn config(&self) -> Config {
+        lock(&self.shown).config.clone()
+    }
+
+    /// Has adapters come and go with what the files say, from now on.
+    pub(crate) fn fit(&self, fitted: Box<dyn Fitted<X>>) -> Result<(), LoadError> {
+        let mut state = lock(&self.state);
+        state.fitted = Some(fitted);
+        let State {
+            sources,
+            coded,
+            fitted,
+            ..
+        } = &*state;
+        let read = read(&self.code, sources, coded);
+        match apply(read, fitted.as_deref()) {
+            Ok((_, values)) => lock(&self.shown).values = values,
+            Err(error) => {
+                state.fitted = None;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn change(&self, state: &mut State<X>, sources: Sources) -> Result<Reload, LoadError> {
+        state.coded.retain(|coded| coded.adapter.is_alive());
+        let mut read = read(&self.code, &sources, &state.coded);
+        if state.fitted.is_some() {
+            let names = read.names();
+            let names: Vec<_> = names.iter().map(String::as_str).collect();
+            let environment = &sources.environment;
+            read.reading.other_items(ADAPTERS, &names, environment);
+        }
+        let (config, mut values) = apply(read, state.fitted.as_deref())?;
+        state.sources = sources;
+        let mut shown = lock(&self.shown);
+        shown.config.fault_tolerance = config.fault_tolerance;
+        let mut reload = Reload::between(&shown.values, &values, is_live);
+        let comings = comings_and_goings(&shown.values, &values);
+        reload.changes.splice(0..0, comings);
+        // What does not count yet is not shown as if it did.
+        let before: HashMap<_, _> = shown.values.iter().map(|old| (&*old.key, old)).collect();
+        for value in &mut values {
+            if let Some(old) = before.get(&*value.key)
+                && !is_live(&value.key)
+                && old.value != value.value
+            {
+                *value = (*old).clone();
+            }
+        }
+        shown.values = values;
+        Ok(reload)
+    }
+
+    fn reload_from(&self, sources: Result<Sources, LoadError>) -> Result<Reload, LoadError> {
+        let mut state = lock(&self.state);
+        let result = sources.and_then(|sources| self.change(&mut state, sources));
+        drop(state);
+        tell(&result);
+        lock(&self.shown).problem = result.as_ref().err().cloned();
+        result
+    }
+}
+
+impl<X> Live<X> {
+    pub(super) fn shown_values(&self) -> Vec<Effective> {
+        lock(&self.shown).values.clone()
+    }
+}
+
+impl<X: AdapterSettings> Configuration for Live<X> {
+    fn values(&self) -> Vec<Effective> {
+        self.shown_values()
+    }
+
+    fn problem(&self) -> Option<LoadError> {
+        lock(&self.shown).problem.clone()
+    }
+
+    fn reload(&self) -> Result<Reload, LoadError> {
+        self.reload_from(self.files.read())
+    }
+}
+
+impl<X: AdapterSettings> Reloads for Live<X> {
+    fn add(&self, adapter: AdapterControl) -> Result<(), LoadError> {
+        let Some(config) = adapter.config() else {
+            return Ok(());
+        };
+        let mut state = lock(&self.state);
+        state.coded.retain(|coded| coded.adapter.is_alive());
+        let coded = Coded { adapter, config };
+        let mut reading = Reading::new();
+        let sources = &state.sources;
+        // For where the settings come from that all adapters have in common.
+        self.code.clone().read(&mut reading, sources);
+        let items = reading.items(ADAPTERS, &sources.adapters);
+        let name = coded.adapter.name();
+        let item = items.into_iter().find(|item| item.name() == name.as_str());
+        let item = item.unwrap_or_else(|| Listed::in_code(name.as_str()));
+        let config = coded.read::<X>(&item, &mut reading, sources);
+        coded.check(&config, &mut reading);
+        let values = reading.finish()?;
+        coded.tell(config);
+        let prefix = format!("{ADAPTERS}.{name}.");
+        let is_its = |value: &Effective| value.key.starts_with(&prefix);
+        let mut shown = lock(&self.shown);
+        shown.values.retain(|value| !is_its(value));
+        shown.values.extend(values.into_iter().filter(is_its));
+        drop(shown);
+        state.coded.push(coded);
+        Ok(())
+    }
+
+    fn reload_if_changed(&self) {
+        let sources = self.files.read();
+        if let Ok(sources) = &sources {
+            let mut state = lock(&self.state);
+            let texts = sources.texts();
+            if texts == state.sources.texts() || state.refused.as_ref() == Some(&texts) {
+                return;
+            }
+            state.refused = Some(texts);
+        }
+        if self.reload_from(sources).is_ok() {
+            lock(&self.state).refused = None;
+        }
+    }
+
+    fn watched(&self) -> Vec<PathBuf> {
+        match self.files.watches() {
+            true => self.files.paths().map(PathBuf::from).to_vec(),
+            false => Vec::new(),
+        }
+    }
+
+    fn warn_of_strangers(&self) {
+        let state = lock(&self.state);
+        if state.fitted.is_some() {
+            return;
+        }
+        let mut reading = Reading::new();
+        let names: Vec<_> = state
+            .coded
+            .iter()
+            .map(|coded| coded.adapter.name())
+            .collect();
+        let names: Vec<_> = names.iter().map(|name| name.as_str()).collect();
+        reading.other_items(ADAPTERS, &names, &state.sources.environment);
+        for item in reading.items(ADAPTERS, &state.sources.adapters) {
+            if !names.contains(&item.name()) {
+                let key = format!("{ADAPTERS}.{}", item.name());
+                reading.problem(item.source().clone(), key, "is no adapter of this program");
+            }
+        }
+        if let Err(error) = reading.finish() {
+            tracing::warn!("{error}");
+        }
+    }
+}
+
+impl Config {
+    /// Has it say what the files and variables do.
+    fn read(&mut self, reading: &mut Reading, sources: &Sources) {
+        reading.root(self, &[ADAPTERS], &sources.config, &sources.environment);
+    }
+}
+
+impl Coded {
+    /// What it is to be like by what the files and variables say of it, and of all adapters.
+    fn read<X: AdapterSettings>(
+        &self,
+        item: &Listed<'_>,
+        reading: &mut Reading,
+        sources: &Sources,
+    ) -> AdapterConfig {
+        let Sources {
+            config: file,
+            environment,
+            ..
+        } = sources;
+        let mut config = self.config.clone();
+        let others = &["record_threshold"];
+        reading.overlay(GENERAL, &mut config, others, file, environment);
+        let mut spec = AdapterSpec::<X>::new(item.name(), config);
+        reading.item(ADAPTERS, item, GENERAL, &mut spec, environment);
+        spec.config
+    }
+
+    fn check(&self, config: &AdapterConfig, reading: &mut Reading) {
+        if let Err(error) = self.adapter.check(config) {
+            let name = self.adapter.name();
+            reading.refused(
+                &format!("{ADAPTERS}.{name}.{GENERAL}"),
+                &error,
+                &Source::Code,
+            );
+        }
+    }
+
+    fn tell(&self, config: AdapterConfig) {
+        tell_adapter(&self.adapter, config);
+    }
+}
+
+pub(crate) fn tell_adapter(adapter: &AdapterControl, config: AdapterConfig) {
+    // What changed nothing is not told: it would only cost a look at every limit.
+    if adapter.config().as_ref() == Some(&config) {
+        return;
+    }
+    if let Err(error) = adapter.reconfigure(config) {
+        let adapter = adapter.name();
+        // Not so: it was checked.
+        tracing::error!(%adapter, %error, "the adapter stays as it was");
+    }
+}
+
+fn read<X: AdapterSettings>(code: &Config, sources: &Sources, coded: &[Coded]) -> Read<X> {
+    let mut reading = Reading::new();
+    let mut config = code.clone();
+    config.read(&mut reading, sources);
+    if let Some(source) = sources.config.place_of(ADAPTERS) {
+        let what = "belong into adapters.yaml, next to this file";
+        reading.problem(source, ADAPTERS, what);
+    }
+    let coded_by_name: HashMap<_, _> = coded
+        .iter()
+        .map(|coded| (coded.adapter.name(), coded))
+        .collect();
+    let items = reading.items(ADAPTERS, &sources.adapters);
+    let mut placed = Vec::new();
+    let mut told = HashMap::new();
+    for item in &items {
+        if let Some(coded) = coded_by_name.get(item.name()) {
+            let config = coded.read::<X>(item, &mut reading, sources);
+            told.insert(coded.adapter.name(), config);
+            continue;
+        }
+        let general = config.fault_tolerance.adapter.clone();
+        let mut spec = AdapterSpec::new(item.name(), general);
+        reading.item(ADAPTERS, item, GENERAL, &mut spec, &sources.environment);
+        placed.push(Placed {
+            spec,
+            source: item.source().clone(),
+        });
+    }
+    let told = coded.iter().map(|coded| {
+        let name = coded.adapter.name();
+        let config = told.remove(&name).unwrap_or_else(|| {
+            let item = Listed::in_code(name.as_str());
+            coded.read::<X>(&item, &mut reading, sources)
+        });
+        coded.check(&config, &mut reading);
+        (coded.adapter.clone(), config)
+    });
+    let told = told.collect();
+    Read {
+        reading,
+        config,
+        placed,
+        told,
+    }
+}
+
+impl<X> Read<X> {
+    /// The names of all adapters.
+    fn names(&self) -> Vec<String> {
+        let placed = self.placed.iter().map(|placed| placed.spec.name.clone());
+        let told = self
+            .told
+            .iter()
+            .map(|(adapter, _)| adapter.name().to_string());
+        placed.chain(told).collect()
+    }
+}
+
+/// Does what was read, if nothing is wrong with it.
+fn apply<X>(
+    read: Read<X>,
+    fitted: Option<&dyn Fitted<X>>,
+) -> Result<(Config, Vec<Effective>), LoadError> {
+    let Read {
+        mut reading,
+        config,
+        placed,
+        told,
+    } = read;
+    let general = &config.fault_tolerance;
+    let fit = fitted.map(|fitted| fitted.prepare(&placed, general, &mut reading));
+    let values = reading.finish()?;
+    for (adapter, config) in told {
+        tell_adapter(&adapter, config);
+    }
+    if let Some(fit) = fit {
+        fit();
+    }
+    Ok((config, values))
+}
+
+/// Adapters that are there now and were not, and the other way round.
+fn comings_and_goings(old: &[Effective], new: &[Effective]) -> Vec<Change> {
+    let (old, new) = (adapters_of(old), adapters_of(new));
+    let there = Value::Word("there");
+    let come = new.iter().filter(|(name, _)| !old.contains_key(*name));
+    let come = come.map(|(name, source)| (name, None, Some(there.clone()), source));
+    let gone = old.iter().filter(|(name, _)| !new.contains_key(*name));
+    let gone = gone.map(|(name, source)| (name, Some(there.clone()), None, source));
+    let changes = come.chain(gone).map(|(name, old, new, source)| {
+        let key = format!("{ADAPTERS}.{name}");
+        Change::new(key, old, new, (*source).clone(), true)
+    });
+    changes.collect()
+}
+
+fn adapters_of(values: &[Effective]) -> BTreeMap<&str, &Source> {
+    let mut adapters = BTreeMap::new();
+    for value in values {
+        let rest = value.key.strip_prefix(ADAPTERS);
+        let rest = rest.and_then(|rest| rest.strip_prefix('.'));
+        if let Some((name, _)) = rest.and_then(|rest| rest.split_once('.')) {
+            // The first that was given tells where to look.
+            let source = adapters.entry(name).or_insert(&value.source);
+            if **source == Source::Code {
+                *source = &value.source;
+            }
+        }
+    }
+    adapters
+}
+
+/// Says what came of a reload, for whoever reads the log and the metrics.
+fn tell(result: &Result<Reload, LoadError>) {
+    match result {
+        Ok(Reload { changes, .. }) => {
+            for change in changes {
+                log(change);
+            }
+            tracing::info!(changes = changes.len(), "configuration read");
+        }
+        Err(error) => tracing::error!("configuration refused, nothing was changed: {error}"),
+    }
+    #[cfg(feature = "metrics")]
+    {
+        let result = if result.is_ok() { "ok" } else { "refused" };
+        metrics::counter!("plimsoll_config_reloads_total", "result" => result).increment(1);
+    }
+}
+
+fn log(change: &Change) {
+    let Change {
+        key,
+        old,
+        new,
+        source,
+        applied,
+        ..
+    } = change;
+    let old = old.as_ref().map(tracing::field::display);
+    let new = new.as_ref().map(tracing::field::display);
+    match applied {
+        true => tracing::info!(key, old, new, %source, "setting changed"),
+        false => tracing::warn!(key, old, new, %source, "setting changes after a restart"),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<X> fmt::Debug for Live<X> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Live")
+            .field("files", &self.files)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,180 @@
+//! The settings of a service: in code, in files, in the environment.
+
+#[cfg(feature = "config")]
+mod adapters;
+#[cfg(feature = "config")]
+mod files;
+#[cfg(feature = "config")]
+pub(crate) mod fitted;
+#[cfg(feature = "config")]
+pub(crate) mod live;
+
+#[cfg(feature = "config")]
+mod schema;
+
+#[cfg(feature = "config")]
+pub use self::adapters::{AdapterSettings, AdapterSpec};
+#[cfg(feature = "config")]
+pub use self::files::{ConfigFiles, Loaded};
+#[cfg(feature = "config")]
+pub use self::schema::{adapters_schema, config_schema};
+
+#[cfg(feature = "adapter")]
+use plimsoll_adapter::{AdapterConfig, RecordThreshold};
+#[cfg(feature = "admin")]
+use plimsoll_admin::ControlConfig;
+use plimsoll_core::{
+    LifecycleConfig, RegistryConfig,
+    settings::{self, Fields, Settings},
+};
+#[cfg(feature = "http")]
+use plimsoll_http::ServerConfig;
+
+/// The settings of a [`Plimsoll`](crate::Plimsoll), part by part.
+///
+/// Every part has defaults that suit a small service; a part is replaced as a whole. With the
+/// feature `config`, [`load`](Self::load) has files and the environment override what the code
+/// says.
+///
+/// ```
+/// use plimsoll::{Config, LifecycleConfig};
+/// use std::time::Duration;
+///
+/// let config = Config::new()
+///     .lifecycle(LifecycleConfig::default().drain_delay(Duration::from_secs(10)));
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "settings do nothing until a service is started with them"]
+pub struct Config {
+    pub(crate) registry: RegistryConfig,
+    pub(crate) lifecycle: LifecycleConfig,
+    #[cfg(feature = "http")]
+    pub(crate) server: ServerConfig,
+    #[cfg(feature = "admin")]
+    pub(crate) control: Option<ControlConfig>,
+    #[cfg(feature = "adapter")]
+    pub(crate) fault_tolerance: FaultTolerance,
+    /// The files it was read from, to be read again.
+    #[cfg(feature = "config")]
+    pub(crate) live: Option<live::Handle>,
+}
+
+/// What all adapters have in common unless one says otherwise.
+#[cfg(feature = "adapter")]
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FaultTolerance {
+    pub(crate) adapter: AdapterConfig,
+    pub(crate) record_threshold: RecordThreshold,
+}
+
+impl Config {
+    /// The defaults of every part.
+    pub fn new() -> Self {
+        Self {
+            registry: RegistryConfig::default(),
+            lifecycle: LifecycleConfig::default(),
+            #[cfg(feature = "http")]
+            server: ServerConfig::default(),
+            #[cfg(feature = "admin")]
+            control: Some(ControlConfig::new()),
+            #[cfg(feature = "adapter")]
+            fault_tolerance: FaultTolerance::default(),
+            #[cfg(feature = "config")]
+            live: None,
+        }
+    }
+
+    /// Sets how holdings are swept.
+    pub fn registry(mut self, registry: RegistryConfig) -> Self {
+        self.registry = registry;
+        self
+    }
+
+    /// Sets how the service stops, and how many tasks it may have.
+    pub fn lifecycle(mut self, lifecycle: LifecycleConfig) -> Self {
+        self.lifecycle = lifecycle;
+        self
+    }
+
+    /// Sets what [`Plimsoll::serve`](crate::Plimsoll::serve) takes from its clients.
+    #[cfg(feature = "http")]
+    pub fn server(mut self, server: ServerConfig) -> Self {
+        self.server = server;
+        self
+    }
+
+    /// Sets where the probe and admin listeners are, and who may use them.
+    ///
+    /// Defaults to one listener for both on `127.0.0.1:8081`.
+    #[cfg(feature = "admin")]
+    pub fn control(mut self, control: ControlConfig) -> Self {
+        self.control = Some(control);
+        self
+    }
+
+    /// Sets the limits of adapters that are made from a file, as far as the file does not.
+    #[cfg(feature = "adapter")]
+    pub fn adapters(mut self, adapter: AdapterConfig) -> Self {
+        self.fault_tolerance.adapter = adapter;
+        self
+    }
+
+    /// Sets how many records the histories of adapters that are made from a file may hold
+    /// together. 80 % of their caps by default.
+    #[cfg(feature = "adapter")]
+    pub fn record_threshold(mut self, threshold: RecordThreshold) -> Self {
+        self.fault_tolerance.record_threshold = threshold;
+        self
+    }
+
+    /// Starts neither probe nor admin listener, and leaves the metrics recorder alone.
+    #[cfg(feature = "admin")]
+    pub fn no_control(mut self) -> Self {
+        self.control = None;
+        self
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The keys of `config.yaml`.
+impl Settings for Config {
+    fn visit(&mut self, fields: &mut dyn Fields) {
+        let about = "How the service stops, and how many tasks it may have.";
+        fields.group("lifecycle", about, &mut self.lifecycle);
+        let about = "How holdings are swept.";
+        fields.group("registry", about, &mut self.registry);
+        #[cfg(feature = "http")]
+        {
+            let about = "What the service takes from its clients.";
+            fields.group("server", about, &mut self.server);
+        }
+        #[cfg(feature = "admin")]
+        {
+            let about = "Where the probe and admin listeners are, and who may use them.";
+            settings::optional(fields, "control", about, &mut self.control);
+        }
+        #[cfg(feature = "adapter")]
+        {
+            let about = "The limits of adapters, unless adapters.yaml says otherwise of one.";
+            fields.group("fault_tolerance", about, &mut self.fault_tolerance);
+        }
+    }
+}
+
+#[cfg(feature = "adapter")]
+impl Settings for FaultTolerance {
+    fn visit(&mut self, fields: &mut dyn Fields) {
+        self.adapter.visit(fields);
+        fields.setting(
+            "record_threshold",
+            "How many records all histories may hold together before the oldest go: a number, or \
+             a share of the caps.",
+            &mut self.record_threshold,
+        );
+    }
+}

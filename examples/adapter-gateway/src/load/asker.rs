@@ -1,0 +1,258 @@
+//! Puts questions to the gateway, and checks what comes back.
+
+use super::{Said, Wrong};
+use crate::{BoxError, client::JsonClient, question::Failure};
+use http::Uri;
+use serde::Deserialize;
+use serde_json::json;
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+use tokio::time::timeout;
+
+/// Puts questions to the adapters of a gateway, to learn what each made of them.
+#[derive(Clone, Debug)]
+pub struct Asker {
+    client: JsonClient,
+    uri: Uri,
+    adapters: Vec<String>,
+    echo: String,
+    patience: Duration,
+}
+
+#[derive(Deserialize)]
+struct Reply {
+    answers: BTreeMap<String, Answer>,
+    failures: BTreeMap<String, NoAnswer>,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    passages: Vec<Passage>,
+}
+
+#[derive(Deserialize)]
+struct Passage {
+    text: String,
+}
+
+#[derive(Deserialize)]
+struct NoAnswer {
+    kind: String,
+}
+
+impl Asker {
+    /// Will ask these adapters of the gateway that listens on this address; `echo` is the one that
+    /// repeats the question. A gateway that takes longer than `patience` has lost it.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the address does not make a URI.
+    pub fn new(
+        listening: SocketAddr,
+        adapters: Vec<String>,
+        echo: impl Into<String>,
+        patience: Duration,
+    ) -> Result<Self, BoxError> {
+        Ok(Self {
+            client: JsonClient::new(),
+            uri: format!("http://{}/ask", reachable(listening)).parse()?,
+            adapters,
+            echo: echo.into(),
+            patience,
+        })
+    }
+
+    /// Asks once. The serial number makes the question one of a kind.
+    ///
+    /// # Errors
+    ///
+    /// Fails when not exactly one answer came from each adapter.
+    pub async fn ask(self, serial: u64, question: &str) -> Result<Said, Wrong> {
+        let question = format!("{question} #{serial}");
+        let body = json!({"question": question, "adapters": self.adapters});
+        let post = timeout(self.patience, self.client.post(&self.uri, &body));
+        let reply = post.await.unwrap_or_else(|_| {
+            let patience = self.patience;
+            Err(Failure::new(format!("no answer within {patience:?}")))
+        });
+        let reply: Reply = reply.map_err(|failure| Wrong::Lost(failure.to_string()))?;
+        self.check(&question, reply)
+    }
+
+    fn check(&self, question: &str, reply: Reply) -> Result<Said, Wrong> {
+        let Reply { answers, failures } = reply;
+        for adapter in &self.adapters {
+            match (answers.get(adapter), failures.contains_key(adapter)) {
+                (None, false) => {
+                    let lost = format!("{adapter} said nothing to `{question}`");
+                    return Err(Wrong::Lost(lost));
+                }
+                (Some(_), true) => {
+                    let twice = format!("{adapter} said two things to `{question}`");
+                    return Err(Wrong::Doubled(twice));
+                }
+                (Some(answer), false) if *adapter == self.echo => echoes(question, answer)?,
+                _ => (),
+            }
+        }
+        if self.adapters.len() < answers.len() + failures.len() {
+            let detail = format!("adapters that were not asked answered `{question}`");
+            return Err(Wrong::Doubled(detail));
+        }
+        let answered = answers.into_keys().map(|adapter| (adapter, None));
+        let failed = failures.into_iter();
+        let failed = failed.map(|(adapter, said)| (adapter, Some(said.kind)));
+        Ok(answered.chain(failed).collect())
+    }
+}
+
+/// The answer to another question is one too many there, and one too few here.
+fn echoes(question: &str, answer: &Answer) -> Result<(), Wrong> {
+    match &*answer.passages {
+        [] => Err(Wrong::Lost(format!("an empty answer to `{question}`"))),
+        [one] if one.text.strip_prefix("You asked: ") == Some(question) => Ok(()),
+        [one, ..] => {
+            let detail = format!("`{question}` was answered with `{}`", one.text);
+            Err(Wrong::Doubled(detail))
+        }
+    }
+}
+
+/// An address to listen on may stand for all; to connect, take the local one.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => (),
+    }
+    address
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::{Json, Router, routing::post};
+    use serde_json::Value;
+    use std::future;
+    use tokio::net::TcpListener;
+
+    fn check(answers: &Value, failures: &Value) -> Result<Said, Wrong> {
+        let listening = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+        let adapters = vec!["echo".to_owned(), "other".to_owned()];
+        let asker = Asker::new(listening, adapters, "echo", Duration::ZERO).unwrap();
+        let reply = json!({"answers": answers, "failures": failures});
+        asker.check("why? #7", serde_json::from_value(reply).unwrap())
+    }
+
+    fn echo(text: &str) -> Value {
+        json!({"passages": [{"text": text}]})
+    }
+
+    #[test]
+    fn one_answer_from_each_adapter_is_right() {
+        let other = json!({"passages": []});
+        let answers = json!({"echo": echo("You asked: why? #7"), "other": other});
+        let said = check(&answers, &json!({})).unwrap();
+        assert!(said.values().all(Option::is_none));
+        let failures = json!({"echo": {"kind": "failed"}});
+        let said = check(&json!({"other": other}), &failures).unwrap();
+        assert_eq!(said["echo"].as_deref(), Some("failed"));
+        assert_eq!(said["other"], None);
+    }
+
+    #[test]
+    fn answers_that_are_missing_or_empty_are_lost() {
+        let right = echo("You asked: why? #7");
+        let empty = json!({"passages": []});
+        for answers in [
+            json!({"echo": right}),
+            json!({"other": empty}),
+            json!({"echo": empty, "other": empty}),
+        ] {
+            let wrong = check(&answers, &json!({})).unwrap_err();
+            assert!(matches!(wrong, Wrong::Lost(_)), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn answers_to_other_questions_and_those_too_many_are_doubled() {
+        let right = echo("You asked: why? #7");
+        let failed = json!({"kind": "failed"});
+        let twice = json!({"passages": [{"text": "You asked: why? #7"}, {"text": "again"}]});
+        for (answers, failures) in [
+            (
+                json!({"echo": echo("You asked: why? #17")}),
+                json!({"other": failed}),
+            ),
+            (json!({"echo": echo("why? #7")}), json!({"other": failed})),
+            (json!({"echo": twice}), json!({"other": failed})),
+            (
+                json!({"echo": right}),
+                json!({"echo": failed, "other": failed}),
+            ),
+            (
+                json!({"echo": right}),
+                json!({"other": failed, "third": failed}),
+            ),
+        ] {
+            let wrong = check(&answers, &failures).unwrap_err();
+            assert!(matches!(wrong, Wrong::Doubled(_)), "{wrong:?}");
+        }
+    }
+
+    /// A gateway that fails as `demo-flaky` and says what it was asked, or never answers.
+    async fn gateway(answers: bool) -> SocketAddr {
+        let ask = move |Json(asked): Json<Value>| async move {
+            if !answers {
+                future::pending::<()>().await;
+            }
+            let mut failures = BTreeMap::new();
+            let adapters = asked["adapters"].as_array().into_iter().flatten();
+            for adapter in adapters.filter_map(Value::as_str) {
+                failures.insert(adapter, json!({"kind": asked["question"]}));
+            }
+            Json(json!({"answers": {}, "failures": failures}))
+        };
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let app = Router::new().route("/ask", post(ask));
+        tokio::spawn(axum::serve(listener, app).into_future());
+        address
+    }
+
+    #[tokio::test]
+    async fn a_question_is_put_with_its_number_to_every_adapter() {
+        let adapters = vec!["echo".to_owned(), "other".to_owned()];
+        let patience = Duration::from_secs(60);
+        let asker = Asker::new(gateway(true).await, adapters, "echo", patience).unwrap();
+        for serial in [7, 8] {
+            let said = asker.clone().ask(serial, "why?").await.unwrap();
+            let expected = format!("why? #{serial}");
+            for adapter in ["echo", "other"] {
+                assert_eq!(said[adapter].as_deref(), Some(&*expected));
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gateway_that_does_not_answer_has_lost_the_question() {
+        let patience = Duration::from_secs(60);
+        let asker = Asker::new(gateway(false).await, Vec::new(), "echo", patience).unwrap();
+        let wrong = asker.ask(7, "why?").await;
+        assert_eq!(wrong, Err(Wrong::Lost("no answer within 60s".to_owned())));
+    }
+
+    #[test]
+    fn load_goes_to_the_local_address_of_an_unspecified_one() {
+        for (listening, expected) in [
+            ("0.0.0.0:80", "127.0.0.1:80"),
+            ("[::]:80", "[::1]:80"),
+            ("10.0.0.1:80", "10.0.0.1:80"),
+        ] {
+            assert_eq!(reachable(listening.parse().unwrap()).to_string(), expected);
+        }
+    }
+}
