@@ -184,9 +184,18 @@ mod tests {
     use super::*;
     use crate::{Source, node::Scalar};
     use plimsoll_core::settings;
+    use std::ops::RangeInclusive;
 
     /// What a size between 1 KiB and 1 GiB is read as.
     fn size(text: &str, memory: Option<u64>) -> Result<Value, String> {
+        size_in(1 << 10..=1 << 30, text, memory)
+    }
+
+    fn size_in(
+        range: RangeInclusive<u64>,
+        text: &str,
+        memory: Option<u64>,
+    ) -> Result<Value, String> {
         let content = Content::Scalar(Scalar {
             text: text.to_owned(),
             plain: true,
@@ -196,7 +205,7 @@ mod tests {
             content,
         };
         let mut size = 0_u64;
-        let setting = settings::bytes(&mut size, 1 << 10..=1 << 30);
+        let setting = settings::bytes(&mut size, range);
         read(&node, &setting, Memory::Given(memory))
     }
 
@@ -224,6 +233,18 @@ mod tests {
         // The least there may be, and one less.
         assert_eq!(size("50%", Some(2_048)), Ok(Value::Bytes(1_024)));
         assert_eq!(size("50%", Some(2_046)), Err(expected.to_owned()));
+    }
+
+    #[test]
+    fn a_size_that_no_number_is_large_enough_for_is_refused() {
+        let size = |text| size_in(0..=u64::MAX, text, None);
+        let most = Value::Bytes(u64::MAX);
+        assert_eq!(size("18446744073709551615"), Ok(most));
+        let exact = Value::Bytes(15 << 60);
+        assert_eq!(size("15EiB"), Ok(exact));
+        for text in ["18446744073709551616", "16EiB", "99999999999TiB", "1e30"] {
+            assert!(size(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Groups that are there or not, presets, and where values come from.
 
 use crate::support::{Bounds, Retries, Tuning, bad, good, shown, told};
+use plimsoll_breaker::{AfterHalfOpen, CircuitBreakerConfig, HistoryConfig, ProbeRule, Window};
 use plimsoll_config::{Environment, File, Reading};
 use plimsoll_core::LifecycleConfig;
 use std::time::Duration;
@@ -202,4 +203,55 @@ fn a_contradiction_is_told_at_the_setting_that_the_rule_names() {
         "config.yaml:2:17: `lifecycle.drain_delay` is 5s, but must be shorter than stop_timeout, 3s",
     ];
     assert_eq!(told(&reading.finish().unwrap_err()), expected);
+}
+
+#[test]
+fn a_breaker_is_read_from_a_file_and_variables() {
+    let second = Duration::from_secs(1);
+    let yaml = "\
+breaker:
+  preset: low_traffic
+  window: 1m
+  failure_rate: 20%
+  slow_calls: {longer_than: 2s}
+  open_max: auto
+  probe_rule: all_must_succeed
+";
+    let variables = [
+        ("APP__BREAKER__PRESET", "network"),
+        ("APP__BREAKER__WINDOW", "50"),
+        ("APP__BREAKER__SLOW_CALLS__PERCENT", "80"),
+        ("APP__BREAKER__HALF_OPEN_TIMEOUT", "on"),
+        ("APP__BREAKER__DROPPED_FAILS_AFTER", "never"),
+        ("APP__BREAKER__HISTORY__CALLS", "7"),
+    ];
+    let file = File::parse("config.yaml", yaml).unwrap();
+    let environment = Environment::from_variables("APP", variables).unwrap();
+    let mut breaker = CircuitBreakerConfig::new().consecutive_failures(9);
+    let mut reading = Reading::new();
+    reading.group("breaker", &mut breaker, &file, &environment);
+    let values = reading.finish().unwrap();
+    let expected = CircuitBreakerConfig::new()
+        .consecutive_failures(9)
+        .window(Window::Calls(50))
+        .failure_rate(20.0)
+        .slow_calls(second * 2, 80.0)
+        .probe_rule(ProbeRule::AllMustSucceed)
+        .half_open_timeout(second * 60, AfterHalfOpen::Open)
+        .dropped_fails_after(None)
+        .history(HistoryConfig::network().calls(7));
+    assert_eq!(breaker, expected);
+    for (key, value) in [
+        ("breaker.preset", "network (APP__BREAKER__PRESET)"),
+        ("breaker.consecutive_failures", "9 (code)"),
+        ("breaker.slow_calls.longer_than", "2s (config.yaml:5:29)"),
+        (
+            "breaker.half_open_timeout.after",
+            "1m (APP__BREAKER__HALF_OPEN_TIMEOUT)",
+        ),
+        ("breaker.history.calls", "7 (APP__BREAKER__HISTORY__CALLS)"),
+        ("breaker.history.enabled", "true (APP__BREAKER__PRESET)"),
+    ] {
+        assert_eq!(shown(&values, key), value, "{key}");
+    }
 }

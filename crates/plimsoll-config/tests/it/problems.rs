@@ -177,6 +177,35 @@ fn the_nearest_key_is_told_where_one_is_near() {
 }
 
 #[test]
+fn problems_of_a_line_are_told_from_the_left_to_the_right() {
+    let problems = bad("{zzz: 1, count: 0, yyy: 2}", &[]);
+    let places: Vec<_> = problems.iter().map(|problem| &problem[..17]).collect();
+    let expected = [
+        "config.yaml:1:2: ",
+        "config.yaml:1:17:",
+        "config.yaml:1:20:",
+    ];
+    assert_eq!(places, expected);
+}
+
+#[test]
+fn known_keys_that_are_too_many_are_not_compared() {
+    let nearest = |items: usize| {
+        let names: Vec<String> = (1..items).map(|item| format!("a{item}")).collect();
+        let names = names.iter().map(|name| &**name).chain(["mail"]);
+        let names: Vec<&str> = names.collect();
+        let variables = [("APP__LIST__MAIK__X", "1")];
+        let environment = Environment::from_variables("APP", variables).unwrap();
+        let mut reading = Reading::new();
+        reading.other_items("list", &names, &environment);
+        let error = reading.finish().unwrap_err();
+        error.to_string().ends_with("did you mean `mail`?")
+    };
+    assert!(nearest(1_000));
+    assert!(!nearest(1_001));
+}
+
+#[test]
 fn known_keys_that_are_too_many_are_not_all_told() {
     let unknown = |items: usize| {
         let names: Vec<String> = (0..items).map(|item| format!("a{item}")).collect();
