@@ -105,7 +105,7 @@ pub fn to_yaml(values: &[Effective], list: Option<&str>) -> String {
         let indent = INDENT.repeat(groups.len());
         let _ = match value {
             Value::Secret(_) => writeln!(out, "{indent}# {name}: *** # {source}"),
-            value => writeln!(out, "{indent}{}: {} # {source}", key_of(name), yaml(value)),
+            value => writeln!(out, "{indent}{name}: {} # {source}", yaml(value)),
         };
     }
     out

@@ -76,16 +76,13 @@ impl Fields for Describe {
                 Some(any) => std::mem::take(any),
                 None => vec![schema],
             };
-            let mut words: Vec<_> = words.iter().map(|word| json!(word)).collect();
-            if let Some("off" | "none") = setting.words().first().copied() {
-                let nothing = ["off", "none", "false", "False", "FALSE"].map(|word| json!(word));
-                words.extend(nothing.into_iter().chain([json!(false)]));
+            let mut all: Vec<_> = words.iter().map(|word| json!(word)).collect();
+            if let Some("off" | "none") = words.first().copied() {
+                all.push(json!(false));
+                any.push(one_of("off|none|false|False|FALSE"));
             }
-            words.push(json!(null));
-            // An enum has no value twice.
-            words.sort_by_key(ToString::to_string);
-            words.dedup();
-            any.push(json!({ "enum": words }));
+            all.push(json!(null));
+            any.push(json!({ "enum": all }));
             schema = json!({ "anyOf": any });
         }
         let value = setting.value();
@@ -126,10 +123,8 @@ impl Fields for Describe {
         let mut schema = json!({
             "anyOf": [
                 object(group),
-                { "enum": [
-                    "on", "true", "True", "TRUE", true,
-                    "off", "none", "false", "False", "FALSE", false, null,
-                ] },
+                { "enum": ["on", "off", true, false, null] },
+                one_of("on|true|True|TRUE|off|none|false|False|FALSE"),
             ],
         });
         if !*on {
@@ -146,7 +141,8 @@ impl Fields for Describe {
 fn of_kind(kind: &Kind) -> serde_json::Value {
     match kind {
         Kind::Flag => {
-            json!({ "enum": [true, false, "true", "True", "TRUE", "false", "False", "FALSE"] })
+            let boolean = json!({ "type": "boolean" });
+            json!({ "anyOf": [boolean, one_of("true|True|TRUE|false|False|FALSE")] })
         }
         Kind::Integer(range) => or_text(&integer(range), DIGITS),
         Kind::Number(range) => {
@@ -206,6 +202,11 @@ fn integer(range: &RangeInclusive<u64>) -> serde_json::Value {
 
 fn or_text(schema: &serde_json::Value, pattern: &str) -> serde_json::Value {
     json!({ "anyOf": [schema, { "type": "string", "pattern": pattern }] })
+}
+
+/// One of some words, none of which an editor should propose.
+fn one_of(words: &str) -> serde_json::Value {
+    json!({ "type": "string", "pattern": format!("^\\s*({words})\\s*$") })
 }
 
 /// Whatever YAML makes of a text without quotes.
