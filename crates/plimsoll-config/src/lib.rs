@@ -90,7 +90,8 @@
 //! that the setting takes instead, and from nothing. Null is the first such word, and no value for
 //! a setting without one. Where `off` or `none` is such a word, both are, and `false` too.
 //!
-//! A group that is optional is `on`, `off`, or its settings, which turn it on.
+//! A group that is optional is `on`, `off`, or its settings, which turn it on. A preset, and a word
+//! that turns a group on, are the source of the values that come with them.
 //!
 //! # Limits
 //!

@@ -256,6 +256,17 @@ fn an_error_is_one_for_everybody() {
 }
 
 #[test]
+fn a_problem_of_somebody_else_is_an_error_of_its_own() {
+    let error = LoadError::new(place(1, 2), "a.b", "is odd");
+    assert_eq!(error.to_string(), "config.yaml:1:2: `a.b` is odd");
+    let error = error.and(LoadError::new(Source::Code, "", "nobody listens"));
+    assert_eq!(
+        error.to_string(),
+        "2 problems:\n  config.yaml:1:2: `a.b` is odd\n  code: nobody listens"
+    );
+}
+
+#[test]
 fn what_somebody_else_finds_is_told_with_the_rest() {
     let mut reading = Reading::new();
     let file = File::parse("config.yaml", "bounds: {low: 30}").unwrap();
