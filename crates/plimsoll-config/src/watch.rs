@@ -165,3 +165,55 @@ fn folder(file: &Path) -> PathBuf {
     };
     path::absolute(folder).unwrap_or_else(|_| folder.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::env;
+    use tokio::time::sleep;
+
+    /// A watcher that is told of changes by hand.
+    fn by_hand() -> (mpsc::Sender<()>, Watcher) {
+        let mut watcher = Watcher::new([&*env::temp_dir().join("plimsoll.yaml")]);
+        let (tell, changed) = mpsc::channel(1);
+        watcher.changed = changed;
+        // Nobody else tells.
+        watcher.watcher = Some(notify::recommended_watcher(|_| {}).unwrap());
+        (tell, watcher)
+    }
+
+    async fn told_after(watcher: &mut Watcher) -> Duration {
+        let start = Instant::now();
+        watcher.changed().await;
+        Instant::now().saturating_duration_since(start)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_is_told_when_files_were_left_alone_for_a_tenth_of_a_second() {
+        let (tell, mut watcher) = by_hand();
+        tell.send(()).await.unwrap();
+        assert_eq!(told_after(&mut watcher).await.as_millis(), 100);
+        tokio::spawn(async move {
+            for _ in 0..3 {
+                tell.send(()).await.unwrap();
+                sleep(Duration::from_millis(90)).await;
+            }
+            sleep(LONGEST * 2).await;
+        });
+        assert_eq!(told_after(&mut watcher).await.as_millis(), 2 * 90 + 100);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn files_that_never_rest_are_told_of_every_second() {
+        let (tell, mut watcher) = by_hand();
+        tokio::spawn(async move {
+            while tell.send(()).await.is_ok() {
+                sleep(Duration::from_millis(50)).await;
+            }
+        });
+        for _ in 0..3 {
+            let after = told_after(&mut watcher).await.as_millis();
+            assert!((1_000..=1_050).contains(&after), "{after}ms");
+        }
+    }
+}
