@@ -105,16 +105,22 @@ pub(crate) fn watch(live: &Handle, lifecycle: &Lifecycle) -> DropGuard {
     #[cfg(feature = "metrics")]
     metrics::gauge!(LAST_RELOAD_OK).set(1.0);
     let live = live.clone();
-    let task = async move {
+    let watching = async move {
         let mut watcher = Watcher::new(files.iter().map(PathBuf::as_path));
-        while ended.run_until_cancelled(watcher.changed()).await.is_some() {
+        loop {
             let live = live.clone();
-            // Adapters that are made may block.
+            // The first time for what has changed since the files were loaded. Adapters that are
+            // made may block.
             let reloaded = spawn_blocking(move || live.reload_if_changed()).await;
             if let Err(error) = reloaded {
                 tracing::error!(%error, "reading the configuration ended early");
             }
+            watcher.changed().await;
         }
+    };
+    let task = async move {
+        // A reload that is under way goes on, since its thread cannot be ended.
+        let _ = ended.run_until_cancelled(watching).await;
     };
     if let Err(error) = lifecycle.spawn("config-watch", task) {
         tracing::error!(%error, "the configuration is not watched");
