@@ -38,6 +38,7 @@ pub(crate) trait Reloads: Configuration {
     fn watched(&self) -> Vec<PathBuf>;
 
     /// Says which adapters the files and variables name that are not there.
+    #[cfg(feature = "http")]
     fn warn_of_strangers(&self);
 }
 
@@ -47,6 +48,7 @@ impl Handle {
         Self(Arc::new(Live::<()>::without_files(code)))
     }
 
+    #[cfg(feature = "admin")]
     pub(crate) fn configuration(&self) -> Arc<dyn Configuration> {
         self.0.clone()
     }
@@ -465,6 +467,7 @@ impl<X: AdapterSettings> Reloads for Live<X> {
         }
     }
 
+    #[cfg(feature = "http")]
     fn warn_of_strangers(&self) {
         let strangers = self.turn().ok().and_then(|state| state.strangers());
         if let Some(strangers) = strangers {

@@ -185,7 +185,9 @@ pub(crate) async fn changes(plimsoll: &Plimsoll) -> Vec<String> {
 
 fn short(change: &plimsoll::config_files::Change) -> String {
     let side = |value: &Option<plimsoll::settings::Value>| {
-        value.as_ref().map_or("-".to_owned(), ToString::to_string)
+        value
+            .as_ref()
+            .map_or_else(|| "-".to_owned(), ToString::to_string)
     };
     let (old, new) = (side(&change.old), side(&change.new));
     let later = if change.applied { "" } else { " later" };
