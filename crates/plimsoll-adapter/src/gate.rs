@@ -75,6 +75,7 @@ pub(crate) struct Queue {
     pub(crate) max_calls: u64,
     pub(crate) bytes: u64,
     pub(crate) max_bytes: Option<u64>,
+    pub(crate) timeout: Duration,
 }
 
 /// A slot, which is free again when this is dropped.
@@ -247,6 +248,7 @@ impl Gate {
             max_calls: line.max_queued,
             bytes: line.queued_bytes,
             max_bytes: line.max_queued_bytes,
+            timeout: line.queue_timeout,
         }
     }
 

@@ -5,6 +5,7 @@ use super::{
 use plimsoll_config::{Effective, Environment, File, LoadError, Source, to_yaml};
 use std::{
     ffi::OsString,
+    fmt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -36,7 +37,7 @@ pub struct ConfigFiles {
     watch: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 enum Variables {
     /// Those of the process with this prefix.
     OfProcess(String),
@@ -62,6 +63,11 @@ impl Sources {
 
     pub(super) fn texts(&self) -> [String; 2] {
         [&self.config, &self.adapters].map(|file| file.text().to_owned())
+    }
+
+    /// Whether the files have the same texts.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.config.text() == other.config.text() && self.adapters.text() == other.adapters.text()
     }
 }
 
@@ -214,8 +220,13 @@ impl<X: AdapterSettings> Loaded<X> {
         config
     }
 
-    /// Has adapters come and go with what the files say.
-    pub(crate) fn fit(&self, fitted: Box<dyn Fitted<X>>) -> Result<(), LoadError> {
+    /// Has adapters of the service that goes by `live` come and go with what the files say.
+    pub(crate) fn fit(&self, live: &Handle, fitted: Box<dyn Fitted<X>>) -> Result<(), LoadError> {
+        if !live.is(&self.live) {
+            let what = "the service was started with other settings: start it with those of \
+                        `Loaded::config`";
+            return Err(LoadError::new(Source::Code, "", what));
+        }
         self.live.fit(fitted)
     }
 
@@ -229,6 +240,17 @@ impl<X: AdapterSettings> Loaded<X> {
     #[must_use]
     pub fn to_yaml(&self) -> String {
         to_yaml(&self.values(), Some(ADAPTERS))
+    }
+}
+
+// What a variable says may be a secret.
+impl fmt::Debug for Variables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OfProcess(prefix) => f.debug_tuple("OfProcess").field(prefix).finish(),
+            Self::Given(prefix, _) => f.debug_tuple("Given").field(prefix).finish(),
+            Self::None => f.write_str("None"),
+        }
     }
 }
 

@@ -1,0 +1,12 @@
+//! A service that goes by files.
+#![cfg(all(feature = "admin", feature = "config"))]
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
+
+mod coded;
+mod ends;
+mod listed;
+mod precedence;
+mod reload;
+mod secret;
+mod support;
+mod watch;
