@@ -1,6 +1,6 @@
 //! Variables.
 
-use crate::support::{bad, good, told};
+use crate::support::{good, told};
 use plimsoll_config::Environment;
 use std::{ffi::OsString, os::unix::ffi::OsStringExt as _};
 
