@@ -2,6 +2,8 @@
 #![cfg(all(feature = "admin", feature = "config"))]
 #![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 
+#[cfg(feature = "client")]
+mod client;
 mod coded;
 mod ends;
 mod listed;
