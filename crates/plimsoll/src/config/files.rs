@@ -65,6 +65,33 @@ impl Sources {
         [&self.config, &self.adapters].map(|file| file.text().to_owned())
     }
 
+    /// Refuses that a file is gone which had settings before. An empty one says that there are none;
+    /// one that is gone may be on its way from an editor, or its volume is.
+    pub(super) fn after(self, before: &Self, files: &ConfigFiles) -> Result<Self, LoadError> {
+        let files = files.paths().into_iter();
+        let pairs = [
+            (&before.config, &self.config),
+            (&before.adapters, &self.adapters),
+        ];
+        let gone = files.zip(pairs).filter(|(path, (old, new))| {
+            !old.text().is_empty() && new.text().is_empty() && !path.exists()
+        });
+        let gone = gone.map(|(path, _)| {
+            let file = path.to_string_lossy().into();
+            let place = Source::File {
+                file,
+                line: 0,
+                column: 0,
+            };
+            let what = "is gone: put it back, or leave an empty file for no settings";
+            LoadError::new(place, "", what)
+        });
+        match gone.reduce(LoadError::and) {
+            Some(error) => Err(error),
+            None => Ok(self),
+        }
+    }
+
     /// Whether the files have the same texts.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         self.config.text() == other.config.text() && self.adapters.text() == other.adapters.text()
@@ -196,6 +223,9 @@ impl ConfigFiles {
 impl Config {
     /// Reads `config.yaml` and `adapters.yaml` of a folder, and variables that begin with
     /// `PLIMSOLL__`, over the defaults. For more, see [`ConfigFiles`].
+    ///
+    /// What is set on it afterwards counts more than the files, but is not shown as what counts:
+    /// to have the code say something before the files do, use [`ConfigFiles::load`].
     ///
     /// # Errors
     ///

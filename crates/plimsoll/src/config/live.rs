@@ -310,6 +310,7 @@ impl<X: AdapterSettings> Live<X> {
     ) -> Result<Reload, LoadError> {
         let mut state = self.turn()?;
         let sources = self.files.read();
+        let sources = sources.and_then(|sources| sources.after(&state.sources, &self.files));
         if is_told(&state, &sources) {
             return Ok(Reload::default());
         }

@@ -212,3 +212,22 @@ async fn observer_that_changes_the_configuration_is_refused_and_not_locked_out()
     let _: plimsoll::breaker::TooManyObservers = too_many.unwrap();
     plimsoll.reload().await.unwrap();
 }
+
+#[tokio::test]
+async fn file_that_is_gone_is_missed_and_an_empty_one_is_not() {
+    let folder = Folder::new("gone");
+    folder.adapters("adapters:\n- name: a\n  greeting: hi\n");
+    folder.config("fault_tolerance: {timeout: 7s}\n");
+    let service = Service::start(folder.files());
+    std::fs::remove_file(folder.path("adapters.yaml")).unwrap();
+    std::fs::remove_file(folder.path("config.yaml")).unwrap();
+    let refusal = service.refusal().await;
+    assert!(refusal.contains("there is neither"), "{refusal}");
+    folder.adapters("adapters:\n- name: a\n  greeting: hi\n");
+    let refusal = service.refusal().await;
+    let gone = "config.yaml: is gone: put it back, or leave an empty file for no settings";
+    assert!(refusal.ends_with(gone), "{refusal}");
+    assert_eq!(service.greet("a").await, "hi x");
+    folder.config("");
+    assert_eq!(service.reload().await.len(), 2, "the timeout of all, and of one");
+}

@@ -18,7 +18,7 @@ fn is_made_of(service: &Service, greeting: &str) -> bool {
 }
 
 #[tokio::test]
-async fn files_that_are_written_replaced_and_taken_away_are_taken_up() {
+async fn files_that_are_written_replaced_and_emptied_are_taken_up() {
     let folder = Folder::new("watch");
     folder.adapters(&list("one"));
     folder.config("{}\n");
@@ -32,7 +32,7 @@ async fn files_that_are_written_replaced_and_taken_away_are_taken_up() {
     folder.config("fault_tolerance: {timeout: 7s}\n");
     let timeout = |adapters: &Greeters| adapters.get("a").map(|a| a.config().values().timeout);
     until(|| timeout(&service.adapters) == Some(Duration::from_secs(7))).await;
-    fs::remove_file(folder.path("config.yaml")).unwrap();
+    folder.config("");
     until(|| timeout(&service.adapters) == Some(Duration::from_secs(2))).await;
     assert_eq!(service.greet("a").await, "three x");
 }
