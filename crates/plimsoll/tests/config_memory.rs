@@ -116,7 +116,7 @@ async fn refused() {
         let error = plimsoll.reload().await.unwrap_err();
         assert_eq!((error.count(), adapters.len()), (2, 3));
     };
-    assert_live_bytes_return(&ALLOC, 100, 2_000, 4_096, work).await;
+    assert_live_bytes_return(&ALLOC, 100, 500, 4_096, work).await;
 }
 
 async fn services() {
@@ -126,5 +126,5 @@ async fn services() {
         write(1);
         plimsoll.reload().await.unwrap();
     };
-    assert_live_bytes_return(&ALLOC, 50, 500, 8_192, work).await;
+    assert_live_bytes_return(&ALLOC, 50, 200, 4_096, work).await;
 }

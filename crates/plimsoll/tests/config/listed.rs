@@ -249,6 +249,22 @@ async fn every_problem_of_a_reload_is_told_at_once() {
 }
 
 #[tokio::test]
+async fn limits_that_do_not_fit_one_that_stays_are_told_with_their_place() {
+    let folder = Folder::new("stays-unfit");
+    folder.adapters(TWO);
+    let service = Service::start(folder.files());
+    folder.adapters(
+        "adapters:\n- name: a\n  greeting: hello\n  fault_tolerance: {timeout: 9s}\n\
+         - name: b\n  greeting: good day\n  fault_tolerance:\n    retry: on\n",
+    );
+    let told = service.refusal().await;
+    let place = "adapters.yaml:8:12: `adapters.b.fault_tolerance.retry` is set";
+    assert!(told.contains(place), "{told}");
+    let timeout = service.adapter("a").config().values().timeout;
+    assert_eq!(timeout, 2 * SECOND, "nothing was changed");
+}
+
+#[tokio::test]
 async fn name_that_another_holding_has_is_told_with_its_place() {
     let folder = Folder::new("name-taken");
     folder.adapters(TWO);
