@@ -229,5 +229,9 @@ async fn file_that_is_gone_is_missed_and_an_empty_one_is_not() {
     assert!(refusal.ends_with(gone), "{refusal}");
     assert_eq!(service.greet("a").await, "hi x");
     folder.config("");
-    assert_eq!(service.reload().await.len(), 2, "the timeout of all, and of one");
+    assert_eq!(
+        service.reload().await.len(),
+        2,
+        "the timeout of all, and of one"
+    );
 }
