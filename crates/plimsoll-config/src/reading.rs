@@ -245,11 +245,13 @@ impl Reading {
     }
 
     /// Says what is wrong with settings under `path` which were read, by whoever checked them.
-    /// What was given nowhere is told of at `otherwise`.
-    pub fn refused(&mut self, path: &str, error: &ConfigError, otherwise: &Source) {
+    /// Those that were given nowhere may come from the group `general`; what was not given there,
+    /// either, is told of at `otherwise`.
+    pub fn refused(&mut self, path: &str, general: &str, error: &ConfigError, otherwise: &Source) {
         for problem in error.problems() {
             let key = join(path, &problem.field);
             let given = self.sources.find(&key);
+            let given = given.or_else(|| self.sources.find(&join(general, &problem.field)));
             let source = given.map_or(otherwise, |given| &given.source).clone();
             let value = problem.value.clone();
             self.problems.value(source, key, value, &problem.expected);

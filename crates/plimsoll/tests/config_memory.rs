@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     // The allocator counts for the whole process, so nothing may run beside a test.
     arguments.test_threads = Some(1);
     let trials = vec![
-        trial("ten_thousand_reloads_leave_nothing", reloads),
+        trial("two_thousand_reloads_leave_nothing", reloads),
         trial("reloads_that_are_refused_leave_nothing", refused),
         trial("services_that_came_and_went_leave_nothing", services),
     ];
@@ -106,7 +106,7 @@ async fn reloads() {
             adapters.call("other", 0).await.unwrap();
         }
     };
-    assert_live_bytes_return(&ALLOC, 100, 5_000, 4_096, work).await;
+    assert_live_bytes_return(&ALLOC, 100, 1_000, 4_096, work).await;
 }
 
 async fn refused() {

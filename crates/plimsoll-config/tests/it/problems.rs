@@ -281,7 +281,7 @@ fn what_somebody_else_finds_is_told_with_the_rest() {
     );
     assert_eq!(every.bounds.low, 30);
     let error = plimsoll_core::settings::check(&every).unwrap_err();
-    reading.refused("", &error, &place(1, 1));
+    reading.refused("", "general", &error, &place(1, 1));
     reading.problem(place(3, 1), "note", "is rude");
     assert_eq!(
         told(&reading.finish().unwrap_err()),

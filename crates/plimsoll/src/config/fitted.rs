@@ -72,7 +72,7 @@ where
             {
                 let control = AdapterControl::from(&made.adapter);
                 if let Err(error) = control.check(&spec.config) {
-                    reading.refused(&format!("{path}.{GENERAL}"), &error, source);
+                    reading.refused(&format!("{path}.{GENERAL}"), GENERAL, &error, source);
                 }
                 kept.push((control, spec.config.clone()));
                 new.push(Made::new(made.adapter.clone(), spec));
@@ -84,7 +84,7 @@ where
                 Err(error) => {
                     match error.downcast_ref::<ConfigError>() {
                         Some(error) => {
-                            reading.refused(&format!("{path}.{GENERAL}"), error, source);
+                            reading.refused(&format!("{path}.{GENERAL}"), GENERAL, error, source);
                         }
                         None => {
                             let what = format!("cannot be made: {error}");

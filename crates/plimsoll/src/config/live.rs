@@ -510,11 +510,11 @@ impl Coded {
             let expected = String::from("true: the program makes this adapter itself");
             problems.add("enabled", String::from("false"), expected);
             if let Err(error) = problems.into_result() {
-                reading.refused(&path, &error, item.source());
+                reading.refused(&path, "", &error, item.source());
             }
         }
         if let Err(error) = self.adapter.check(&spec.config) {
-            reading.refused(&format!("{path}.{GENERAL}"), &error, item.source());
+            reading.refused(&format!("{path}.{GENERAL}"), GENERAL, &error, item.source());
         }
         spec.config
     }

@@ -235,3 +235,15 @@ async fn file_that_is_gone_is_missed_and_an_empty_one_is_not() {
         "the timeout of all, and of one"
     );
 }
+
+#[tokio::test]
+async fn general_limit_that_does_not_fit_an_adapter_is_told_where_it_is_given() {
+    let folder = Folder::new("general-place");
+    folder.adapters("adapters:\n- name: a\n  greeting: hi\n");
+    folder.config("fault_tolerance:\n  timeout: 3s\n");
+    let service = Service::start(folder.files());
+    folder.config("fault_tolerance:\n  retry: on\n");
+    let refusal = service.refusal().await;
+    let told = "config.yaml:2:10: `adapters.a.fault_tolerance.retry` is set";
+    assert!(refusal.contains(told), "{refusal}");
+}
