@@ -1,8 +1,13 @@
 //! Puts questions to the gateway, and checks what comes back.
 
 use super::{Said, Wrong};
-use crate::{BoxError, client::JsonClient, question::Failure};
-use http::Uri;
+use crate::{
+    BoxError,
+    client::{JsonClient, read},
+    question::{Failure, Found, Question},
+};
+use http::{StatusCode, Uri};
+use plimsoll::{Adapters, HttpClientConfig, Name};
 use serde::Deserialize;
 use serde_json::json;
 use std::{
@@ -13,11 +18,14 @@ use std::{
 use tokio::time::timeout;
 
 /// Puts questions to the adapters of a gateway, to learn what each made of them.
+///
+/// They are those there are at the time. One that goes before the gateway has looked at its name
+/// has the question refused before anybody was asked: it is put again, to those there are by then.
 #[derive(Clone, Debug)]
 pub struct Asker {
     client: JsonClient,
     uri: Uri,
-    adapters: Vec<String>,
+    adapters: Adapters<Question, Vec<Found>>,
     echo: String,
     patience: Duration,
 }
@@ -52,12 +60,12 @@ impl Asker {
     /// Fails when the address does not make a URI.
     pub fn new(
         listening: SocketAddr,
-        adapters: Vec<String>,
+        adapters: Adapters<Question, Vec<Found>>,
         echo: impl Into<String>,
         patience: Duration,
     ) -> Result<Self, BoxError> {
         Ok(Self {
-            client: JsonClient::new(),
+            client: JsonClient::new("load", HttpClientConfig::new())?,
             uri: format!("http://{}/ask", reachable(listening)).parse()?,
             adapters,
             echo: echo.into(),
@@ -72,19 +80,39 @@ impl Asker {
     /// Fails when not exactly one answer came from each adapter.
     pub async fn ask(self, serial: u64, question: &str) -> Result<Said, Wrong> {
         let question = format!("{question} #{serial}");
-        let body = json!({"question": question, "adapters": self.adapters});
-        let post = timeout(self.patience, self.client.post(&self.uri, &body));
-        let reply = post.await.unwrap_or_else(|_| {
-            let patience = self.patience;
-            Err(Failure::new(format!("no answer within {patience:?}")))
-        });
-        let reply: Reply = reply.map_err(|failure| Wrong::Lost(failure.to_string()))?;
-        self.check(&question, reply)
+        loop {
+            let names = self.adapters.names();
+            let put = timeout(self.patience, self.put(&question, &names));
+            let reply = put.await.unwrap_or_else(|_| {
+                let patience = self.patience;
+                Err(Failure::new(format!("no answer within {patience:?}")))
+            });
+            match reply.map_err(|failure| Wrong::Lost(failure.to_string()))? {
+                Some(reply) => return self.check(&question, &names, reply),
+                None if names != self.adapters.names() => (),
+                None => {
+                    return Err(Wrong::Lost(format!(
+                        "the names for `{question}` were refused"
+                    )));
+                }
+            }
+        }
     }
 
-    fn check(&self, question: &str, reply: Reply) -> Result<Said, Wrong> {
+    /// The reply; none where a name was refused, so that nobody was asked.
+    async fn put(&self, question: &str, names: &[Name]) -> Result<Option<Reply>, Failure> {
+        let names: Vec<_> = names.iter().map(|name| name.as_str()).collect();
+        let body = json!({"question": question, "adapters": names});
+        let response = self.client.send(&self.uri, &body).await?;
+        match response.status() {
+            StatusCode::UNPROCESSABLE_ENTITY => Ok(None),
+            _ => read(&self.uri, &response).map(Some),
+        }
+    }
+
+    fn check(&self, question: &str, names: &[Name], reply: Reply) -> Result<Said, Wrong> {
         let Reply { answers, failures } = reply;
-        for adapter in &self.adapters {
+        for adapter in names.iter().map(|name| name.as_str()) {
             match (answers.get(adapter), failures.contains_key(adapter)) {
                 (None, false) => {
                     let lost = format!("{adapter} said nothing to `{question}`");
@@ -94,11 +122,11 @@ impl Asker {
                     let twice = format!("{adapter} said two things to `{question}`");
                     return Err(Wrong::Doubled(twice));
                 }
-                (Some(answer), false) if *adapter == self.echo => echoes(question, answer)?,
+                (Some(answer), false) if adapter == self.echo => echoes(question, answer)?,
                 _ => (),
             }
         }
-        if self.adapters.len() < answers.len() + failures.len() {
+        if names.len() < answers.len() + failures.len() {
             let detail = format!("adapters that were not asked answered `{question}`");
             return Err(Wrong::Doubled(detail));
         }
