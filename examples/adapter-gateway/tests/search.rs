@@ -1,6 +1,7 @@
 //! Both kinds of search over a corpus on disk.
 
 use adapter_gateway::{
+    BoxError,
     chroma::Chroma,
     corpus::{Corpus, Passage},
     question::{Failure, Found, TOP},
@@ -9,6 +10,7 @@ use adapter_gateway::{
 };
 use axum::{Router, routing::post};
 use http::{StatusCode, header};
+use plimsoll::HttpClientConfig;
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},
@@ -44,6 +46,11 @@ async fn sources(answer: impl Future<Output = Result<Vec<Found>, Failure>>) -> V
 
 fn url(address: SocketAddr) -> String {
     format!("http://{address}/")
+}
+
+fn chroma(url: &str) -> Result<Chroma, BoxError> {
+    let limits = HttpClientConfig::new().max_response_bytes(256 * 1024);
+    Chroma::new("vector", url, limits)
 }
 
 async fn serve(app: Router) -> SocketAddr {
@@ -195,7 +202,7 @@ fn database_that_cannot_be_put_in_place_leaves_nothing_behind() {
 #[tokio::test]
 async fn chroma_finds_what_the_vector_service_holds_until_it_is_cancelled() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let chroma = Chroma::new(&url(listener.local_addr().unwrap())).unwrap();
+    let chroma = chroma(&url(listener.local_addr().unwrap())).unwrap();
     let index = Index::new(corpus(&["drain delay", "memory limit"]));
     let token = CancellationToken::new();
     let service = tokio::spawn(vector::serve(listener, Arc::new(index), token.clone()));
@@ -223,7 +230,7 @@ async fn chroma_passes_on_when_to_ask_again() {
         [(header::RETRY_AFTER, "7")],
     );
     let app = Router::new().route("/api/v1/query", post(move || async move { busy }));
-    let chroma = Chroma::new(&url(serve(app).await)).unwrap();
+    let chroma = chroma(&url(serve(app).await)).unwrap();
     let failure = chroma.ask("why?".into()).await.unwrap_err();
     assert_eq!(failure.retry_after(), Some(Duration::from_secs(7)));
 }
@@ -231,11 +238,14 @@ async fn chroma_passes_on_when_to_ask_again() {
 #[tokio::test]
 async fn chroma_refuses_answers_that_are_too_large_or_not_understood() {
     for (body, expected) in [
-        (" ".repeat(256 * 1024 + 1), "length limit exceeded"),
+        (
+            " ".repeat(256 * 1024 + 1),
+            "larger than `max_response_bytes`, 262144",
+        ),
         ("{}".to_owned(), "missing field"),
     ] {
         let app = Router::new().route("/api/v1/query", post(move || async move { body }));
-        let chroma = Chroma::new(&url(serve(app).await)).unwrap();
+        let chroma = chroma(&url(serve(app).await)).unwrap();
         let failure = chroma.ask("why?".into()).await.unwrap_err().to_string();
         assert!(failure.contains(expected), "{failure}");
     }
@@ -251,9 +261,9 @@ fn urls_that_no_vector_service_can_have_are_refused_with_an_example() {
         "ftp://a",
         "http://a b",
     ] {
-        let error = Chroma::new(url).unwrap_err().to_string();
+        let error = chroma(url).unwrap_err().to_string();
         assert!(error.contains(&format!("url `{url}` is")), "{error}");
         assert!(error.contains("http://127.0.0.1:8000"), "{error}");
     }
-    assert!(Chroma::new("http://localhost:8000/").is_ok());
+    assert!(chroma("http://localhost:8000/").is_ok());
 }

@@ -164,15 +164,33 @@ mod tests {
     use super::*;
     use axum::{Json, Router, routing::post};
     use serde_json::Value;
-    use std::future;
+    use std::{
+        future,
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+    };
     use tokio::net::TcpListener;
+
+    /// They are named, but never called.
+    fn adapters(names: &[&str]) -> Adapters<Question, Vec<Found>> {
+        let adapters = names.iter().map(|name| {
+            let builder = plimsoll::Adapter::builder(*name);
+            builder
+                .function(|_| future::pending::<Result<_, Failure>>())
+                .unwrap()
+        });
+        Adapters::new(adapters).unwrap()
+    }
 
     fn check(answers: &Value, failures: &Value) -> Result<Said, Wrong> {
         let listening = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
-        let adapters = vec!["echo".to_owned(), "other".to_owned()];
-        let asker = Asker::new(listening, adapters, "echo", Duration::ZERO).unwrap();
+        let adapters = adapters(&["echo", "other"]);
+        let asker = Asker::new(listening, adapters.clone(), "echo", Duration::ZERO).unwrap();
         let reply = json!({"answers": answers, "failures": failures});
-        asker.check("why? #7", serde_json::from_value(reply).unwrap())
+        let reply = serde_json::from_value(reply).unwrap();
+        asker.check("why? #7", &adapters.names(), reply)
     }
 
     fn echo(text: &str) -> Value {
@@ -244,16 +262,19 @@ mod tests {
             }
             Json(json!({"answers": {}, "failures": failures}))
         };
+        serve(Router::new().route("/ask", post(ask))).await
+    }
+
+    async fn serve(app: Router) -> SocketAddr {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let app = Router::new().route("/ask", post(ask));
         tokio::spawn(axum::serve(listener, app).into_future());
         address
     }
 
     #[tokio::test]
     async fn a_question_is_put_with_its_number_to_every_adapter() {
-        let adapters = vec!["echo".to_owned(), "other".to_owned()];
+        let adapters = adapters(&["echo", "other"]);
         let patience = Duration::from_secs(60);
         let asker = Asker::new(gateway(true).await, adapters, "echo", patience).unwrap();
         for serial in [7, 8] {
@@ -268,9 +289,50 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_gateway_that_does_not_answer_has_lost_the_question() {
         let patience = Duration::from_secs(60);
-        let asker = Asker::new(gateway(false).await, Vec::new(), "echo", patience).unwrap();
+        let asker = Asker::new(gateway(false).await, adapters(&[]), "echo", patience).unwrap();
         let wrong = asker.ask(7, "why?").await;
         assert_eq!(wrong, Err(Wrong::Lost("no answer within 60s".to_owned())));
+    }
+
+    /// A gateway that knows `gone` no longer, and takes it from the list once it was asked for it.
+    async fn forgetful(all: Adapters<Question, Vec<Found>>, until: usize) -> SocketAddr {
+        let asked = AtomicUsize::new(0);
+        let asked = Arc::new(asked);
+        let ask = move |Json(question): Json<Value>| {
+            let names = question["adapters"].as_array().unwrap().clone();
+            if asked.fetch_add(1, Ordering::Relaxed) == until {
+                all.remove("gone");
+            }
+            async move {
+                if names.iter().any(|name| name == "gone") {
+                    return Err(StatusCode::UNPROCESSABLE_ENTITY);
+                }
+                let said = names
+                    .iter()
+                    .map(|name| (name.as_str().unwrap(), json!({"kind": "failed"})));
+                let failures: BTreeMap<_, _> = said.collect();
+                Ok(Json(json!({"answers": {}, "failures": failures})))
+            }
+        };
+        serve(Router::new().route("/ask", post(ask))).await
+    }
+
+    #[tokio::test]
+    async fn a_question_refused_since_an_adapter_is_gone_is_put_to_the_others() {
+        let all = adapters(&["gone", "stays"]);
+        let listening = forgetful(all.clone(), 0).await;
+        let asker = Asker::new(listening, all, "echo", Duration::from_secs(60)).unwrap();
+        let said = asker.ask(7, "why?").await.unwrap();
+        assert_eq!(said.into_keys().collect::<Vec<_>>(), ["stays"]);
+    }
+
+    #[tokio::test]
+    async fn a_question_refused_while_all_adapters_are_there_is_lost() {
+        let all = adapters(&["gone", "stays"]);
+        let listening = forgetful(all.clone(), usize::MAX).await;
+        let asker = Asker::new(listening, all, "echo", Duration::from_secs(60)).unwrap();
+        let wrong = asker.ask(7, "why?").await.unwrap_err();
+        assert!(matches!(wrong, Wrong::Lost(_)), "{wrong:?}");
     }
 
     #[test]

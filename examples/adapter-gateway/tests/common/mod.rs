@@ -10,17 +10,17 @@ use std::{
 };
 
 /// How many records the histories of all adapters hold together, at most.
-pub const MAX_RECORDS: u64 = 10_000;
+pub(crate) const MAX_RECORDS: u64 = 10_000;
 
 /// The adapters of a gateway, as a configuration would have them.
 #[derive(Clone, Debug)]
-pub struct Put {
+pub(crate) struct Put {
     known: Known,
     by_default: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Put {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let all = Adapters::default();
         let threshold = RecordThreshold::Records(MAX_RECORDS);
         all.record_threshold(threshold).unwrap();
@@ -31,7 +31,7 @@ impl Put {
     }
 
     /// Puts an adapter in the place of the one of its name, if there is one.
-    pub fn put(&self, adapter: Adapter, by_default: bool) {
+    pub(crate) fn put(&self, adapter: Adapter, by_default: bool) {
         let name = adapter.name().to_string();
         match by_default {
             true => self.by_default.lock().unwrap().insert(name),
