@@ -83,6 +83,7 @@ pub use plimsoll_http::{HttpClient, HttpClientConfig, client};
     feature = "admin",
     feature = "axum",
     feature = "breaker",
+    feature = "config",
     feature = "http"
 ))]
 mod documents {
@@ -96,6 +97,8 @@ mod documents {
     struct Axum;
     #[doc = include_str!("../../../docs/guide/breaker.md")]
     struct Breaker;
+    #[doc = include_str!("../../../docs/guide/config.md")]
+    struct Configuration;
     #[doc = include_str!("../../../docs/guide/hyper.md")]
     struct Hyper;
     #[doc = include_str!("../../../docs/guide/shutdown.md")]
