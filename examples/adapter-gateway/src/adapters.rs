@@ -80,7 +80,7 @@ impl Kinds {
                     .max_response_bytes(settings.max_response_bytes);
                 Kind::Vector(Chroma::new(spec.name.clone(), url, limits)?)
             }
-            // Not so: who reads the file has checked it.
+            // Told of where it is read, too.
             None => return Err("it has no type".into()),
         };
         Ok(build(spec.builder(), kind)?)

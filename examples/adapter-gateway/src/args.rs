@@ -28,7 +28,7 @@ pub struct Args {
     pub print_config: bool,
 
     /// Where to serve the administration pages; port 0 takes a free one. As the variable
-    /// PLIMSOLL__CONTROL__ADMIN_ADDR, whatever that and config.yaml say.
+    /// `PLIMSOLL__CONTROL__ADMIN_ADDR`, whatever that and config.yaml say.
     #[arg(long, value_name = "ADDR")]
     pub admin: Option<SocketAddr>,
 
@@ -41,7 +41,7 @@ pub struct Args {
     pub data: PathBuf,
 
     /// How long to go on serving after a SIGTERM, so that load balancers look elsewhere first. As
-    /// the variable PLIMSOLL__LIFECYCLE__DRAIN_DELAY, whatever that and config.yaml say.
+    /// the variable `PLIMSOLL__LIFECYCLE__DRAIN_DELAY`, whatever that and config.yaml say.
     #[arg(long, value_name = "DURATION", value_parser = parse_delay)]
     pub drain_delay: Option<Duration>,
 
