@@ -139,6 +139,10 @@ impl Reloads {
 
     /// Changes them once in a `period`, until the token is cancelled. Tells what came of it, and
     /// which adapters are gone without having ended their calls.
+    ///
+    /// # Panics
+    ///
+    /// On a runtime of one thread, which it would block while it writes the file.
     pub async fn run(
         mut self,
         period: Duration,
