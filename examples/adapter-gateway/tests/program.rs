@@ -345,7 +345,6 @@ fn limits_change_with_the_file_and_the_circuit_stays_as_it_is() {
     files.change([
         ("max_queued: 256", "max_queued: 8"),
         ("by_default: true", "by_default: false"),
-        ("demo-flaky\n", "demo-flaky\n    max_connections: 1\n"),
     ]);
     while sql()["limits"]["queued"] != 8 {}
     assert_eq!(sql()["state"], "forced_open");
@@ -376,7 +375,11 @@ fn adapters_come_and_go_with_the_file_and_calls_in_flight_have_their_answers() {
         ("name: qa-vector-chroma", "name: vector-too"),
         (
             "adapters:\n",
-            &format!("adapters:\n  - name: elsewhere\n    type: http\n    {url}\n"),
+            &format!(
+                "adapters:\n\
+                 \x20 - name: elsewhere\n    type: http\n    {url}\n\
+                 \x20 - name: narrow\n    type: http\n    url: demo\n    max_response_bytes: 1\n"
+            ),
         ),
     ]);
     let (status, said) = program.reload();
@@ -390,14 +393,19 @@ fn adapters_come_and_go_with_the_file_and_calls_in_flight_have_their_answers() {
     assert!(answer.contains(r#"{"vector-too":{"passages":"#), "{answer}");
     let answer = program.ask("elsewhere");
     assert!(answer.contains("could not connect"), "{answer}");
+    let answer = program.ask("narrow");
+    assert!(
+        answer.contains("larger than `max_response_bytes`, 1"),
+        "{answer}"
+    );
     assert!(program.get("/").contains("by default (qa-sql, vector-too)"));
     let answer = rest(in_flight);
     assert!(answer.contains("You asked: stop?"), "{answer}");
     program.signal("-TERM");
-    // One is not there to be closed again, and the index is there besides.
+    // Those that are gone are not, and the index is there besides.
     let (code, said) = program.ended();
     assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("holdings: 5 closed"), "{said}");
+    assert!(said.contains("holdings: 6 closed"), "{said}");
 }
 
 #[test]
@@ -609,12 +617,14 @@ fn load_run_stops_by_itself_and_sums_up() {
     );
     for line in [
         "errors    0",
+        "permits   0 in flight and 0 in line at the end",
         "breaker   qa-sql: opened 0 times, recovered 0 times, closed now",
         "breaker   qa-vector-chroma: opened 0 times, recovered 0 times, closed now",
         "breaker   demo-flaky: opened 0 times, recovered 0 times, closed now",
     ] {
         assert!(lines.contains(&line), "{text}");
     }
+    assert!(text.contains("stopped on request after 0."), "{text}");
     let requests = lines
         .iter()
         .find_map(|line| line.strip_prefix("requests  "));

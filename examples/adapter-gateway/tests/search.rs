@@ -4,15 +4,15 @@ use adapter_gateway::{
     BoxError,
     chroma::Chroma,
     corpus::{Corpus, Passage},
-    question::{Failure, Found, TOP},
+    question::{Failure, Found, TOP, judge},
     sql::Sql,
     vector::{self, Index},
 };
 use axum::{Router, routing::post};
 use http::{StatusCode, header};
-use plimsoll::HttpClientConfig;
+use plimsoll::{HttpClientConfig, Outcome};
 use std::{
-    fs,
+    fs, future,
     net::{Ipv4Addr, SocketAddr},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -249,6 +249,23 @@ async fn chroma_refuses_answers_that_are_too_large_or_not_understood() {
         let failure = chroma.ask("why?".into()).await.unwrap_err().to_string();
         assert!(failure.contains(expected), "{failure}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_not_free_is_not_held_against_the_vector_service() {
+    let hang = || async { future::pending::<StatusCode>().await };
+    let app = Router::new().route("/api/v1/query", post(hang));
+    let limits = HttpClientConfig::new().max_connections(1);
+    let chroma = Chroma::new("vector", &url(serve(app).await), limits).unwrap();
+    let _taken = tokio::spawn(chroma.clone().ask("first?".into()));
+    tokio::task::yield_now().await;
+    let failure = chroma.ask("second?".into()).await.unwrap_err();
+    assert!(
+        failure.to_string().contains("no connection free"),
+        "{failure}"
+    );
+    let error = failure.into();
+    assert_eq!(judge(Err(&error), Duration::ZERO), Outcome::Ignore);
 }
 
 #[test]

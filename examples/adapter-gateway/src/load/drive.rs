@@ -140,3 +140,33 @@ impl fmt::Display for Driven {
         write!(f, "{memory}")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::question::{Failure, Found, Question};
+    use std::future;
+    use tokio::time::timeout;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_held_are_the_calls_in_flight_and_in_line_of_all() {
+        let hang = |_: Question| future::pending::<Result<Vec<Found>, Failure>>();
+        let adapters = ["a", "b"].map(|name| {
+            let narrow = plimsoll::Adapter::builder(name).max_in_flight(1);
+            narrow.function(hang).unwrap()
+        });
+        let soon = Duration::from_millis(500);
+        let call = |n: usize| timeout(soon, adapters[n].call("why?".into()));
+        let (_, _, _, held) = join!(call(0), call(0), call(1), async {
+            tokio::time::sleep(soon / 2).await;
+            Held::of(&adapters)
+        });
+        let expected = Held {
+            in_flight: 2,
+            queued: 1,
+        };
+        assert_eq!(held, expected);
+        assert!(!held.is_nothing());
+        assert!(Held::of(&adapters).is_nothing());
+    }
+}

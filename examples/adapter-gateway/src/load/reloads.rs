@@ -264,3 +264,85 @@ impl fmt::Display for Outcomes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::KindSettings;
+    use plimsoll::{Config, ConfigFiles, config_files::Source};
+
+    #[test]
+    fn files_have_other_limits_and_a_guest_in_turn_and_now_and_then_a_mistake() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
+        let files = ConfigFiles::in_folder(folder).no_variables();
+        let loaded = files.load_with::<KindSettings>(Config::new()).unwrap();
+        let files = Files::new("as it was".to_owned(), &loaded.values());
+        assert_eq!(files.of_turn(1).0, "as it was");
+        for (turn, guest) in [(0, "http\n    url: demo"), (9, "nothing")] {
+            let text = files.of_turn(turn).0;
+            assert!(
+                text.starts_with("adapters:\n  - name: \"qa-sql\"\n"),
+                "{text}"
+            );
+            let guest = format!("\n  - name: load-guest\n    type: {guest}\n");
+            assert!(text.ends_with(&guest), "{text}");
+            for limit in ["timeout: \"4s\"", "max_queued: 128", "calls: 5000"] {
+                assert!(text.contains(&format!(" {limit} # ")), "{limit}: {text}");
+            }
+        }
+        let none = Files::new(String::new(), &[]);
+        let text = none.of_turn(0).0;
+        assert!(
+            text.starts_with("adapters:\n  - name: load-guest\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn only_what_was_expected_is_right() {
+        let refused = || Err(LoadError::new(Source::Code, "", "no"));
+        for (result, expected, guest, unchanged, right) in [
+            (
+                Ok(Reload::default()),
+                Expected::Guest(true),
+                true,
+                false,
+                "1 done, 0",
+            ),
+            (
+                Ok(Reload::default()),
+                Expected::Guest(false),
+                false,
+                true,
+                "1 done, 0",
+            ),
+            (refused(), Expected::Refusal, true, true, "0 done, 1"),
+            (
+                Ok(Reload::default()),
+                Expected::Guest(true),
+                false,
+                false,
+                "",
+            ),
+            (
+                Ok(Reload::default()),
+                Expected::Guest(false),
+                true,
+                false,
+                "",
+            ),
+            (Ok(Reload::default()), Expected::Refusal, true, true, ""),
+            (refused(), Expected::Refusal, true, false, ""),
+            (refused(), Expected::Guest(true), true, true, ""),
+        ] {
+            let mut outcomes = Outcomes::default();
+            outcomes.note(&result, expected, guest, unchanged);
+            let text = outcomes.to_string();
+            let expected = match right {
+                "" => "reloads   0 done, 0 broken files refused, 1 went wrong, the last: ".into(),
+                right => format!("reloads   {right} broken files refused, 0 went wrong"),
+            };
+            assert!(text.starts_with(&expected), "{text}");
+        }
+    }
+}
