@@ -348,7 +348,9 @@ fn limits_change_with_the_file_and_the_circuit_stays_as_it_is() {
     ]);
     while sql()["limits"]["queued"] != 8 {}
     assert_eq!(sql()["state"], "forced_open");
-    while sql()["by_default"] == true {}
+    // Once this has its turn, the change before is over.
+    program.reload();
+    assert_eq!(sql()["by_default"], false);
     assert_eq!(
         rest(program.begin("/ask", r#"{"question": "who?"}"#))
             .split_once("\r\n\r\n")
@@ -401,11 +403,16 @@ fn adapters_come_and_go_with_the_file_and_calls_in_flight_have_their_answers() {
     assert!(program.get("/").contains("by default (qa-sql, vector-too)"));
     let answer = rest(in_flight);
     assert!(answer.contains("You asked: stop?"), "{answer}");
+    // Another URL makes another adapter of the same name.
+    files.change([("url: demo", &url)]);
+    program.reload();
+    let answer = program.ask("qa-vector-chroma");
+    assert!(answer.contains("could not connect"), "{answer}");
     program.signal("-TERM");
     // Those that are gone are not, and the index is there besides.
     let (code, said) = program.ended();
     assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("holdings: 6 closed"), "{said}");
+    assert!(said.contains("holdings: 4 closed"), "{said}");
 }
 
 #[test]
