@@ -404,6 +404,10 @@ fn adapters_come_and_go_with_the_file_and_calls_in_flight_have_their_answers() {
     let answer = rest(in_flight);
     assert!(answer.contains("You asked: stop?"), "{answer}");
     // Another URL makes another adapter of the same name.
+    files.change([]);
+    program.reload();
+    let answer = program.ask("qa-vector-chroma");
+    assert!(answer.contains(r#""failures":{}"#), "{answer}");
     files.change([("url: demo", &url)]);
     program.reload();
     let answer = program.ask("qa-vector-chroma");
@@ -413,6 +417,21 @@ fn adapters_come_and_go_with_the_file_and_calls_in_flight_have_their_answers() {
     let (code, said) = program.ended();
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("holdings: 4 closed"), "{said}");
+}
+
+#[test]
+fn an_adapter_over_http_has_as_many_connections_as_its_file_says() {
+    let files = Files::new("program-connections");
+    // Takes connections, and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("url: http://{}\n", silent.local_addr().unwrap());
+    files.change([("url: demo\n", &(url + "    max_connections: 1\n"))]);
+    let program = Running::start_configured(&files, &[]);
+    let question = r#"{"question": "stop?", "adapters": ["qa-vector-chroma"]}"#;
+    let _first = program.begin("/ask", question);
+    let _held = silent.accept().expect("a connection");
+    let answer = program.ask("qa-vector-chroma");
+    assert!(answer.contains("no connection free"), "{answer}");
 }
 
 #[test]
