@@ -1,7 +1,10 @@
 use crate::Source;
 use plimsoll_core::settings::Value;
 use serde_json::{Map, json};
-use std::fmt::{self, Write as _};
+use std::{
+    borrow::Cow,
+    fmt::{self, Write as _},
+};
 
 /// A setting with the value it has in the end.
 ///
@@ -95,7 +98,7 @@ pub fn to_yaml(values: &[Effective], list: Option<&str>) -> String {
                 1 if list == groups.first().copied() => {
                     writeln!(out, "{INDENT}- name: {}", quoted(group))
                 }
-                depth => writeln!(out, "{}{group}:", INDENT.repeat(depth)),
+                depth => writeln!(out, "{}{}:", INDENT.repeat(depth), key_of(group)),
             };
             open.push(group);
         }
@@ -110,11 +113,23 @@ pub fn to_yaml(values: &[Effective], list: Option<&str>) -> String {
 
 const INDENT: &str = "  ";
 
+/// A key, in quotes where it may be anything, as names of items are.
+fn key_of(key: &str) -> Cow<'_, str> {
+    let plain = |c: char| c.is_ascii_lowercase() || c == '_';
+    match key.starts_with(plain) && key.chars().all(|c| plain(c) || c.is_ascii_digit()) {
+        true => key.into(),
+        false => quoted(key).into(),
+    }
+}
+
 fn yaml(value: &Value) -> String {
     match value {
-        Value::Flag(_) | Value::Integer(_) | Value::Number(_) | Value::Bytes(_) => {
-            value.to_string()
-        }
+        // A word in quotes may be a text.
+        Value::Flag(_)
+        | Value::Integer(_)
+        | Value::Number(_)
+        | Value::Bytes(_)
+        | Value::Word(_) => value.to_string(),
         Value::Texts(texts) => {
             let texts: Vec<_> = texts.iter().map(|text| quoted(text)).collect();
             format!("[{}]", texts.join(", "))

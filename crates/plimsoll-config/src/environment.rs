@@ -1,6 +1,6 @@
 use crate::{
     LoadError, Source,
-    node::{Content, Entry, Node, Scalar},
+    node::{Content, Entry, Node, Scalar, as_in_a_variable},
     problem::Problems,
 };
 use std::{env, ffi::OsString};
@@ -10,7 +10,9 @@ use std::{env, ffi::OsString};
 ///
 /// Names are in capitals; what is neither a letter nor a digit is an underscore, so that
 /// `PLIMSOLL__ADAPTERS__QA_SQL__…` is about the adapter `qa-sql`. A list is its values with commas
-/// between.
+/// between. Quotes are a part of a value.
+///
+/// There may be 10 000 variables, each of 64 KiB and with 16 names.
 #[derive(Clone, Debug)]
 pub struct Environment {
     pub(crate) root: Node,
@@ -45,7 +47,8 @@ impl Environment {
     ///
     /// # Errors
     ///
-    /// Names each variable that is no UTF-8, is too long, or is a value where another has a group.
+    /// Names each variable that is no UTF-8, is too long, names no setting, names that of another, or
+    /// is a part of one that is a value.
     pub fn from_variables(
         prefix: &str,
         variables: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
@@ -60,10 +63,12 @@ impl Environment {
         let mut problems = Problems::default();
         if ours.len() > MAX_VARIABLES {
             let what = format!("there are more than {MAX_VARIABLES} variables {prefix}…");
-            return Err(LoadError::one(Source::Code, what));
+            let source = Source::Variable(format!("{prefix}…").into());
+            return Err(LoadError::one(source, what));
         }
-        // So that problems and values are told in an order that does not change.
-        ours.sort();
+        // So that problems and values are told in an order that does not change, and the variables
+        // of a group come one after the other.
+        ours.sort_by_cached_key(|(name, _)| (path_of(&name[prefix.len()..]), name.clone()));
         let mut root = Node::empty(Source::Variable(format!("{prefix}…").into()));
         for (name, value) in ours {
             let source = Source::Variable(name.as_str().into());
@@ -76,9 +81,10 @@ impl Environment {
                 problems.other(source, "", format!("is longer than {most} KiB"));
                 continue;
             }
-            let path: Vec<&str> = name[prefix.len()..].split("__").collect();
-            if path.len() > MAX_DEPTH || path.contains(&"") {
-                let what = "names no setting: write it like PLIMSOLL__SERVER__MAX_CONNECTIONS";
+            let path = path_of(&name[prefix.len()..]);
+            if path.len() > MAX_DEPTH || path.iter().any(String::is_empty) {
+                let what =
+                    format!("names no setting: write it like {prefix}SERVER__MAX_CONNECTIONS");
                 problems.other(source, "", what);
                 continue;
             }
@@ -89,42 +95,57 @@ impl Environment {
     }
 }
 
-fn insert(node: &mut Node, path: &[&str], value: String, source: &Source, problems: &mut Problems) {
+/// The groups and the setting that a variable names.
+fn path_of(name: &str) -> Vec<String> {
+    name.split("__").map(as_in_a_variable).collect()
+}
+
+fn insert(
+    node: &mut Node,
+    path: &[String],
+    value: String,
+    source: &Source,
+    problems: &mut Problems,
+) {
     let Content::Map(entries) = &mut node.content else {
-        let what = format!("is a part of {}, which is a value", node.source);
+        // Those of one name come one after the other, the shorter first.
+        let what = match path {
+            [] => format!("names the same setting as {}: leave one out", node.source),
+            _ => format!(
+                "is a part of {}, which is a value: leave one out",
+                node.source
+            ),
+        };
         problems.other(source.clone(), "", what);
         return;
     };
     let [key, rest @ ..] = path else {
-        let what = "is a value where other variables have a group of settings";
-        problems.other(source.clone(), "", what);
+        // Nothing is longer than what comes after it.
         return;
     };
-    let place = match entries.iter().position(|entry| entry.key == *key) {
-        Some(place) => place,
-        None => {
-            let node = match rest {
-                // A variable is a text, but an empty one says nothing.
-                [] => Node {
-                    source: source.clone(),
-                    content: Content::Scalar(Scalar {
-                        text: value,
-                        plain: true,
-                    }),
-                },
-                rest => {
-                    let mut group = Node::empty(source.clone());
-                    insert(&mut group, rest, value, source, problems);
-                    group
-                }
-            };
-            entries.push(Entry {
-                key: (*key).to_owned(),
+    let last = entries.last_mut().filter(|entry| entry.key == *key);
+    let Some(entry) = last else {
+        let node = match rest {
+            // A variable is a text, but an empty one says nothing.
+            [] => Node {
                 source: source.clone(),
-                node,
-            });
-            return;
-        }
+                content: Content::Scalar(Scalar {
+                    text: value,
+                    plain: true,
+                }),
+            },
+            rest => {
+                let mut group = Node::empty(source.clone());
+                insert(&mut group, rest, value, source, problems);
+                group
+            }
+        };
+        entries.push(Entry {
+            key: key.clone(),
+            source: source.clone(),
+            node,
+        });
+        return;
     };
-    insert(&mut entries[place].node, rest, value, source, problems);
+    insert(&mut entry.node, rest, value, source, problems);
 }

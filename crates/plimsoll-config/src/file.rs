@@ -1,6 +1,6 @@
 use crate::{LoadError, Source, node::Node, yaml};
 use std::{
-    fs,
+    fmt, fs,
     io::{self, Read as _},
     path::Path,
     sync::Arc,
@@ -8,9 +8,9 @@ use std::{
 
 /// A file of settings, in YAML.
 ///
-/// It may have 4 MiB, 200 000 values once aliases are replaced by what they stand for, and 32
-/// lists and groups in each other. An empty one has no settings.
-#[derive(Clone, Debug)]
+/// It may have 4 MiB, 32 lists and groups in each other, and, once aliases are replaced by what
+/// they stand for, 200 000 values and 8 MiB of text. An empty one has no settings.
+#[derive(Clone)]
 pub struct File {
     pub(crate) root: Node,
     text: Arc<str>,
@@ -43,7 +43,8 @@ impl File {
     ///
     /// As [`read`](Self::read), but for a file that is not there.
     pub fn read_if_present(path: &Path) -> Result<Self, LoadError> {
-        match fs::metadata(path) {
+        // A link to nothing is there: somebody meant a file.
+        match fs::symlink_metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::empty()),
             _ => Self::read(path),
         }
@@ -76,6 +77,14 @@ impl File {
     }
 }
 
+/// Without the text, which may have secrets.
+impl fmt::Debug for File {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("File");
+        debug.field("root", &self.root).finish_non_exhaustive()
+    }
+}
+
 fn whole(name: &Arc<str>) -> Source {
     Source::File {
         file: name.clone(),
@@ -89,12 +98,16 @@ fn read_text(path: &Path) -> Result<String, String> {
     let unreadable = |error: io::Error| format!("cannot be read: {error}");
     // Opening a pipe would wait for whoever writes it.
     if !fs::metadata(path).map_err(unreadable)?.is_file() {
-        return Err("is no file".to_owned());
+        return Err("is no ordinary file".to_owned());
     }
     let file = fs::File::open(path).map_err(unreadable)?;
     let mut bytes = Vec::new();
     let mut file = file.take(yaml::MAX_BYTES + 1);
     file.read_to_end(&mut bytes).map_err(unreadable)?;
+    // Before its text is looked at, which may be cut within a character.
+    if bytes.len() as u64 > yaml::MAX_BYTES {
+        return Err(yaml::too_large());
+    }
     String::from_utf8(bytes).map_err(|error| {
         let line = error.as_bytes()[..error.utf8_error().valid_up_to()]
             .iter()

@@ -1,4 +1,5 @@
 use crate::Source;
+use std::fmt;
 
 /// What a file or the environment gives, before anybody knows what it means.
 #[derive(Clone, Debug)]
@@ -15,7 +16,7 @@ pub(crate) enum Content {
 }
 
 /// A text, and whether it was written without quotes, so that it may be a null.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Scalar {
     pub(crate) text: String,
     pub(crate) plain: bool,
@@ -27,6 +28,13 @@ pub(crate) struct Entry {
     /// Where the key is.
     pub(crate) source: Source,
     pub(crate) node: Node,
+}
+
+/// Nobody knows yet which of them is a secret.
+impl fmt::Debug for Scalar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
 }
 
 impl Node {
@@ -48,6 +56,14 @@ impl Node {
         }
     }
 
+    /// What it is, for people, unless that must not be told.
+    pub(crate) fn shown_unless(&self, secret: bool) -> String {
+        match &self.content {
+            Content::Scalar(scalar) if secret && !scalar.is_null() => "***".to_owned(),
+            _ => self.shown(),
+        }
+    }
+
     /// What it is, for people.
     pub(crate) fn shown(&self) -> String {
         match &self.content {
@@ -60,6 +76,14 @@ impl Node {
 }
 
 impl Entry {
+    /// The key, for people.
+    pub(crate) fn shown(&self) -> String {
+        match &self.source {
+            Source::Variable(_) => self.key.to_ascii_lowercase(),
+            _ => clip(&self.key),
+        }
+    }
+
     /// Variables are written in capitals, and have no dashes.
     pub(crate) fn is(&self, key: &str) -> bool {
         match &self.source {
@@ -78,11 +102,22 @@ impl Scalar {
 
 /// Whether a key is written like this in the name of a variable: `QA_SQL` for `qa-sql`.
 pub(crate) fn same_in_a_variable(variable: &str, key: &str) -> bool {
-    let plain = |c: char| match c.is_ascii_alphanumeric() {
+    let (variable, key) = (variable.chars(), key.chars());
+    variable
+        .map(letter_of_a_variable)
+        .eq(key.map(letter_of_a_variable))
+}
+
+/// How a key is written in the name of a variable.
+pub(crate) fn as_in_a_variable(key: &str) -> String {
+    key.chars().map(letter_of_a_variable).collect()
+}
+
+const fn letter_of_a_variable(c: char) -> char {
+    match c.is_ascii_alphanumeric() {
         true => c.to_ascii_uppercase(),
         false => '_',
-    };
-    variable.chars().map(plain).eq(key.chars().map(plain))
+    }
 }
 
 /// The most characters of a value that a message repeats.

@@ -16,6 +16,8 @@ pub const EXIT_CODE: u8 = 2;
 
 /// The most problems that are told of at once.
 const MOST_PROBLEMS: usize = 100;
+/// The most known keys that a problem tells of.
+const MOST_KNOWN: usize = 64;
 
 /// One thing that is wrong with a configuration.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -45,7 +47,7 @@ pub enum What {
     UnknownKey {
         /// The one that was meant, probably.
         nearest: Option<String>,
-        /// Those that there are.
+        /// Those that there are, the first 64 of them.
         known: Vec<String>,
     },
     /// Anything else, in words.
@@ -65,17 +67,15 @@ impl LoadError {
     pub fn new(source: Source, key: &str, what: impl fmt::Display) -> Self {
         let mut problems = Problems::default();
         problems.other(source, key, what);
-        Self {
-            problems: problems.problems,
-            more: 0,
-        }
+        problems.into()
     }
 
     pub(crate) fn one(source: Source, what: impl fmt::Display) -> Self {
         Self::new(source, "", what)
     }
 
-    /// Every problem, the first 100 of them, in the order of the files. Never empty.
+    /// Every problem, or the first 100 that were found, in the order of their places: files as they
+    /// were read, each from its top to its bottom, then all else. Never empty.
     #[must_use]
     pub fn problems(&self) -> &[Problem] {
         &self.problems
@@ -94,14 +94,9 @@ impl LoadError {
             problems: std::mem::take(&mut self.problems),
             more: self.more + other.more,
         };
-        other
-            .problems
-            .into_iter()
-            .for_each(|problem| all.add(problem));
-        Self {
-            problems: all.problems,
-            more: all.more,
-        }
+        let others = other.problems.into_iter();
+        others.for_each(|problem| all.add(problem));
+        all.into()
     }
 }
 
@@ -145,7 +140,11 @@ impl Problems {
             key,
             what: What::UnknownKey {
                 nearest,
-                known: known.iter().map(ToString::to_string).collect(),
+                known: known
+                    .iter()
+                    .take(MOST_KNOWN)
+                    .map(ToString::to_string)
+                    .collect(),
             },
         });
     }
@@ -167,28 +166,33 @@ impl Problems {
         self.problems.iter().any(|problem| problem.key == key)
     }
 
-    /// The problems of a file are told from its top to its bottom.
-    pub(crate) fn into_result(mut self) -> Result<(), LoadError> {
-        let mut files: Vec<Arc<str>> = Vec::new();
-        self.problems
-            .sort_by_cached_key(|problem| match &problem.source {
-                Source::File { file, line, column } => {
-                    let place = files.iter().position(|known| known == file);
-                    let place = place.unwrap_or_else(|| {
-                        files.push(file.clone());
-                        files.len() - 1
-                    });
-                    (place, *line, *column)
-                }
-                _ => (usize::MAX, 0, 0),
-            });
+    pub(crate) fn into_result(self) -> Result<(), LoadError> {
         match self.problems.is_empty() {
             true => Ok(()),
-            false => Err(LoadError {
-                problems: self.problems,
-                more: self.more,
-            }),
+            false => Err(self.into()),
         }
+    }
+}
+
+impl From<Problems> for LoadError {
+    fn from(Problems { mut problems, more }: Problems) -> Self {
+        let mut files: Vec<Arc<str>> = Vec::new();
+        for problem in &problems {
+            if let Source::File { file, .. } = &problem.source
+                && !files.contains(file)
+            {
+                files.push(file.clone());
+            }
+        }
+        // What is said of one place stays in the order in which it was found.
+        problems.sort_by_key(|problem| match &problem.source {
+            Source::File { file, line, column } => {
+                let file = files.iter().position(|name| name == file);
+                (file.unwrap_or_default(), *line, *column)
+            }
+            _ => (usize::MAX, 0, 0),
+        });
+        Self { problems, more }
     }
 }
 
@@ -197,8 +201,9 @@ const ALIKE: f64 = 0.8;
 
 /// The known key that is most like this one, if one is.
 pub(crate) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
-    // Keys are short; whatever is not was no slip of the hand, and would take long to compare.
-    if name.len() > 64 {
+    // Keys are short and few; whatever is not was no slip of the hand, and would take long to
+    // compare.
+    if name.len() > 64 || known.len() > 1_000 {
         return None;
     }
     let name = name.to_ascii_lowercase().replace('-', "_");
@@ -234,6 +239,9 @@ impl fmt::Display for Problem {
         let Self { source, key, what } = self;
         write!(f, "{source}: ")?;
         match what {
+            What::Value { value, expected } if key.is_empty() => {
+                write!(f, "is {value}, but must be {expected}")
+            }
             What::Value { value, expected } => {
                 write!(f, "`{key}` is {value}, but must be {expected}")
             }
@@ -242,7 +250,13 @@ impl fmt::Display for Problem {
                 match nearest {
                     Some(nearest) => write!(f, ": did you mean `{nearest}`?"),
                     None if known.is_empty() => Ok(()),
-                    None => write!(f, ": there are {}", known.join(", ")),
+                    None => {
+                        write!(f, ": there are {}", known.join(", "))?;
+                        match known.len() < MOST_KNOWN {
+                            true => Ok(()),
+                            false => f.write_str(", …"),
+                        }
+                    }
                 }
             }
             What::Other(what) if key.is_empty() => f.write_str(what),

@@ -1,7 +1,7 @@
 use crate::{
     Effective, Environment, File, LoadError, Source,
-    node::{Content, Entry, Node},
-    problem::{Problem, Problems, What},
+    node::{Content, Entry, Node, as_in_a_variable},
+    problem::Problems,
     text::{self, Memory},
 };
 use plimsoll_core::{
@@ -45,6 +45,9 @@ pub struct Reading {
     sources: Sources,
     memory: Memory,
 }
+
+/// The most items of a list.
+const MAX_ITEMS: usize = 10_000;
 
 /// Where values came from, by path. What came later counts.
 #[derive(Debug, Default)]
@@ -95,7 +98,8 @@ impl Reading {
         self.show("", settings, None);
     }
 
-    /// Reads the settings of one group of a file.
+    /// Reads the settings of one group of a file. Whether there are other groups that nobody knows is
+    /// for [`root`](Self::root) to tell.
     pub fn group(
         &mut self,
         key: &'static str,
@@ -104,8 +108,13 @@ impl Reading {
         environment: &Environment,
     ) {
         for node in [&file.root, &environment.root] {
-            if let Some(entry) = node.get(key) {
-                self.pass(key, settings, &entry.node, &[]);
+            match node.entries() {
+                None => self.no_group("", node, true),
+                Some(_) => {
+                    if let Some(entry) = node.get(key) {
+                        self.pass(key, settings, &entry.node, &[]);
+                    }
+                }
             }
         }
         self.show(key, settings, None);
@@ -113,10 +122,19 @@ impl Reading {
 
     /// The items of the list that a file has under `key`, each with a name of its own under `name`.
     /// The file has nothing else.
+    ///
+    /// There may be 10 000 items. A name has 1 to 128 bytes without control characters and dots.
     pub fn items<'a>(&mut self, key: &'static str, file: &'a File) -> Vec<Listed<'a>> {
         self.unknown_keys("", &file.root, &[key]);
         let listed = file.root.get(key);
         let nodes = listed.map_or(&[] as &[_], |entry| match &entry.node.content {
+            Content::List(nodes) if nodes.len() > MAX_ITEMS => {
+                let source = entry.node.source.clone();
+                let expected = format!("a list of at most {MAX_ITEMS}");
+                let problems = &mut self.problems;
+                problems.value(source, key, entry.node.shown(), expected);
+                &[]
+            }
             Content::List(nodes) => nodes,
             Content::Scalar(scalar) if scalar.is_null() => &[],
             _ => {
@@ -151,6 +169,9 @@ impl Reading {
     /// Reads the settings of an item, which begin with what the code and the general settings
     /// say. What nobody gave of the group `general` came from the group of that name which was
     /// read before.
+    ///
+    /// Variables can change an item, but make none. None can name an item with two characters in
+    /// a row that are neither letters nor digits, since those part groups.
     pub fn item(
         &mut self,
         key: &'static str,
@@ -163,26 +184,40 @@ impl Reading {
         if let Some(node) = item.node {
             self.pass(&path, settings, node, &["name"]);
         }
-        for variable in variables_of(key, environment) {
-            if variable.is(item.name) {
-                self.pass(&path, settings, &variable.node, &[]);
-            }
+        // Those of one group are in order, each once.
+        let (variables, name) = (variables_of(key, environment), as_in_a_variable(item.name));
+        let place = variables.binary_search_by(|variable| variable.key.cmp(&name));
+        if let Some(variable) = place.ok().and_then(|place| variables.get(place)) {
+            self.pass(&path, settings, &variable.node, &[]);
         }
         self.show(&path, settings, Some(general));
     }
 
     /// Says which variables are about items of other names than these, or about several of them.
     pub fn other_items(&mut self, key: &'static str, names: &[&str], environment: &Environment) {
+        if let Some(entry) = environment.root.get(key)
+            && let Content::Scalar(scalar) = &entry.node.content
+            && !scalar.is_null()
+        {
+            let what = "is a list, which a variable cannot give: give it in the file";
+            self.problems.other(entry.node.source.clone(), key, what);
+        }
+        let mut meant: HashMap<String, (&str, Option<&str>)> = HashMap::new();
+        for name in names {
+            meant
+                .entry(as_in_a_variable(name))
+                .and_modify(|(_, other)| *other = Some(name))
+                .or_insert((name, None));
+        }
         for variable in variables_of(key, environment) {
-            let mut meant = names.iter().filter(|name| variable.is(name));
-            match (meant.next(), meant.next()) {
-                (Some(_), None) => {}
-                (Some(one), Some(other)) => {
+            match meant.get(&variable.key) {
+                Some((_, None)) => {}
+                Some((one, Some(other))) => {
                     let what = format!("is about `{one}` and about `{other}`: rename one of them");
                     self.problems.other(variable.source.clone(), "", what);
                 }
-                (None, _) => {
-                    let key = join(key, &variable.key);
+                None => {
+                    let key = join(key, &variable.shown());
                     let source = variable.source.clone();
                     self.problems.unknown(source, key, &variable.key, names);
                 }
@@ -286,37 +321,47 @@ impl Reading {
             .visit(settings),
             Content::Scalar(scalar) if scalar.is_null() => {}
             _ => {
-                let source = node.source.clone();
-                let expected = "a group of settings";
-                self.problems.value(source, path, node.shown(), expected);
+                let secret = holds_secret(settings);
+                self.no_group(path, node, secret);
             }
         }
+    }
+
+    /// Says that a value is where a group of settings must be.
+    fn no_group(&mut self, path: &str, node: &Node, secret: bool) {
+        let source = node.source.clone();
+        let value = node.shown_unless(secret);
+        self.problems
+            .value(source, path, value, "a group of settings");
     }
 
     fn unknown_keys(&mut self, path: &str, node: &Node, known: &[&'static str]) {
         let entries = node.entries().unwrap_or_default();
         for entry in entries {
             if !known.iter().any(|key| entry.is(key)) {
-                let key = join(path, &entry.key);
+                let key = join(path, &entry.shown());
                 let source = entry.source.clone();
                 self.problems.unknown(source, key, &entry.key, known);
             }
         }
         if node.entries().is_none() {
-            let source = node.source.clone();
-            self.problems.other(source, path, "is no group of settings");
+            self.no_group(path, node, true);
         }
     }
 
     fn show(&mut self, path: &str, settings: &mut dyn Settings, general: Option<&str>) {
         let inherited = general.map(|general| join(path, general));
-        settings.visit(&mut Show {
+        let first = self.values.len();
+        let mut show = Show {
             reading: self,
             path: path.to_owned(),
             inherited: inherited.as_deref(),
             general: general.unwrap_or_default(),
-            last: None,
-        });
+            first,
+            broken: Vec::new(),
+        };
+        settings.visit(&mut show);
+        show.tell_broken();
     }
 }
 
@@ -378,14 +423,52 @@ impl Sources {
     }
 
     fn find(&self, path: &str) -> Option<&Given> {
-        let given = self.given.get(path);
-        let group = path.rsplit_once('.').map(|(group, _)| group);
-        let implied = group.and_then(|group| self.implied.get(group));
-        given
-            .into_iter()
-            .chain(implied)
-            .max_by_key(|given| given.turn)
+        let groups = path.match_indices('.').map(|(end, _)| &path[..end]);
+        let implied = groups.filter_map(|group| self.implied.get(group));
+        let given = self.given.get(path).into_iter();
+        given.chain(implied).max_by_key(|given| given.turn)
     }
+}
+
+/// Whether there is a secret among some settings, which somebody may have put in place of them.
+fn holds_secret(settings: &mut dyn Settings) -> bool {
+    let mut found = FindSecret(false);
+    settings.visit(&mut found);
+    found.0
+}
+
+struct FindSecret(bool);
+
+impl Fields for FindSecret {
+    fn setting(&mut self, _: &'static str, _: &'static str, setting: &mut dyn Setting) {
+        self.0 |= setting.kind() == Kind::Secret;
+    }
+
+    fn preset(
+        &mut self,
+        _: &'static str,
+        _: &'static str,
+        _: &'static str,
+        _: &'static [&'static str],
+        _: &mut dyn FnMut(&'static str),
+    ) {
+    }
+
+    fn group(&mut self, _: &'static str, _: &'static str, group: &mut dyn Settings) {
+        group.visit(self);
+    }
+
+    fn optional(
+        &mut self,
+        _: &'static str,
+        _: &'static str,
+        _: &mut bool,
+        group: &mut dyn Settings,
+    ) {
+        group.visit(self);
+    }
+
+    fn require(&mut self, _: &'static str, _: bool, _: &dyn fmt::Display) {}
 }
 
 fn join(path: &str, key: &str) -> String {
@@ -408,7 +491,7 @@ impl<'a> Pass<'a> {
         settings.visit(&mut self);
         for entry in self.entries {
             if !self.seen.iter().any(|key| entry.is(key)) {
-                let key = join(&self.path, &entry.key);
+                let key = join(&self.path, &entry.shown());
                 let source = entry.source.clone();
                 let problems = &mut self.reading.problems;
                 problems.unknown(source, key, &entry.key, &self.seen);
@@ -422,10 +505,7 @@ impl<'a> Pass<'a> {
     }
 
     fn wrong(&mut self, node: &Node, key: &str, expected: impl fmt::Display, secret: bool) {
-        let value = match secret {
-            true => "***".to_owned(),
-            false => node.shown(),
-        };
+        let value = node.shown_unless(secret);
         let (source, key) = (node.source.clone(), join(&self.path, key));
         self.reading.problems.value(source, key, value, expected);
     }
@@ -461,7 +541,10 @@ impl Fields for Pass<'_> {
             return;
         };
         let given = match &node.content {
-            Content::Scalar(scalar) => words.iter().find(|word| **word == scalar.text),
+            Content::Scalar(scalar) => {
+                let text = scalar.text.trim();
+                words.iter().find(|word| **word == text)
+            }
             _ => None,
         };
         let Some(word) = given else {
@@ -490,21 +573,33 @@ impl Fields for Pass<'_> {
         let Some(Entry { node, .. }) = self.entry(key) else {
             return;
         };
-        let path = join(&self.path, key);
-        match &node.content {
-            Content::Map(_) => {
-                *on = true;
-                self.reading.pass(&path, group, node, &[]);
-            }
-            Content::Scalar(scalar) => match &*scalar.text {
-                "true" | "on" => *on = true,
-                "false" | "off" | "none" => *on = false,
-                _ if scalar.is_null() => *on = false,
-                _ => return self.wrong(node, key, "a group of settings, on or off", false),
+        let turned = match &node.content {
+            Content::Map(_) => Some(true),
+            Content::Scalar(scalar) if scalar.is_null() => Some(false),
+            Content::Scalar(scalar) => match scalar.text.trim() {
+                "on" => Some(true),
+                "off" | "none" => Some(false),
+                text => text::flag(text),
             },
-            Content::List(_) => {
-                return self.wrong(node, key, "a group of settings, on or off", false);
-            }
+            Content::List(_) => None,
+        };
+        let Some(turned) = turned else {
+            let secret = holds_secret(group);
+            return self.wrong(node, key, "a group of settings, on or off", secret);
+        };
+        let path = join(&self.path, key);
+        if turned && !*on {
+            // It starts from its default, whatever was said of it before. That there are values is
+            // said by a word alone, but goes without saying where there are settings.
+            let source = match &node.content {
+                Content::Map(entries) if !entries.is_empty() => &Source::Code,
+                _ => &node.source,
+            };
+            self.reading.sources.implied(path.clone(), source);
+        }
+        *on = turned;
+        if let Content::Map(_) = &node.content {
+            self.reading.pass(&path, group, node, &[]);
         }
         self.reading.sources.given(path, &node.source, None);
     }
@@ -519,8 +614,10 @@ struct Show<'a> {
     /// The group whose settings may have come from the general one.
     inherited: Option<&'a str>,
     general: &'a str,
-    /// What was given last in this group, by which a contradiction is placed.
-    last: Option<Given>,
+    /// Where the values of this group begin.
+    first: usize,
+    /// Rules that do not hold, by the setting they are for.
+    broken: Vec<(&'static str, String)>,
 }
 
 impl Show<'_> {
@@ -534,9 +631,6 @@ impl Show<'_> {
 
     fn add(&mut self, path: String, kind: Option<Kind>, value: Value) {
         let given = self.find(&path).cloned();
-        if given.as_ref().map(|given| given.turn) > self.last.as_ref().map(|last| last.turn) {
-            self.last.clone_from(&given);
-        }
         let source = given.map_or(Source::Code, |given| given.source);
         if let Some(kind) = kind
             && !kind.admits(&value)
@@ -554,15 +648,54 @@ impl Show<'_> {
 
     fn enter(&mut self, key: &'static str, group: &mut dyn Settings) {
         let path = join(&self.path, key);
+        let first = self.reading.values.len();
         let mut show = Show {
             reading: self.reading,
             path,
             inherited: self.inherited,
             general: self.general,
-            last: None,
+            first,
+            broken: Vec::new(),
         };
         group.visit(&mut show);
+        show.tell_broken();
     }
+
+    /// Tells of the rules that do not hold. Only now are all values of the group known.
+    fn tell_broken(mut self) {
+        for (key, expected) in std::mem::take(&mut self.broken) {
+            let path = join(&self.path, key);
+            let values = self.reading.values[self.first..].iter();
+            let mut named = values.clone().filter(|value| value.key == path);
+            let Some(Effective { value, source, .. }) = named.next() else {
+                continue;
+            };
+            if self.reading.problems.has(&path) {
+                continue;
+            }
+            // What contradicts the code is better looked for where the other side was given: the
+            // setting that the rule names, or else what was given last.
+            let given = values.filter_map(|value| {
+                let key = value.key.strip_prefix(&*self.path)?;
+                let given = self.find(&value.key)?;
+                let named = names(&expected, key.trim_start_matches('.'));
+                (given.source != Source::Code).then_some((named, given.turn, &given.source))
+            });
+            let other = given.max_by_key(|(named, turn, _)| (*named, *turn));
+            let source = match (source, other) {
+                (Source::Code, Some((_, _, other))) => other.clone(),
+                (source, _) => source.clone(),
+            };
+            let value = value.to_string();
+            self.reading.problems.value(source, path, value, expected);
+        }
+    }
+}
+
+/// Whether a rule names a setting.
+fn names(rule: &str, key: &str) -> bool {
+    let mut words = rule.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    words.any(|word| word == key)
 }
 
 impl Fields for Show<'_> {
@@ -606,25 +739,6 @@ impl Fields for Show<'_> {
         if holds {
             return;
         }
-        let path = join(&self.path, key);
-        let value = self.reading.values.iter().rev();
-        let value = value.take(64).find(|value| value.key == path);
-        let Some(Effective { value, source, .. }) = value else {
-            return;
-        };
-        if self.reading.problems.has(&path) {
-            return;
-        }
-        // What contradicts the code is better looked for where it was given.
-        let source = match (source, &self.last) {
-            (Source::Code, Some(last)) => last.source.clone(),
-            (source, _) => source.clone(),
-        };
-        let (value, expected) = (value.to_string(), expected.to_string());
-        self.reading.problems.add(Problem {
-            source,
-            key: path,
-            what: What::Value { value, expected },
-        });
+        self.broken.push((key, expected.to_string()));
     }
 }

@@ -66,8 +66,7 @@ impl Change {
 
 impl Reload {
     /// Compares the values there were with those there are. Defaults of what came or went are left
-    /// out. `live` says whether a setting counts
-    /// while the service runs.
+    /// out. `live` says whether a setting counts while the service runs.
     #[must_use]
     pub fn between(old: &[Effective], new: &[Effective], live: impl Fn(&str) -> bool) -> Self {
         let before: HashMap<&str, &Value> = index(old);

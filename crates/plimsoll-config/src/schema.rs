@@ -3,7 +3,7 @@
 use crate::effective::plain;
 use plimsoll_core::settings::{Fields, Kind, Setting, Settings, Value};
 use serde_json::{Map, json};
-use std::fmt;
+use std::{fmt, ops::RangeInclusive, time::Duration};
 
 const DRAFT: &str = "https://json-schema.org/draft/2020-12/schema";
 
@@ -29,7 +29,7 @@ pub fn list_schema(
     let mut item = object(item);
     item["properties"]["name"] = json!({
         "description": "The name, by which everything else knows it. No two have the same.",
-        "type": "string",
+        "type": ["string", "integer", "boolean"],
         "pattern": "^[^.\\p{Cc}]{1,128}$",
     });
     item["required"] = json!(["name"]);
@@ -76,8 +76,13 @@ impl Fields for Describe {
                 Some(any) => std::mem::take(any),
                 None => vec![schema],
             };
-            any.push(json!({ "enum": words }));
-            any.push(json!({ "type": "null" }));
+            let mut all: Vec<_> = words.iter().map(|word| json!(word)).collect();
+            if let Some("off" | "none") = words.first().copied() {
+                all.push(json!(false));
+                any.push(one_of("off|none|false|False|FALSE"));
+            }
+            all.push(json!(null));
+            any.push(json!({ "enum": all }));
             schema = json!({ "anyOf": any });
         }
         let value = setting.value();
@@ -119,6 +124,7 @@ impl Fields for Describe {
             "anyOf": [
                 object(group),
                 { "enum": ["on", "off", true, false, null] },
+                one_of("on|true|True|TRUE|off|none|false|False|FALSE"),
             ],
         });
         if !*on {
@@ -130,40 +136,80 @@ impl Fields for Describe {
     fn require(&mut self, _: &'static str, _: bool, _: &dyn fmt::Display) {}
 }
 
-/// Times and sizes are numbers, or texts with units whose range a schema cannot tell.
+/// Numbers may be in quotes, since templates like to put them there. Times and sizes are numbers
+/// too, or texts with units, whose range a schema cannot tell.
 fn of_kind(kind: &Kind) -> serde_json::Value {
-    let time = "^\\s*([0-9.]+\\s*[a-zA-Zµ]*\\s*)+$";
     match kind {
-        Kind::Flag => json!({ "type": "boolean" }),
-        Kind::Integer(range) => {
-            json!({ "type": "integer", "minimum": range.start(), "maximum": range.end() })
+        Kind::Flag => {
+            let boolean = json!({ "type": "boolean" });
+            json!({ "anyOf": [boolean, one_of("true|True|TRUE|false|False|FALSE")] })
         }
+        Kind::Integer(range) => or_text(&integer(range), DIGITS),
         Kind::Number(range) => {
-            json!({ "type": "number", "minimum": range.start(), "maximum": range.end() })
+            let mut number = json!({ "type": "number" });
+            if range.start().is_finite() {
+                number["minimum"] = json!(range.start());
+            }
+            if *range.end() < f64::MAX {
+                number["maximum"] = json!(range.end());
+            }
+            or_text(&number, NUMBER)
         }
-        Kind::Percent => json!({ "type": "number", "exclusiveMinimum": 0, "maximum": 100 }),
+        Kind::Percent => or_text(
+            &json!({ "type": "number", "exclusiveMinimum": 0, "maximum": 100 }),
+            "^\\s*[0-9.eE+-]+\\s*%?\\s*$",
+        ),
         Kind::Duration(range) => {
-            let (least, most) = (range.start().as_secs_f64(), range.end().as_secs_f64());
-            json!({ "anyOf": [
-                { "type": "number", "minimum": least, "maximum": most },
-                { "type": "string", "pattern": time },
-            ] })
+            let mut seconds = json!({ "type": "number", "minimum": range.start().as_secs_f64() });
+            if *range.end() < Duration::MAX {
+                seconds["maximum"] = json!(range.end().as_secs_f64());
+            }
+            or_text(&seconds, TIME)
         }
-        Kind::Bytes(range) => json!({ "anyOf": [
-            { "type": "integer", "minimum": range.start(), "maximum": range.end() },
-            { "type": "string", "pattern": "^\\s*[0-9.]+\\s*([kKmMgGtT]i?[bB]?|[bB]|%)?\\s*$" },
-        ] }),
-        Kind::CallsOrTime(calls, _) => json!({ "anyOf": [
-            { "type": "integer", "minimum": calls.start(), "maximum": calls.end() },
-            { "type": "string", "pattern": time },
-        ] }),
-        Kind::CountOrShare(range) => json!({ "anyOf": [
-            { "type": "integer", "minimum": range.start(), "maximum": range.end() },
-            { "type": "string", "pattern": "^\\s*[0-9.]+\\s*%\\s*$" },
-        ] }),
+        Kind::Bytes(range) => or_text(&integer(range), SIZE),
+        // A time in seconds without a unit would be calls, but one with a fraction cannot be.
+        Kind::CallsOrTime(calls, time) => {
+            let schema = or_text(&integer(calls), TIME);
+            match of_kind(&Kind::Duration(time.clone()))["anyOf"].get_mut(0) {
+                Some(seconds) => {
+                    seconds["not"] = json!({ "type": "integer" });
+                    json!({ "anyOf": [schema, seconds] })
+                }
+                None => schema,
+            }
+        }
+        Kind::CountOrShare(range) => or_text(&integer(range), "^\\s*[0-9.eE+-]+\\s*%?\\s*$"),
         Kind::Choice(names) => json!({ "enum": names }),
-        Kind::Texts => json!({ "type": "array", "items": { "type": "string" } }),
+        Kind::Texts => json!({ "anyOf": [{ "type": "array", "items": any_text() }, any_text()] }),
         // An address is checked by whoever listens.
-        _ => json!({ "type": "string" }),
+        Kind::Address => json!({ "type": "string", "pattern": ":[0-9]+\\s*$" }),
+        _ => any_text(),
     }
+}
+
+const DIGITS: &str = "^\\s*[0-9]+\\s*$";
+const NUMBER: &str = "^\\s*[0-9.eE+-]+\\s*$";
+const TIME: &str = "^\\s*([0-9.eE+-]+|([0-9][0-9.\\s]*[a-zA-Zµ]+\\s*)+)\\s*$";
+const SIZE: &str = "^\\s*([0-9.]+\\s*([kKmMgGtTpPeE]?[iI]?[bB]?)|[0-9.eE+-]+\\s*%)\\s*$";
+
+fn integer(range: &RangeInclusive<u64>) -> serde_json::Value {
+    let mut schema = json!({ "type": "integer", "minimum": range.start() });
+    if *range.end() < u64::MAX {
+        schema["maximum"] = json!(range.end());
+    }
+    schema
+}
+
+fn or_text(schema: &serde_json::Value, pattern: &str) -> serde_json::Value {
+    json!({ "anyOf": [schema, { "type": "string", "pattern": pattern }] })
+}
+
+/// One of some words, none of which an editor should propose.
+fn one_of(words: &str) -> serde_json::Value {
+    json!({ "type": "string", "pattern": format!("^\\s*({words})\\s*$") })
+}
+
+/// Whatever YAML makes of a text without quotes.
+fn any_text() -> serde_json::Value {
+    json!({ "type": ["string", "number", "boolean"] })
 }

@@ -1,4 +1,7 @@
-use std::{fmt, sync::Arc};
+use std::{
+    fmt::{self, Write as _},
+    sync::Arc,
+};
 
 /// Where a value comes from.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -43,9 +46,20 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Code => f.write_str("code"),
-            Self::File { file, line: 0, .. } => f.write_str(file),
-            Self::File { file, line, column } => write!(f, "{file}:{line}:{column}"),
-            Self::Variable(name) => f.write_str(name),
+            Self::File { file, line: 0, .. } => write_line(file, f),
+            Self::File { file, line, column } => {
+                write_line(file, f)?;
+                write!(f, ":{line}:{column}")
+            }
+            Self::Variable(name) => write_line(name, f),
         }
     }
+}
+
+/// A name may hold line breaks, which would end a line of a log or a comment.
+fn write_line(name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    name.chars().try_for_each(|c| match c.is_control() {
+        true => write!(f, "{}", c.escape_default()),
+        false => f.write_char(c),
+    })
 }

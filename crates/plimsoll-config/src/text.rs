@@ -26,11 +26,16 @@ pub(crate) fn read(node: &Node, setting: &dyn Setting, memory: Memory) -> Result
             .ok_or_else(expected);
     }
     let text = scalar.text.trim();
-    if let Some(word) = words.iter().find(|word| **word == text) {
+    let any_text = matches!(kind, Kind::Text | Kind::Secret);
+    // Quotes tell a text from a word.
+    if (scalar.plain || !any_text)
+        && let Some(word) = words.iter().find(|word| **word == text)
+    {
         return Ok(Value::Word(word));
     }
     // `off` is what people write for nothing, and what some YAML makes of it.
-    if matches!(text, "off" | "none" | "false")
+    if !any_text
+        && (matches!(text, "off" | "none") || flag(text) == Some(false))
         && let Some(word) = words
             .first()
             .filter(|word| matches!(**word, "off" | "none"))
@@ -38,13 +43,13 @@ pub(crate) fn read(node: &Node, setting: &dyn Setting, memory: Memory) -> Result
         return Ok(Value::Word(word));
     }
     let value = match &kind {
-        Kind::Flag => match text {
-            "true" | "True" | "TRUE" => Some(Value::Flag(true)),
-            "false" | "False" | "FALSE" => Some(Value::Flag(false)),
-            _ => None,
-        },
+        Kind::Flag => flag(text).map(Value::Flag),
         Kind::Integer(_) => integer(text).map(Value::Integer),
-        Kind::Number(_) | Kind::Percent => number(text).map(Value::Number),
+        Kind::Number(_) => number(text).map(Value::Number),
+        Kind::Percent => {
+            let share = text.strip_suffix('%').unwrap_or(text);
+            number(share.trim_end()).map(Value::Number)
+        }
         Kind::Duration(_) => duration(text).map(Value::Duration),
         Kind::Bytes(_) => match text.strip_suffix('%') {
             Some(share) => match (number(share.trim_end()), memory.limit()) {
@@ -105,6 +110,15 @@ fn expected(kind: &Kind, words: &[&str]) -> String {
     expected
 }
 
+/// The booleans of YAML 1.2.
+pub(crate) fn flag(text: &str) -> Option<bool> {
+    match text {
+        "true" | "True" | "TRUE" => Some(true),
+        "false" | "False" | "FALSE" => Some(false),
+        _ => None,
+    }
+}
+
 fn integer(text: &str) -> Option<u64> {
     let digits = text.bytes().all(|c| c.is_ascii_digit());
     digits.then(|| text.parse().ok()).flatten()
@@ -120,7 +134,17 @@ fn number(text: &str) -> Option<f64> {
 fn duration(text: &str) -> Option<Duration> {
     match number(text) {
         Some(seconds) => Duration::try_from_secs_f64(seconds).ok(),
-        None => humantime::parse_duration(text).ok(),
+        None => {
+            // It would take `1 30m` for 130 minutes.
+            let words: Vec<&str> = text.split_whitespace().collect();
+            let apart = |pair: &[&str]| {
+                pair[0].ends_with(|c: char| c.is_ascii_digit() || c == '.')
+                    && pair[1].starts_with(|c: char| c.is_ascii_digit() || c == '.')
+            };
+            let number_in_pieces = words.windows(2).any(apart);
+            let duration = humantime::parse_duration(text).ok();
+            duration.filter(|_| !number_in_pieces)
+        }
     }
 }
 
@@ -129,7 +153,11 @@ fn bytes(text: &str) -> Option<u64> {
         Some(bytes) => Some(bytes),
         // A sign or an exponent makes no size.
         None if !text.starts_with(|c: char| c.is_ascii_digit()) => None,
-        None => text.parse::<bytesize::ByteSize>().ok().map(|size| size.0),
+        // What does not fit becomes the most that does.
+        None => {
+            let size = text.parse::<bytesize::ByteSize>().ok()?.0;
+            (size < u64::MAX).then_some(size)
+        }
     }
 }
 
@@ -148,5 +176,82 @@ impl Memory {
             #[cfg(test)]
             Self::Given(limit) => limit,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Source, node::Scalar};
+    use plimsoll_core::settings;
+    use std::ops::RangeInclusive;
+
+    /// What a size between 1 KiB and 1 GiB is read as.
+    fn size(text: &str, memory: Option<u64>) -> Result<Value, String> {
+        size_in(1 << 10..=1 << 30, text, memory)
+    }
+
+    fn size_in(
+        range: RangeInclusive<u64>,
+        text: &str,
+        memory: Option<u64>,
+    ) -> Result<Value, String> {
+        let content = Content::Scalar(Scalar {
+            text: text.to_owned(),
+            plain: true,
+        });
+        let node = Node {
+            source: Source::Code,
+            content,
+        };
+        let mut size = 0_u64;
+        let setting = settings::bytes(&mut size, range);
+        read(&node, &setting, Memory::Given(memory))
+    }
+
+    #[test]
+    fn a_share_of_the_memory_is_a_size() {
+        let limit = Some(1_u64 << 30);
+        for (text, bytes) in [
+            ("100%", 1 << 30),
+            ("25%", 1 << 28),
+            (" 12.5 % ", 1 << 27),
+            ("1e1%", (1 << 30) / 10),
+        ] {
+            assert_eq!(size(text, limit), Ok(Value::Bytes(bytes)), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_share_that_is_none_or_makes_a_size_out_of_range_is_refused() {
+        let expected = "a size between 1KiB and 1GiB, in bytes or like \"64MiB\" or \"40%\"";
+        let limit = Some(1_u64 << 30);
+        for text in ["0%", "100.1%", "-1%", "%", "x%", "1%%", "nan%", "0.00001%"] {
+            assert_eq!(size(text, limit), Err(expected.to_owned()), "{text}");
+        }
+        assert_eq!(size("50%", Some(u64::MAX)), Err(expected.to_owned()));
+        // The least there may be, and one less.
+        assert_eq!(size("50%", Some(2_048)), Ok(Value::Bytes(1_024)));
+        assert_eq!(size("50%", Some(2_046)), Err(expected.to_owned()));
+    }
+
+    #[test]
+    fn a_size_that_no_number_is_large_enough_for_is_refused() {
+        let size = |text| size_in(0..=u64::MAX, text, None);
+        let most = Value::Bytes(u64::MAX);
+        assert_eq!(size("18446744073709551615"), Ok(most));
+        let exact = Value::Bytes(15 << 60);
+        assert_eq!(size("15EiB"), Ok(exact));
+        for text in ["18446744073709551616", "16EiB", "99999999999TiB", "1e30"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_share_of_memory_that_nobody_knows_is_refused_with_the_reason() {
+        let expected = "a number of bytes: how much memory there may be is not known here";
+        assert_eq!(size("50%", None), Err(expected.to_owned()));
+        assert!(size("0%", None).is_err_and(|error| error != expected));
+        assert_eq!(size("64KiB", None), Ok(Value::Bytes(64 << 10)));
     }
 }

@@ -1,14 +1,20 @@
 //! Tells when files have changed.
 
-use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+use notify::{
+    EventKind as Kind, RecommendedWatcher, RecursiveMode, Watcher as _, event::ModifyKind as Modify,
+};
 use std::{
     collections::BTreeSet,
-    path::{Path, PathBuf},
+    path::{self, Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tokio::{
     sync::mpsc,
-    time::{Instant, MissedTickBehavior, interval, sleep_until},
+    time::{Instant, sleep_until},
 };
 
 /// How long files must have been left alone before a change is told of, so that an editor that
@@ -22,34 +28,42 @@ const LONGEST: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_secs(5);
 
 /// Watches the folders of some files, since editors and orchestrators put new files in the place
-/// of old ones.
+/// of old ones. Where a file or its folder is a link, what it leads to is not watched.
 ///
 /// Where the system cannot watch them (there are too few watches, or the folder is not there), a
-/// warning says so, and a change is told of every 5 seconds whether there was one or not.
+/// warning says so, and a change is told of every 5 seconds whether there was one or not, until
+/// they can be watched.
 #[derive(Debug)]
 pub struct Watcher {
+    folders: BTreeSet<PathBuf>,
     changed: mpsc::Receiver<()>,
     /// None where the system cannot watch.
     watcher: Option<RecommendedWatcher>,
+    /// Set when a folder is watched no more, since it is another now.
+    lost: Arc<AtomicBool>,
+    /// There was a change that nobody was told of yet.
+    pending: bool,
+    /// When a change is told of where the system cannot watch.
+    poll: Option<Instant>,
 }
 
 impl Watcher {
     /// Begins to watch.
     #[must_use]
     pub fn new<'a>(files: impl IntoIterator<Item = &'a Path>) -> Self {
-        // One that is not taken yet stands for all that come after it.
-        let (tell, changed) = mpsc::channel(1);
-        let folders: BTreeSet<PathBuf> = files.into_iter().map(folder).collect();
-        let watcher = watch(&folders, tell)
-            .inspect_err(|error| {
-                tracing::warn!(
-                    %error,
-                    every = ?POLL,
-                    "the configuration cannot be watched, and is read again from time to time"
-                );
-            })
-            .ok();
-        Self { changed, watcher }
+        let mut watcher = Self {
+            folders: files.into_iter().map(folder).collect(),
+            // Nobody sends.
+            changed: mpsc::channel(1).1,
+            watcher: None,
+            lost: Arc::default(),
+            pending: false,
+            poll: None,
+        };
+        if let Err(error) = watcher.watch() {
+            warn(&error);
+        }
+        watcher
     }
 
     /// Waits for the next change, and until the files were left alone for a tenth of a second. It
@@ -57,40 +71,85 @@ impl Watcher {
     ///
     /// # Cancel safety
     ///
-    /// A change may be missed if this is dropped while it waits for the files to be left alone.
+    /// No change is missed if this is dropped while it waits.
     pub async fn changed(&mut self) {
-        if self.watcher.is_none() || self.changed.recv().await.is_none() {
-            let mut ticks = interval(POLL);
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            ticks.tick().await;
-            ticks.tick().await;
-            return;
+        if self.watcher.is_none() {
+            return self.polled().await;
+        }
+        if !self.pending {
+            // None says that the system watches no more.
+            self.pending = self.changed.recv().await.is_some();
         }
         let longest = Instant::now() + LONGEST;
-        loop {
+        while self.pending {
             let quiet = (Instant::now() + QUIET).min(longest);
             tokio::select! {
                 biased;
-                () = sleep_until(quiet) => return,
+                () = sleep_until(quiet) => break,
                 more = self.changed.recv() => if more.is_none() {
-                    return;
+                    break;
                 }
             }
         }
+        self.pending = false;
+        // Before anybody reads the files, so that no change comes between.
+        if (self.lost.load(Ordering::Acquire) || self.changed.is_closed())
+            && let Err(error) = self.watch()
+        {
+            warn(&error);
+        }
     }
+
+    async fn polled(&mut self) {
+        let next = *self.poll.get_or_insert_with(|| Instant::now() + POLL);
+        sleep_until(next).await;
+        self.poll = None;
+        // It was told of already if this fails.
+        let _ = self.watch();
+    }
+
+    /// Begins to watch anew.
+    fn watch(&mut self) -> Result<(), notify::Error> {
+        self.watcher = None;
+        // One that is not taken yet stands for all that come after it.
+        let (tell, changed) = mpsc::channel(1);
+        let lost = Arc::new(AtomicBool::new(false));
+        let watcher = watch(&self.folders, tell, lost.clone())?;
+        (self.changed, self.lost) = (changed, lost);
+        self.watcher = Some(watcher);
+        Ok(())
+    }
+}
+
+fn warn(error: &notify::Error) {
+    tracing::warn!(
+        %error,
+        every = ?POLL,
+        "the configuration cannot be watched, and is read again from time to time"
+    );
 }
 
 fn watch(
     folders: &BTreeSet<PathBuf>,
     tell: mpsc::Sender<()>,
+    lost: Arc<AtomicBool>,
 ) -> Result<RecommendedWatcher, notify::Error> {
+    let watched = folders.clone();
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // That somebody read a file, which we do ourselves, is no change. An error may hide one.
-        if event.is_ok_and(|event| event.kind.is_access()) {
-            return;
+        // An error may hide anything.
+        let (change, gone) = event.map_or((true, true), |event| {
+            let moved = matches!(event.kind, Kind::Remove(_) | Kind::Modify(Modify::Name(_)));
+            let gone = moved && event.paths.iter().any(|path| watched.contains(path));
+            // That somebody read a file, which we do ourselves, is no change.
+            (!event.kind.is_access(), gone)
+        });
+        if gone {
+            lost.store(true, Ordering::Release);
         }
-        // Full: somebody will look anyway.
-        let _ = tell.try_send(());
+        if change {
+            // Full: somebody will look anyway.
+            let _ = tell.try_send(());
+        }
     })?;
     for folder in folders {
         watcher.watch(folder, RecursiveMode::NonRecursive)?;
@@ -98,10 +157,63 @@ fn watch(
     Ok(watcher)
 }
 
-/// The folder a file is in.
+/// The folder a file is in, as events name it.
 fn folder(file: &Path) -> PathBuf {
-    match file.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => PathBuf::from("."),
+    let folder = match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    path::absolute(folder).unwrap_or_else(|_| folder.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::env;
+    use tokio::time::sleep;
+
+    /// A watcher that is told of changes by hand.
+    fn by_hand() -> (mpsc::Sender<()>, Watcher) {
+        let mut watcher = Watcher::new([&*env::temp_dir().join("plimsoll.yaml")]);
+        let (tell, changed) = mpsc::channel(1);
+        watcher.changed = changed;
+        // Nobody else tells.
+        watcher.watcher = Some(notify::recommended_watcher(|_| {}).unwrap());
+        (tell, watcher)
+    }
+
+    async fn told_after(watcher: &mut Watcher) -> Duration {
+        let start = Instant::now();
+        watcher.changed().await;
+        Instant::now().saturating_duration_since(start)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_is_told_when_files_were_left_alone_for_a_tenth_of_a_second() {
+        let (tell, mut watcher) = by_hand();
+        tell.send(()).await.unwrap();
+        assert_eq!(told_after(&mut watcher).await.as_millis(), 100);
+        tokio::spawn(async move {
+            for _ in 0..3 {
+                tell.send(()).await.unwrap();
+                sleep(Duration::from_millis(90)).await;
+            }
+            sleep(LONGEST * 2).await;
+        });
+        assert_eq!(told_after(&mut watcher).await.as_millis(), 2 * 90 + 100);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn files_that_never_rest_are_told_of_every_second() {
+        let (tell, mut watcher) = by_hand();
+        tokio::spawn(async move {
+            while tell.send(()).await.is_ok() {
+                sleep(Duration::from_millis(50)).await;
+            }
+        });
+        for _ in 0..3 {
+            let after = told_after(&mut watcher).await.as_millis();
+            assert!((1_000..=1_050).contains(&after), "{after}ms");
+        }
     }
 }

@@ -13,7 +13,9 @@ pub(crate) const MAX_BYTES: u64 = 4 << 20;
 /// How deep lists and groups may be in each other.
 const MAX_DEPTH: usize = 32;
 /// The most values in a file, once aliases are replaced by what they stand for.
-const MAX_NODES: usize = 200_000;
+const MAX_VALUES: usize = 200_000;
+/// The most text in a file, in bytes, once aliases are replaced by what they stand for.
+const MAX_TEXT: usize = 8 << 20;
 
 /// Reads one document. An empty one has no settings.
 pub(crate) fn parse(file: &Arc<str>, text: &str) -> Result<Node, LoadError> {
@@ -22,15 +24,15 @@ pub(crate) fn parse(file: &Arc<str>, text: &str) -> Result<Node, LoadError> {
         open: Vec::new(),
         root: None,
         anchors: HashMap::new(),
-        nodes: 0,
+        placed: Size::default(),
+        anchored: Size::default(),
         problems: Problems::default(),
     };
     let whole = builder.whole();
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.len() as u64 > MAX_BYTES {
-        let most = MAX_BYTES >> 20;
-        return Err(LoadError::one(whole, format!("is larger than {most} MiB")));
+        return Err(LoadError::one(whole, too_large()));
     }
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut parser = Parser::new_from_str(text);
     let mut documents = 0;
     while let Some(event) = parser.next_event() {
@@ -39,7 +41,12 @@ pub(crate) fn parse(file: &Arc<str>, text: &str) -> Result<Node, LoadError> {
             Err(error) => {
                 let mark = error.marker();
                 let source = builder.at(mark.line(), mark.col());
-                builder.problems.other(source, "", clip(error.info()));
+                // The parser looks ahead of us, and has a limit of its own.
+                let what = match error.info() {
+                    "recursion limit exceeded" => too_deep(),
+                    info => format!("is no YAML: {}", clip(info)),
+                };
+                builder.problems.other(source, "", what);
                 break;
             }
         };
@@ -70,13 +77,48 @@ pub(crate) fn parse(file: &Arc<str>, text: &str) -> Result<Node, LoadError> {
     })
 }
 
+pub(crate) fn too_large() -> String {
+    format!("is larger than {} MiB", MAX_BYTES >> 20)
+}
+
+fn too_deep() -> String {
+    format!("is deeper than {MAX_DEPTH} lists and groups in each other")
+}
+
 struct Builder<'a> {
     file: &'a Arc<str>,
     open: Vec<Open>,
     root: Option<Node>,
     anchors: HashMap<usize, Anchored>,
-    nodes: usize,
+    placed: Size,
+    /// What is kept for aliases that may come, which takes memory whether they come or not.
+    anchored: Size,
     problems: Problems,
+}
+
+/// How much a node is, with all that is in it.
+#[derive(Clone, Copy, Default)]
+struct Size {
+    values: usize,
+    text: usize,
+}
+
+impl Size {
+    const ONE: Self = Self { values: 1, text: 0 };
+
+    fn add(&mut self, more: Self) {
+        self.values = self.values.saturating_add(more.values);
+        self.text = self.text.saturating_add(more.text);
+    }
+
+    /// What there is too much of.
+    fn excess(self) -> Option<String> {
+        match self {
+            Self { values, .. } if values > MAX_VALUES => Some(format!("{MAX_VALUES} values")),
+            Self { text, .. } if text > MAX_TEXT => Some(format!("{} MiB of text", MAX_TEXT >> 20)),
+            _ => None,
+        }
+    }
 }
 
 /// A list or group that has not ended.
@@ -85,14 +127,14 @@ struct Open {
     anchor: usize,
     /// The key whose value comes next, in a group. None of it where there is a problem with it.
     key: Option<(Option<String>, Source)>,
-    size: usize,
+    size: Size,
     /// The keys that were there already, and where.
     keys: HashMap<String, Source>,
 }
 
 struct Anchored {
     node: Node,
-    size: usize,
+    size: Size,
 }
 
 impl Builder<'_> {
@@ -122,8 +164,13 @@ impl Builder<'_> {
         match event {
             Event::Scalar(text, style, anchor, tag) => {
                 let scalar = self.scalar(text, style, tag.as_deref(), &source);
+                let size = Size {
+                    values: 1,
+                    text: scalar.text.len(),
+                };
+                self.count(size, &source)?;
                 let content = Content::Scalar(scalar);
-                self.place(Node { source, content }, anchor, 1)
+                self.place(Node { source, content }, anchor, size)
             }
             Event::SequenceStart(anchor, tag) => {
                 self.refuse_tag(tag.as_deref(), &source);
@@ -137,8 +184,6 @@ impl Builder<'_> {
                 let Open {
                     node, anchor, size, ..
                 } = self.open.pop()?;
-                // It was counted when it was opened.
-                self.nodes = self.nodes.saturating_sub(size);
                 self.place(node, anchor, size)
             }
             Event::Alias(anchor) => {
@@ -147,7 +192,11 @@ impl Builder<'_> {
                     self.problems.other(source, "", what);
                     return None;
                 };
-                let (node, size) = (known.node.clone(), known.size);
+                let size = known.size;
+                // Counted before it is copied: a few lines can make very much of it.
+                self.count(size, &source)?;
+                let known = self.anchors.get(&anchor)?;
+                let node = known.node.clone();
                 self.place(node, 0, size)
             }
             _ => Some(()),
@@ -182,35 +231,40 @@ impl Builder<'_> {
 
     fn open(&mut self, content: Content, source: Source, anchor: usize) -> Option<()> {
         if self.open.len() >= MAX_DEPTH {
-            let what = format!("is deeper than {MAX_DEPTH} lists and groups in each other");
-            self.problems.other(source, "", what);
+            self.problems.other(source, "", too_deep());
             return None;
         }
-        self.count(1, &source)?;
+        self.count(Size::ONE, &source)?;
         self.open.push(Open {
             node: Node { source, content },
             anchor,
             key: None,
-            size: 1,
+            size: Size::ONE,
             keys: HashMap::new(),
         });
         Some(())
     }
 
-    fn count(&mut self, more: usize, source: &Source) -> Option<()> {
-        self.nodes = self.nodes.saturating_add(more);
-        if self.nodes > MAX_NODES {
-            let what = format!("is more than {MAX_NODES} values, those of aliases included");
-            self.problems.other(source.clone(), "", what);
-            return None;
-        }
-        Some(())
+    /// Counts what is about to be placed. None if it is too much.
+    fn count(&mut self, more: Size, source: &Source) -> Option<()> {
+        self.placed.add(more);
+        let Some(excess) = self.placed.excess() else {
+            return Some(());
+        };
+        let what = format!("makes more than {excess}, aliases included");
+        self.problems.other(source.clone(), "", what);
+        None
     }
 
     /// Puts a node where it belongs: as a key or a value of what is open, or as the whole.
-    fn place(&mut self, node: Node, anchor: usize, size: usize) -> Option<()> {
-        self.count(size, &node.source)?;
+    fn place(&mut self, node: Node, anchor: usize, size: Size) -> Option<()> {
         if anchor > 0 {
+            self.anchored.add(size);
+            if let Some(excess) = self.anchored.excess() {
+                let what = format!("makes more than {excess} under anchors");
+                self.problems.other(node.source, "", what);
+                return None;
+            }
             let node = node.clone();
             self.anchors.insert(anchor, Anchored { node, size });
         }
@@ -218,7 +272,7 @@ impl Builder<'_> {
             self.root = Some(node);
             return Some(());
         };
-        open.size += size;
+        open.size.add(size);
         match &mut open.node.content {
             Content::List(items) => items.push(node),
             Content::Map(entries) => match open.key.take() {

@@ -102,6 +102,9 @@ impl fmt::Display for Kind {
                 write!(f, "at least {}", range.start())
             }
             Self::Integer(range) => write!(f, "between {} and {}", range.start(), range.end()),
+            Self::Number(range) if *range.end() >= f64::MAX => {
+                write!(f, "at least {}", range.start())
+            }
             Self::Number(range) => write!(f, "between {} and {}", range.start(), range.end()),
             Self::Percent => f.write_str("above 0 and at most 100 percent"),
             Self::Duration(range) if *range.end() == Duration::MAX => {
@@ -111,18 +114,16 @@ impl fmt::Display for Kind {
                 let (least, most) = (Value::Duration(*range.start()), *range.end());
                 write!(f, "between {least} and {}", Value::Duration(most))
             }
+            Self::Bytes(range) if *range.end() == u64::MAX => {
+                write!(f, "at least {}", Value::Bytes(*range.start()))
+            }
             Self::Bytes(range) => {
                 let (least, most) = (Value::Bytes(*range.start()), Value::Bytes(*range.end()));
                 write!(f, "between {least} and {most}")
             }
             Self::CallsOrTime(calls, time) => {
-                let (least, most) = (calls.start(), calls.end());
-                let (shortest, longest) = (Value::Duration(*time.start()), *time.end());
-                let longest = Value::Duration(longest);
-                write!(
-                    f,
-                    "between {least} and {most} calls, or between {shortest} and {longest}"
-                )
+                let (calls, time) = (Self::Integer(calls.clone()), Self::Duration(time.clone()));
+                write!(f, "{calls} calls, or {time}")
             }
             Self::CountOrShare(range) => {
                 Self::Integer(range.clone()).fmt(f)?;
@@ -222,6 +223,33 @@ mod tests {
             (u64::MAX, "18446744073709551615"),
         ] {
             assert_eq!(Value::Bytes(bytes).to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn ranges_without_an_end_name_none() {
+        for (kind, shown) in [
+            (Kind::Integer(1..=u64::MAX), "at least 1"),
+            (Kind::Integer(1..=9), "between 1 and 9"),
+            (Kind::Number(0.5..=f64::INFINITY), "at least 0.5"),
+            (Kind::Number(0.5..=f64::MAX), "at least 0.5"),
+            (Kind::Number(0.0..=2.5), "between 0 and 2.5"),
+            (Kind::Bytes(1_024..=u64::MAX), "at least 1KiB"),
+            (Kind::Bytes(0..=1_024), "between 0 and 1KiB"),
+            (
+                Kind::Duration(Duration::ZERO..=Duration::MAX),
+                "at least 0s",
+            ),
+            (
+                Kind::CallsOrTime(1..=u64::MAX, Duration::ZERO..=Duration::MAX),
+                "at least 1 calls, or at least 0s",
+            ),
+            (
+                Kind::CallsOrTime(1..=9, Duration::ZERO..=Duration::from_secs(60)),
+                "between 1 and 9 calls, or between 0s and 1m",
+            ),
+        ] {
+            assert_eq!(kind.to_string(), shown);
         }
     }
 

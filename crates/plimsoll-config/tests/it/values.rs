@@ -1,0 +1,377 @@
+//! What texts of every kind mean, in a file and in a variable.
+
+use crate::support::{DAY, Every, MILLISECOND, Mode, Pair, TIB, bad, good};
+use plimsoll_core::settings::Secret;
+use std::time::Duration;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Asserts that texts are read as this, from a file, from a file in quotes, and from a variable.
+#[track_caller]
+fn means(key: &str, texts: &[&str], change: impl FnOnce(&mut Every)) {
+    let mut expected = Every::default();
+    change(&mut expected);
+    for text in texts {
+        let quoted = format!("{key}: '{text}'");
+        for yaml in [format!("{key}: {text}"), quoted] {
+            assert_eq!(good(&yaml, &[]).0, expected, "{yaml}");
+        }
+        let variable = format!("APP__{}", key.to_uppercase());
+        let variable = good("", &[(&variable, text)]).0;
+        assert_eq!(variable, expected, "{key} of a variable: {text}");
+    }
+}
+
+/// Asserts that texts are refused, and with which words.
+#[track_caller]
+fn refused(key: &str, texts: &[&str], expected: &str) {
+    for text in texts {
+        let column = key.len() + 3;
+        let place = format!("config.yaml:1:{column}");
+        let shown = if text.is_empty() { "\"\"" } else { text };
+        let what = format!("`{key}` is {shown}, but must be {expected}");
+        assert_eq!(
+            bad(&format!("{key}: '{text}'"), &[]),
+            [format!("{place}: {what}")]
+        );
+        let variable = format!("APP__{}", key.to_uppercase());
+        let shown = if text.is_empty() { "nothing" } else { text };
+        assert_eq!(
+            bad("", &[(&variable, text)]),
+            [format!(
+                "{variable}: `{key}` is {shown}, but must be {expected}"
+            )]
+        );
+    }
+}
+
+#[test]
+fn flags_are_the_booleans_of_yaml() {
+    means("flag", &["true", "True", "TRUE", " true "], |every| {
+        every.flag = true;
+    });
+    means("flag", &["false", "False", "FALSE"], |_| {});
+    let others = ["yes", "no", "on", "off", "1", "0", "tRUE", "", "t", "none"];
+    refused("flag", &others, "true or false");
+}
+
+#[test]
+fn whole_numbers_are_digits_within_their_range() {
+    means("count", &["1", "01", " 1 "], |every| every.count = 1);
+    means("count", &["1000"], |every| every.count = 1_000);
+    let others = [
+        "0",
+        "1001",
+        "-1",
+        "+1",
+        "1.0",
+        "1e2",
+        "1_000",
+        "0x10",
+        "0o10",
+        "1 0",
+        "ten",
+        "",
+        "off",
+        "none",
+        "18446744073709551616",
+        "99999999999999999999999999999999999999999999999999",
+        "٣",
+    ];
+    refused("count", &others, "a whole number between 1 and 1000");
+}
+
+#[test]
+fn whole_numbers_without_an_end_go_as_far_as_there_are_numbers() {
+    means("most", &["18446744073709551615"], |every| {
+        every.most = Some(u64::MAX);
+    });
+    means("most", &["unlimited"], |_| {});
+    let others = ["0", "18446744073709551616", "off", "Unlimited", "auto"];
+    refused("most", &others, "a whole number at least 1, or unlimited");
+}
+
+#[test]
+fn numbers_may_have_fractions_and_exponents() {
+    means("ratio", &["0", "0.0", "0e9", "-0"], |every| {
+        every.ratio = 0.0;
+    });
+    means("ratio", &["2.5", "25e-1", "+2.5", "0.25E1"], |every| {
+        every.ratio = 2.5;
+    });
+    means("ratio", &[".5", "0.5"], |every| every.ratio = 0.5);
+    let others = [
+        "2.51", "-0.1", ".nan", "NaN", ".inf", "inf", "infinity", "1e999", "1,5", "1.2.3", "e5",
+        "", "1 ms", "50%", "0x1p3", "-", ".",
+    ];
+    refused("ratio", &others, "a number between 0 and 2.5");
+}
+
+#[test]
+fn percentages_may_say_that_they_are() {
+    means("rate", &["100", "100%", "100 %", "1e2"], |every| {
+        every.rate = Some(100.0);
+    });
+    means("rate", &["0.1", "0.1%"], |every| every.rate = Some(0.1));
+    means("rate", &["off", "none", "false", "False"], |every| {
+        every.rate = None;
+    });
+    let others = ["0", "0%", "100.1", "-1%", "NaN", "%", "5%%", "auto", "Off"];
+    let expected = "a number above 0 and at most 100 percent, or off";
+    refused("rate", &others, expected);
+}
+
+#[test]
+fn times_are_seconds_or_have_units() {
+    for (time, texts) in [
+        (SECOND * 30, &["30", "30s", "30.0", "3e1", "30 sec"][..]),
+        (SECOND * 90, &["1.5m", "1m30s", "1m 30s", "90"]),
+        (
+            SECOND * 5_400,
+            &["1h30m", "1h 30m", "1.5h", "5400", "90min"],
+        ),
+        (MILLISECOND * 10, &["0.01", "10ms", "10000us", "1e-2"]),
+        (DAY, &["1d", "24h", "1day", "86400"]),
+    ] {
+        means("timeout", texts, |every| every.timeout = time);
+    }
+    let others = [
+        "0.009",
+        "9ms",
+        "0",
+        "86401",
+        "1d1ns",
+        "-1",
+        "-1s",
+        "30x",
+        "s",
+        "1h30",
+        "1 30m",
+        "1 0s",
+        "1. 5m",
+        "30S",
+        "1e400",
+        "1e300",
+        "NaN",
+        "inf",
+        "",
+        "off",
+        "99999999999999999999s",
+        "18446744073709551615d",
+        "1:30",
+    ];
+    let expected = "a time between 10ms and 1d, in seconds or like \"30m\"";
+    refused("timeout", &others, expected);
+}
+
+#[test]
+fn times_without_an_end_may_have_words() {
+    means("idle", &["0", "0s"], |every| {
+        every.idle = Some(Duration::ZERO);
+    });
+    means("idle", &["213503982334601d7h15s"], |every| {
+        every.idle = Some(Duration::from_secs(u64::MAX));
+    });
+    means("idle", &["auto", "never"], |_| {});
+    let expected = "a time at least 0s, in seconds or like \"30m\", or auto or never";
+    refused("idle", &["off", "none", "AUTO", "-1", "1e30"], expected);
+}
+
+#[test]
+fn sizes_are_bytes_or_have_units() {
+    for (size, texts) in [
+        (
+            64 << 20,
+            &["64MiB", "64 MiB", "64mib", "67108864", "64Mi"][..],
+        ),
+        (64_000_000, &["64MB", "64M", "64mb", "64000000"]),
+        (1 << 10, &["1KiB", "1k iB", "1024", "1024B"][..1]),
+        (1_536, &["1.5KiB", "1536", "1536B"]),
+        (TIB, &["1TiB", "1024GiB"]),
+    ] {
+        means("size", texts, |every| every.size = size);
+    }
+    let others = [
+        "1023",
+        "1025GiB",
+        "0",
+        "-1",
+        "+5MiB",
+        "64XiB",
+        "MiB",
+        "",
+        "1e9",
+        "1.2.3MiB",
+        "99999999999TiB",
+        "18446744073709551616",
+        "0%",
+        "101%",
+        "NaN",
+        "off",
+    ];
+    let expected = "a size between 1KiB and 1TiB, in bytes or like \"64MiB\" or \"40%\"";
+    refused("size", &others, expected);
+}
+
+#[test]
+fn calls_have_no_unit_and_times_have_one() {
+    means("window", &["50"], |every| every.window = Pair::Count(50));
+    for (time, texts) in [
+        (SECOND * 50, &["50s", "50.0", "0m50s"][..]),
+        (MILLISECOND * 1_500, &["1.5", "1.5s"]),
+    ] {
+        means("window", texts, |every| every.window = Pair::Time(time));
+    }
+    let expected = "between 1 and 65536 calls, or between 10ms and 1d";
+    refused(
+        "window",
+        &["0", "65537", "9ms", "2d", "-1", "", "x"],
+        expected,
+    );
+}
+
+#[test]
+fn counts_have_no_sign_and_shares_have_one() {
+    means("workers", &["8"], |every| every.workers = Pair::Count(8));
+    means("workers", &["8%", "8 %", "8.0%"], |every| {
+        every.workers = Pair::Share(8.0);
+    });
+    let expected = "between 1 and 512, or a share above 0% and at most 100%";
+    let others = ["0", "513", "0%", "101%", "-1%", "1.5", "%", "NaN%"];
+    refused("workers", &others, expected);
+}
+
+#[test]
+fn words_are_those_that_there_are() {
+    means("mode", &["safe", " safe "], |every| every.mode = Mode::Safe);
+    let expected = "one of fast, safe";
+    refused("mode", &["Safe", "SAFE", "saf", "", "off"], expected);
+}
+
+#[test]
+fn addresses_have_a_port() {
+    means("listen", &["0.0.0.0:80"], |every| {
+        every.listen = "0.0.0.0:80".parse().unwrap();
+    });
+    let v6 = [("listen", "[::1]:80"), ("listen", "[fe80::1%3]:0")];
+    for (key, text) in v6 {
+        let every = good(&format!("{key}: '{text}'"), &[]).0;
+        assert_eq!(every.listen, text.parse().unwrap());
+    }
+    let others = ["localhost:80", "127.0.0.1", ":80", "1.2.3.4:65536", ""];
+    let expected = "an address and a port, like 127.0.0.1:8081";
+    refused("listen", &others, expected);
+}
+
+#[test]
+fn texts_are_what_is_written() {
+    for text in ["123", "true", "off", "0x1F", "1h", "a: b", "ä ö", "none"] {
+        means(
+            "title",
+            &[text][usize::from(text.contains(": "))..],
+            |every| {
+                every.title = text.to_owned();
+            },
+        );
+    }
+    assert_eq!(good("title: ''", &[]).0.title, "");
+    assert_eq!(good("title: ' a '", &[]).0.title, " a ");
+    assert_eq!(good("title: |\n  a\n  b\n", &[]).0.title, "a\nb\n");
+    assert_eq!(good("title: >\n  a\n  b\n", &[]).0.title, "a b\n");
+    assert_eq!(good("title: \"\\u263a\\n\"", &[]).0.title, "☺\n");
+    // Quotes are a part of a variable.
+    assert_eq!(good("", &[("APP__TITLE", "\"a\"")]).0.title, "\"a\"");
+}
+
+#[test]
+fn quotes_tell_a_text_from_a_word() {
+    let text = |text: &str| Some(text.to_owned());
+    for (yaml, note) in [
+        ("note: none", None),
+        ("note:", None),
+        ("note: ~", None),
+        ("note: 'none'", text("none")),
+        ("note: ''", text("")),
+        ("note: '~'", text("~")),
+        ("note: off", text("off")),
+        ("note: false", text("false")),
+    ] {
+        assert_eq!(good(yaml, &[]).0.note, note, "{yaml}");
+    }
+    let secret = |yaml| good(yaml, &[]).0.token;
+    assert_eq!(secret("token: off"), Some(Secret("off".to_owned())));
+    assert_eq!(secret("token: none"), None);
+    assert_eq!(secret("token: ' x '"), Some(Secret(" x ".to_owned())));
+}
+
+#[test]
+fn several_texts_are_a_list_or_have_commas_between() {
+    let hosts = |yaml: &str, variables: &[_]| good(yaml, variables).0.hosts;
+    assert_eq!(
+        hosts("hosts: [a, 'b,c', 1, true]", &[]),
+        ["a", "b,c", "1", "true"]
+    );
+    assert_eq!(hosts("hosts:\n- a\n- ''\n", &[]), ["a", ""]);
+    assert_eq!(hosts("hosts: []", &[]), [] as [&str; 0]);
+    assert_eq!(hosts("hosts: a, b ,,c", &[]), ["a", "b", "c"]);
+    assert_eq!(hosts("hosts: [x]", &[("APP__HOSTS", "a, b,")]), ["a", "b"]);
+    for (yaml, value) in [
+        ("hosts: [a, [b]]", "a list of 2"),
+        ("hosts: [a, {b: c}]", "a list of 2"),
+        ("hosts: [a, null]", "a list of 2"),
+        ("hosts: {a: b}", "a group of 1"),
+        ("hosts:", "nothing"),
+    ] {
+        let [problem] = &bad(yaml, &[])[..] else {
+            panic!("{yaml} has one problem");
+        };
+        let what = format!("`hosts` is {value}, but must be a list of texts");
+        assert!(problem.ends_with(&what), "{problem}");
+    }
+}
+
+#[test]
+fn nothing_is_the_first_word_or_refused() {
+    for null in ["", "~", "null", "Null", "NULL"] {
+        let yaml = format!("rate: {null}\nidle: {null}\nmost: {null}");
+        let every = good(&yaml, &[]).0;
+        assert_eq!((every.rate, every.idle, every.most), (None, None, None));
+        let variables = [("APP__RATE", null)];
+        assert_eq!(good("rate: 20", &variables).0.rate, None);
+        let keys = ["flag", "count", "timeout", "size", "mode", "title", "hosts"];
+        for key in keys {
+            let [problem] = &bad(&format!("{key}: {null}"), &[])[..] else {
+                panic!("{key} has one problem");
+            };
+            assert!(problem.contains("is nothing, but must be"), "{problem}");
+        }
+    }
+}
+
+#[test]
+fn lists_and_groups_are_no_values() {
+    for key in ["flag", "count", "rate", "idle", "size", "mode", "listen"] {
+        for (value, shown) in [
+            ("[]", "a list of 0"),
+            ("[1, 2]", "a list of 2"),
+            ("{}", "a group of 0"),
+            ("{a: 1}", "a group of 1"),
+        ] {
+            let [problem] = &bad(&format!("{key}: {value}"), &[])[..] else {
+                panic!("{key} has one problem");
+            };
+            let what = format!("`{key}` is {shown}, but must be ");
+            assert!(problem.contains(&what), "{problem}");
+        }
+    }
+}
+
+#[test]
+fn a_share_of_the_memory_is_that_of_this_machine() {
+    if let Some(limit) = plimsoll_config::memory_limit() {
+        let size = (limit as f64 / 1_000.0) as u64;
+        if (1_024..=TIB).contains(&size) {
+            assert_eq!(good("size: 0.1%", &[]).0.size, size);
+        }
+    }
+}
