@@ -541,7 +541,7 @@ fn a_configuration_that_was_printed_says_the_same_when_it_is_read() {
     let first = printed(&[&files.arg()], &[]);
     for line in [
         "  record_threshold: 10000 # ",
-        "        preset: \"network\" # ",
+        "        preset: network # ",
     ] {
         assert!(first.contains(line), "{first}");
     }
