@@ -264,6 +264,8 @@ impl Shared {
             max_queued: queue.max_calls,
             queued_bytes: queue.bytes,
             max_queued_bytes: queue.max_bytes,
+            queue_timeout: queue.timeout,
+            timeout: self.timeout(),
             succeeded: counters.succeeded.get(),
             failed: counters.failed.get(),
             timed_out: counters.timed_out.get(),

@@ -201,11 +201,13 @@ impl<Req, Res> Adapters<Req, Res> {
 
     /// How many records all histories may hold together. 80 % of the caps by default.
     ///
-    /// When there are more, records that are too old are dropped, and then the oldest of each
-    /// history, until four fifths of the threshold are left; a tracing event, the
+    /// When there are more, records that are too old are dropped, and then the oldest until four
+    /// fifths of the threshold are left: calls, of which each history gives up the same share, and
+    /// transitions only where there are too many of these alone. The
     /// [callback](Self::on_record_alert) and the counter `plimsoll_adapter_record_alerts_total`
-    /// tell, once for each time that they become too many. That is looked at in summaries, in
-    /// sweeps, and about every 64 calls of each adapter, by which much it can come late.
+    /// tell, once for each time that records become too many, and so does a tracing event, though
+    /// not more often than every 10 seconds. That is looked at in summaries, in sweeps, and about
+    /// every 64 calls of each adapter, by which much it can come late.
     ///
     /// # Errors
     ///

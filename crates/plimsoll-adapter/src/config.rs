@@ -168,18 +168,22 @@ impl AdapterConfig {
 
     /// What the circuit breaker is told.
     pub(crate) fn breaker(&self) -> CircuitBreakerConfig {
-        // Whoever leaves before half of the timeout says nothing about the service; later, it is
-        // to blame.
-        let blamed_after = (self.timeout / 2).max(MILLISECOND);
-        let config = self.circuit_breaker.clone();
-        config.or_dropped_fails_after(blamed_after)
+        self.blame_dropped(self.circuit_breaker.clone())
+    }
+
+    /// Whoever leaves before half of the timeout says nothing about the service; later, it is to
+    /// blame, unless the configuration says otherwise.
+    fn blame_dropped(&self, config: CircuitBreakerConfig) -> CircuitBreakerConfig {
+        config.or_dropped_fails_after((self.timeout / 2).max(MILLISECOND))
     }
 
     /// Takes the circuit breaker's word for what it was told, without what was added to it.
     pub(crate) fn set_breaker(&mut self, told: CircuitBreakerConfig) {
-        if self.breaker() != told {
-            self.circuit_breaker = told;
-        }
+        let plain = told.clone().dropped_as_in(&self.circuit_breaker);
+        self.circuit_breaker = match self.blame_dropped(plain.clone()) == told {
+            true => plain,
+            false => told,
+        };
     }
 }
 

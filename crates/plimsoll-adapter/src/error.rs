@@ -35,6 +35,22 @@ pub enum AdapterErrorKind {
     Duplicate,
 }
 
+impl AdapterErrorKind {
+    /// The kind as metrics and answers name it: `rejected`, `timed_out`, `failed`, `panicked`,
+    /// `unknown` or `duplicate`.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Rejected(_) => "rejected",
+            Self::TimedOut { .. } => "timed_out",
+            Self::Failed(_) => "failed",
+            Self::Panicked { .. } => "panicked",
+            Self::Unknown => "unknown",
+            Self::Duplicate => "duplicate",
+        }
+    }
+}
+
 impl AdapterError {
     pub(crate) const fn new(adapter: Name, kind: AdapterErrorKind) -> Self {
         Self {

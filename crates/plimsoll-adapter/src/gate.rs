@@ -31,8 +31,9 @@ use tokio::time::timeout;
 /// Slots for calls in flight, and a line of bounded length in front of them, first come, first
 /// served.
 ///
-/// Taking and leaving a slot is O(1), and so is joining the line and leaving it, but for what is
-/// kept of those who left it early: that is cleared up once it is more than half of the line.
+/// Taking and leaving a slot is O(1), and so is joining the line; leaving it, and looking who is
+/// next, is O(log n). What is kept of those who left it early is cleared up once it is more than half
+/// of the line.
 pub(crate) struct Gate {
     /// A [`Word`].
     word: AtomicU64,
@@ -74,6 +75,7 @@ pub(crate) struct Queue {
     pub(crate) max_calls: u64,
     pub(crate) bytes: u64,
     pub(crate) max_bytes: Option<u64>,
+    pub(crate) timeout: Duration,
 }
 
 /// A slot, which is free again when this is dropped.
@@ -246,6 +248,7 @@ impl Gate {
             max_calls: line.max_queued,
             bytes: line.queued_bytes,
             max_bytes: line.max_queued_bytes,
+            timeout: line.queue_timeout,
         }
     }
 
@@ -416,6 +419,10 @@ impl<'a> Future for Place<'a> {
             return Poll::Pending;
         }
         drop(line);
+        debug_assert!(
+            !self.taken,
+            "a place is not polled again once it gave a slot"
+        );
         self.taken = true;
         Poll::Ready(Ok(Slot(gate)))
     }

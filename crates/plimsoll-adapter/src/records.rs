@@ -10,7 +10,9 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, TryLockError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
+use tokio::time::Instant;
 
 /// How many records all adapters may keep together before the oldest are dropped.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -76,6 +78,9 @@ pub struct RecordAlert {
 
 type Callback = Arc<dyn Fn(&RecordAlert) + Send + Sync>;
 
+/// Under load there are several alerts a second, of which the log needs one now and then.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
 /// The histories of all adapters.
 ///
 /// No lock is held while somebody is told, and none but `crossing` while histories are looked at;
@@ -85,10 +90,32 @@ pub(crate) struct Records {
     members: RwLock<Arc<[Arc<Shared>]>>,
     threshold: Mutex<RecordThreshold>,
     callback: Mutex<Option<Callback>>,
+    log: Mutex<Log>,
     /// Whether there are too many, and that was told. Whoever looks holds it.
     crossing: Mutex<bool>,
     /// Records that must come before there can be too many.
     headroom: AtomicU64,
+}
+
+/// Which alerts are logged.
+#[derive(Debug, Default)]
+struct Log {
+    last: Option<Instant>,
+    /// Alerts since then that were not logged.
+    left_out: u64,
+}
+
+impl Log {
+    /// How many alerts were left out since the last one, if this one is to be logged.
+    fn admit(&mut self, now: Instant) -> Option<u64> {
+        let since = self.last.map(|last| now.saturating_duration_since(last));
+        if since.is_some_and(|since| since < LOG_INTERVAL) {
+            self.left_out += 1;
+            return None;
+        }
+        self.last = Some(now);
+        Some(std::mem::take(&mut self.left_out))
+    }
 }
 
 impl Records {
@@ -187,14 +214,19 @@ impl Records {
             trimmed,
             remaining,
         } = *alert;
-        tracing::warn!(
-            records,
-            threshold,
-            expired,
-            trimmed,
-            remaining,
-            "the histories of adapters had too many records"
-        );
+        // In a statement of its own: who writes the log is called under no lock.
+        let admitted = lock(&self.log).admit(Instant::now());
+        if let Some(left_out) = admitted {
+            tracing::warn!(
+                records,
+                threshold,
+                expired,
+                trimmed,
+                remaining,
+                left_out,
+                "the histories of adapters had too many records"
+            );
+        }
         #[cfg(feature = "metrics")]
         metrics::counter!("plimsoll_adapter_record_alerts_total").increment(1);
         let callback = lock(&self.callback).clone();
@@ -292,20 +324,28 @@ fn cleanup(members: &[Arc<Shared>]) -> Vec<(Name, Removed)> {
         .collect()
 }
 
-/// Drops the oldest records of each history, each giving up the same share, so that about `target`
-/// are left.
+/// Drops the oldest records so that about `target` are left: calls, of which each history gives up
+/// the same share, and then transitions too where there are too many of them alone.
 fn trim(members: &[Arc<Shared>], target: u64) -> u64 {
-    let total = count(members);
-    if total <= target {
+    let held: Vec<_> = members.iter().map(|member| records(member)).collect();
+    let calls = held.iter().map(|(calls, _)| calls).sum();
+    let transitions = held.iter().map(|(_, transitions)| transitions).sum();
+    if calls + transitions <= target {
         return 0;
     }
-    let kept =
-        |records: u64| (u128::from(records) * u128::from(target) / u128::from(total)) as usize;
-    let trimmed = members.iter().map(|member| {
-        let (calls, transitions) = records(member);
-        member.breaker.trim(kept(calls), kept(transitions)).total()
+    let kept_transitions = target.min(transitions);
+    let kept_calls = target - kept_transitions;
+    let trimmed = members.iter().zip(held).map(|(member, held)| {
+        let calls = share(held.0, kept_calls, calls);
+        let transitions = share(held.1, kept_transitions, transitions);
+        member.breaker.trim(calls, transitions).total()
     });
     trimmed.sum()
+}
+
+/// How many of `held` are kept where `kept` of `all` are.
+fn share(held: u64, kept: u64, all: u64) -> usize {
+    (u128::from(held) * u128::from(kept) / u128::from(all.max(1))) as usize
 }
 
 impl fmt::Debug for Records {
@@ -313,5 +353,23 @@ impl fmt::Debug for Records {
         f.debug_struct("Records")
             .field("threshold", &self.threshold)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(plimsoll_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_alert_in_ten_seconds_is_logged_with_how_many_were_left_out() {
+        let start = Instant::now();
+        let mut log = Log::default();
+        let mut at = |millis| log.admit(start + Duration::from_millis(millis));
+        assert_eq!(at(0), Some(0));
+        assert_eq!((at(1), at(5_000), at(9_999)), (None, None, None));
+        assert_eq!(at(10_000), Some(3));
+        assert_eq!(at(19_999), None);
+        assert_eq!(at(60_000), Some(1));
+        assert_eq!(at(70_000), Some(0));
     }
 }

@@ -3,6 +3,7 @@ use plimsoll_core::{Name, RejectReason};
 use std::{
     fmt,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
 };
 
 /// Everything that is known of an adapter at one moment.
@@ -26,6 +27,10 @@ pub struct AdapterSnapshot {
     pub queued_bytes: u64,
     /// The most bytes that may wait, where there is such a limit.
     pub max_queued_bytes: Option<u64>,
+    /// How long a call waits for a slot.
+    pub queue_timeout: Duration,
+    /// How long the service may take for one attempt.
+    pub timeout: Duration,
     /// Calls that were answered, however the answer was judged.
     pub succeeded: u64,
     /// Calls for which the service gave an error.

@@ -15,7 +15,8 @@ pub(crate) struct Problem {
     status: StatusCode,
     detail: Cow<'static, str>,
     header: Option<(HeaderName, HeaderValue)>,
-    member: Option<(&'static str, Value)>,
+    /// In a box, since most have none.
+    member: Option<Box<(&'static str, Value)>>,
 }
 
 #[derive(Serialize)]
@@ -46,7 +47,7 @@ impl Problem {
 
     /// Adds a member to the document.
     pub(crate) fn with_member(mut self, name: &'static str, value: Value) -> Self {
-        self.member = Some((name, value));
+        self.member = Some(Box::new((name, value)));
         self
     }
 
@@ -70,7 +71,7 @@ impl IntoResponse for Problem {
             title: self.status.canonical_reason().unwrap_or("Error"),
             status: self.status.as_u16(),
             detail: &self.detail,
-            member: self.member.into_iter().collect(),
+            member: self.member.into_iter().map(|member| *member).collect(),
         };
         let body = serde_json::to_vec(&document).expect("text and a number are JSON");
         let media = [(header::CONTENT_TYPE, "application/problem+json")];

@@ -18,7 +18,7 @@ const TASKS_SPAWNED: &str = "plimsoll_tasks_spawned_total";
 const TASKS_REFUSED: &str = "plimsoll_tasks_refused_total";
 const TASKS_PANICKED: &str = "plimsoll_tasks_panicked_total";
 
-const GAUGES: [(&str, &str); 23] = [
+const GAUGES: [(&str, &str); 24] = [
     (TASKS, "Named tasks alive."),
     (READY, "1 while the service is ready, else 0."),
     (
@@ -81,9 +81,13 @@ const GAUGES: [(&str, &str); 23] = [
         "plimsoll_adapter_queued_bytes",
         "Bytes of the requests that wait in line; 0 where they are not weighed.",
     ),
+    (
+        "plimsoll_config_last_reload_ok",
+        "1 if what was read of the configuration last could be used, else 0.",
+    ),
 ];
 
-const COUNTERS: [(&str, &str); 29] = [
+const COUNTERS: [(&str, &str); 30] = [
     (
         "plimsoll_breaker_keys_removed_total",
         "Keys whose circuit breaker was forgotten, by reason.",
@@ -178,6 +182,10 @@ const COUNTERS: [(&str, &str); 29] = [
     (
         "plimsoll_adapter_record_alerts_total",
         "Times that the histories of adapters had too many records.",
+    ),
+    (
+        "plimsoll_config_reloads_total",
+        "Times that the configuration was read again, by what came of it.",
     ),
 ];
 

@@ -13,6 +13,7 @@ use axum::{
     response::Response,
 };
 use plimsoll_breaker::{Breakers, CircuitBreaker, CircuitBreakerConfig, Event, State};
+use plimsoll_config::{Configuration, Effective, LoadError, Reload};
 use plimsoll_core::{
     Lifecycle, Phase, Registry, StopReason, lifecycle::StopReport, test_util::FakeHolding,
 };
@@ -240,5 +241,133 @@ async fn a_reader_that_hangs_keeps_no_operator_from_a_command() {
     let told = ask(&router, Method::POST, "/api/v1/breakers/orders/force-open").await;
     assert_eq!(told.status(), StatusCode::OK);
     assert_eq!(orders.state(), State::ForcedOpen);
+    drop(release);
+}
+
+/// A configuration whose reload and whose look take until they are let go.
+struct Hanging {
+    entered: Mutex<Option<oneshot::Sender<()>>>,
+    hang: Mutex<mpsc::Receiver<()>>,
+}
+
+impl Hanging {
+    /// The routes, whoever lets it go, and who tells when it hangs.
+    fn routes() -> (Router, mpsc::Sender<()>, oneshot::Receiver<()>) {
+        let (entered_tx, entered) = oneshot::channel();
+        let (release, hang) = mpsc::channel();
+        let hanging = Self {
+            entered: Mutex::new(Some(entered_tx)),
+            hang: Mutex::new(hang),
+        };
+        let (registry, lifecycle, main) = (Registry::new(), Lifecycle::new(), Handle::current());
+        let shared = Shared::new(
+            registry,
+            lifecycle,
+            Breakers::new(),
+            Some(Arc::new(hanging)),
+            None,
+            Vec::new(),
+            main,
+        );
+        (api::router(Arc::new(shared)), release, entered)
+    }
+
+    fn hang(&self) {
+        if let Some(entered) = self.entered.lock().unwrap().take() {
+            entered.send(()).unwrap();
+            let _ = self.hang.lock().unwrap().recv();
+        }
+    }
+}
+
+impl Configuration for Hanging {
+    fn values(&self) -> Vec<Effective> {
+        if self
+            .entered
+            .try_lock()
+            .is_ok_and(|entered| entered.is_some())
+        {
+            self.hang();
+        }
+        Vec::new()
+    }
+
+    fn problem(&self) -> Option<LoadError> {
+        None
+    }
+
+    fn reload(&self) -> Result<Reload, LoadError> {
+        self.hang();
+        Ok(Reload::default())
+    }
+}
+
+const RELOAD: &str = "/api/v1/config/reload";
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_that_hangs_is_answered_goes_on_and_lets_no_other_begin() {
+    let (router, release, entered) = Hanging::routes();
+    let start = Instant::now();
+    let asked = tokio::spawn({
+        let router = router.clone();
+        async move { ask(&router, Method::POST, RELOAD).await }
+    });
+    entered.await.unwrap();
+    let refused = async || {
+        let other = ask(&router, Method::POST, RELOAD).await;
+        assert_eq!(other.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(other.headers()[header::RETRY_AFTER], "1");
+        assert!(text(other).await.contains("is being read"));
+    };
+    refused().await;
+    advance(SWEEP_TIMEOUT).await;
+    let told = asked.await.unwrap();
+    assert_eq!(told.status(), StatusCode::GATEWAY_TIMEOUT);
+    assert!(text(told).await.contains("goes on"));
+    assert_eq!(start + SWEEP_TIMEOUT, Instant::now());
+    // It is still under way, and can be looked at.
+    refused().await;
+    let shown = ask(&router, Method::GET, "/api/v1/config").await;
+    assert_eq!(shown.status(), StatusCode::OK);
+    drop(release);
+    while ask(&router, Method::POST, RELOAD).await.status() != StatusCode::OK {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_configuration_that_does_not_answer_is_told_of() {
+    let (router, release, entered) = Hanging::routes();
+    let shown = ask_in_vain(&router, Method::GET, "/api/v1/config", entered).await;
+    assert_eq!(shown.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let told = text(shown).await;
+    assert!(told.contains("the configuration does not answer"), "{told}");
+    drop(release);
+}
+
+#[tokio::test]
+async fn a_reload_after_the_end_of_the_service_is_answered() {
+    let main = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .build()
+        .unwrap();
+    let (release, hang) = mpsc::channel();
+    let hanging = Hanging {
+        entered: Mutex::new(None),
+        hang: Mutex::new(hang),
+    };
+    let shared = Shared::new(
+        Registry::new(),
+        Lifecycle::new(),
+        Breakers::new(),
+        Some(Arc::new(hanging)),
+        None,
+        Vec::new(),
+        main.handle().clone(),
+    );
+    main.shutdown_background();
+    let response = ask(&api::router(Arc::new(shared)), Method::POST, RELOAD).await;
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(text(response).await.contains("the reload was dropped"));
     drop(release);
 }

@@ -289,6 +289,14 @@ impl CircuitBreakerConfig {
         self
     }
 
+    /// What `other` says of [dropped calls](Self::dropped_fails_after), whether that is something or
+    /// nothing.
+    #[must_use]
+    pub const fn dropped_as_in(mut self, other: &Self) -> Self {
+        self.dropped_fails_after = other.dropped_fails_after;
+        self
+    }
+
     /// How much of its past it keeps. [`HistoryConfig::local`] by default.
     #[must_use]
     pub const fn history(mut self, history: HistoryConfig) -> Self {

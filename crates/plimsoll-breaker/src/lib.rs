@@ -101,7 +101,7 @@ pub use self::{
     config::{AfterHalfOpen, CircuitBreakerConfig, HistoryConfig, HistoryUsage, ProbeRule, Window},
     directory::{Breakers, DuplicateBreaker},
     error::{CircuitOpen, IllegalTransition},
-    event::{Event, EventKind, Events, Observer},
+    event::{Event, EventKind, Events, Observer, TooManyObservers},
     keyed::{KeyedBreakers, KeyedConfig, Overflow},
     keyed_service::{KeyedBreakerLayer, KeyedBreakerService},
     layer::{CircuitBreakerLayer, OnOpen},

@@ -81,6 +81,10 @@ impl Environment {
                 problems.other(source, "", format!("is longer than {most} KiB"));
                 continue;
             }
+            // Whoever starts a program passes on what is not set as empty.
+            if value.is_empty() {
+                continue;
+            }
             let path = path_of(&name[prefix.len()..]);
             if path.len() > MAX_DEPTH || path.iter().any(String::is_empty) {
                 let what =

@@ -575,7 +575,8 @@ impl Fields for Pass<'_> {
         };
         let turned = match &node.content {
             Content::Map(_) => Some(true),
-            Content::Scalar(scalar) if scalar.is_null() => Some(false),
+            // As for any group, whose settings may all be commented out.
+            Content::Scalar(scalar) if scalar.is_null() => return,
             Content::Scalar(scalar) => match scalar.text.trim() {
                 "on" => Some(true),
                 "off" | "none" => Some(false),

@@ -190,7 +190,8 @@ fn of_kind(kind: &Kind) -> serde_json::Value {
 const DIGITS: &str = "^\\s*[0-9]+\\s*$";
 const NUMBER: &str = "^\\s*[0-9.eE+-]+\\s*$";
 const TIME: &str = "^\\s*([0-9.eE+-]+|([0-9][0-9.\\s]*[a-zA-Zµ]+\\s*)+)\\s*$";
-const SIZE: &str = "^\\s*([0-9.]+\\s*([kKmMgGtTpPeE]?[iI]?[bB]?)|[0-9.eE+-]+\\s*%)\\s*$";
+const SIZE: &str =
+    "^\\s*([0-9.]+\\s*((([kKmMgGtTpPeE][iI]?)?[bB]|[kKmMgGtTpPeE][iI])?)|[0-9.eE+-]+\\s*%)\\s*$";
 
 fn integer(range: &RangeInclusive<u64>) -> serde_json::Value {
     let mut schema = json!({ "type": "integer", "minimum": range.start() });

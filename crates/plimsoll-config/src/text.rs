@@ -151,8 +151,9 @@ fn duration(text: &str) -> Option<Duration> {
 fn bytes(text: &str) -> Option<u64> {
     match integer(text) {
         Some(bytes) => Some(bytes),
-        // A sign or an exponent makes no size.
+        // A sign or an exponent makes no size; and `64m` is 64 MiB to some, and 64 MB to others.
         None if !text.starts_with(|c: char| c.is_ascii_digit()) => None,
+        None if !text.ends_with(['b', 'B', 'i', 'I']) => None,
         // What does not fit becomes the most that does.
         None => {
             let size = text.parse::<bytesize::ByteSize>().ok()?.0;

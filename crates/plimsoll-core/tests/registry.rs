@@ -390,6 +390,150 @@ async fn a_holding_that_must_flush_is_kept_without_a_handle_until_it_is_closed()
     assert_eq!(log.what(), ["dropped"]);
 }
 
+// === unregistering ===
+
+#[tokio::test(start_paused = true)]
+async fn a_holding_that_is_unregistered_is_forgotten_and_its_name_is_free_at_once() {
+    let registry = swept();
+    let held = registry.register(fake("brief")).unwrap();
+    turns(10).await;
+    let swept = held.sweeps().len();
+    assert!(registry.unregister(&held));
+    assert!(registry.is_empty() && registry.snapshot().is_empty());
+    assert!(registry.sweep("brief").await.is_err());
+    let other = registry.register(fake("brief")).unwrap();
+    sleep(10 * MINUTE).await;
+    assert_eq!(held.sweeps().len(), swept, "it is not swept any more");
+    assert!(other.sweeps().len() > 1);
+    // Registered again once the other has gone, it is swept again.
+    assert!(registry.unregister(&other));
+    registry.register(held.clone()).unwrap();
+    turns(10).await;
+    assert!(held.sweeps().len() > swept);
+    let closed = registry.close(Instant::now() + SECOND).await;
+    assert_eq!(closed.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_holding_is_not_unregistered_in_place_of_another_or_twice() {
+    let registry = swept();
+    let held = registry.register(fake("brief")).unwrap();
+    assert!(!registry.unregister(&fake("brief")), "of the same name");
+    assert!(
+        !registry.unregister(&fake("other")),
+        "of a name that nobody has"
+    );
+    assert_eq!(names(&registry), ["brief"]);
+    assert!(!Registry::new().unregister(&held), "registered elsewhere");
+    assert!(registry.unregister(&held));
+    assert!(!registry.unregister(&held));
+    // A clone is the same holding.
+    let held = registry.register(held).unwrap();
+    assert!(registry.unregister(&held.clone()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn unregistering_gives_its_place_to_another() {
+    let registry = Registry::with_config(RegistryConfig::default().max_holdings(1));
+    let held = registry.register(fake("a")).unwrap();
+    let full = registry.register(fake("b")).unwrap_err();
+    assert_eq!(full, RegisterError::Full(1));
+    assert!(registry.unregister(&held));
+    registry.register(fake("b")).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_must_be_flushed_is_let_go_under_no_lock_and_not_closed() {
+    let registry = swept();
+    let log = Log::default();
+    let (dropped, closed, inside) = (log.clone(), log.clone(), registry.clone());
+    let audit = Scripted::new("audit")
+        .must_flush()
+        .on_close(move |_| {
+            closed.push("closed");
+            async { CloseReport::default() }
+        })
+        .on_drop(move || {
+            // It would wait for ever for a lock that is held.
+            assert!(inside.is_empty());
+            dropped.push("dropped");
+        });
+    let audit = Arc::new(audit);
+    registry.register(audit.clone()).unwrap();
+    turns(10).await;
+    // The last handle but that of the registry goes first, so that its drop is the registry's.
+    let bounded = audit.bounded();
+    assert!(registry.unregister(&audit));
+    drop(bounded);
+    assert_eq!(log.what(), [""; 0]);
+    let audit = registry.register(audit).unwrap();
+    let lent = LastHandle(Mutex::new(Some(audit)));
+    assert!(registry.unregister(&lent));
+    assert_eq!(log.what(), ["dropped"]);
+    assert!(registry.close(Instant::now() + SECOND).await.is_empty());
+}
+
+/// Gives its only handle away when it is asked for it.
+struct LastHandle(Mutex<Option<Arc<Scripted>>>);
+
+impl Holding for LastHandle {
+    fn bounded(&self) -> Arc<dyn Bounded> {
+        self.0.lock().unwrap().take().unwrap()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sweep_under_way_goes_on_when_its_holding_is_unregistered_and_plans_nothing() {
+    let registry = swept_with(RegistryConfig::default().sweep_budget(1));
+    let holding = FakeHolding::new("big", Duration::ZERO);
+    holding.insert(1_000);
+    let holding = registry.register(holding).unwrap();
+    let manual = tokio::spawn({
+        let registry = registry.clone();
+        async move { registry.sweep("big").await }
+    });
+    turns(10).await;
+    assert!(holding.held() > 900 && holding.held() < 1_000);
+    assert!(registry.unregister(&holding));
+    let other = registry.register(fake("big")).unwrap();
+    manual.await.unwrap().unwrap();
+    sleep(SECOND).await;
+    assert_eq!(holding.held(), 0);
+    let swept = holding.sweeps().len();
+    sleep(10 * MINUTE).await;
+    assert_eq!(holding.sweeps().len(), swept);
+    // What the sweeps reported is not taken for that of the other.
+    let stats = registry.snapshot()[0].stats;
+    assert_eq!(stats.sweeps, other.sweeps().len() as u64);
+    assert_balanced(&holding);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_holding_is_closed_though_it_is_unregistered_while_the_registry_closes() {
+    let registry = swept();
+    let (first, second) = (registry.clone(), Arc::new(Mutex::new(None)));
+    let other = second.clone();
+    let closing = Scripted::new("first").on_close(move |_| {
+        let other: Option<FakeHolding> = other.lock().unwrap().clone();
+        let registry = first.clone();
+        async move {
+            assert!(
+                !registry.unregister(&other.unwrap()),
+                "it is closed already"
+            );
+            CloseReport::default()
+        }
+    });
+    let _first = registry.register(Arc::new(closing)).unwrap();
+    let held = registry.register(fake("second")).unwrap();
+    held.insert(3);
+    *second.lock().unwrap() = Some(held.clone());
+    let (closed, _) = close_within(&registry, SECOND).await;
+    assert_eq!(closed.len(), 2);
+    assert_eq!(held.held(), 0);
+    assert!(!registry.unregister(&held));
+}
+
 // === snapshots ===
 
 #[tokio::test(start_paused = true)]

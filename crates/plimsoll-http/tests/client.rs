@@ -648,6 +648,17 @@ async fn a_connection_is_used_again_after_a_request_with_a_body() {
         ask(&client, post(&host)).await.unwrap();
         settle().await;
     }
+    // The connection does not ask for the end of a body whose length it was told.
+    for _ in 0..3 {
+        let mut streamed = host.get();
+        *streamed.method_mut() = http::Method::POST;
+        let length = http::HeaderValue::from_static("6");
+        streamed.headers_mut().insert("content-length", length);
+        let pieces = ["abc", "def"].map(|piece| Frame::data(Bytes::from(piece)));
+        let streamed = streamed.map(|_| Frames::new(pieces));
+        ask(&client, streamed).await.unwrap();
+        settle().await;
+    }
     assert_eq!((host.accepted(), client.snapshot().open), (1, 1));
 }
 

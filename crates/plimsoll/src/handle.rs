@@ -17,6 +17,8 @@ use plimsoll_core::{
 use std::sync::Arc;
 use tokio::{runtime::Handle, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
+#[cfg(feature = "config")]
+use tokio_util::sync::DropGuard;
 #[cfg(feature = "http")]
 use {
     http::{Request, Response},
@@ -50,6 +52,9 @@ struct Inner {
     adapters: AdapterDirectory,
     #[cfg(feature = "config")]
     live: live::Handle,
+    /// The files are watched until this is dropped.
+    #[cfg(feature = "config")]
+    _watch: DropGuard,
     #[cfg(feature = "http")]
     edge: EdgeLayer,
     #[cfg(feature = "http")]
@@ -125,7 +130,7 @@ impl Plimsoll {
         // has nothing to end.
         runtime.spawn(registry.sweeper());
         #[cfg(feature = "config")]
-        live::watch(&live, &lifecycle);
+        let watch = live::watch(&live, &lifecycle);
         Ok(Self {
             inner: Arc::new(Inner {
                 registry,
@@ -136,6 +141,8 @@ impl Plimsoll {
                 adapters,
                 #[cfg(feature = "config")]
                 live,
+                #[cfg(feature = "config")]
+                _watch: watch,
                 #[cfg(feature = "http")]
                 edge,
                 #[cfg(feature = "http")]
@@ -409,16 +416,16 @@ impl Plimsoll {
     /// `make` makes one of its [builder](AdapterSpec::builder) and what it calls. It is called
     /// again for an adapter that is new, or whose settings of your own are others: calls in flight
     /// finish on the old one. One whose limits alone are others is [changed in
-    /// place](Adapter::reconfigure). It may block, and must not call this service's
-    /// [`reload`](Self::reload).
+    /// place](Adapter::reconfigure). It may block. It must keep no handle to this service, which
+    /// would never be dropped, and neither [reload](Self::reload) its configuration nor
+    /// [register](Self::register_adapter) another adapter, which is an error.
     ///
-    /// The adapters are held as long as the service. Call it once; another call replaces what the
-    /// first one made by what it makes.
+    /// The adapters are held as long as the service, or `loaded`. Call it once.
     ///
     /// # Errors
     ///
     /// Says which adapter could not be made or registered, and where it is listed. None is
-    /// registered then.
+    /// registered then. Refuses another call, and settings that this service was not started with.
     pub fn adapters<Req, Res, X, F>(
         &self,
         loaded: &Loaded<X>,
@@ -433,7 +440,8 @@ impl Plimsoll {
     {
         let adapters = Adapters::default();
         let weak = WeakPlimsoll(Arc::downgrade(&self.inner));
-        loaded.fit(Box::new(Set::new(weak, adapters.clone(), make)))?;
+        let set = Set::new(weak, adapters.clone(), make);
+        loaded.fit(&self.inner.live, Box::new(set))?;
         Ok(adapters)
     }
 
@@ -443,13 +451,16 @@ impl Plimsoll {
     ///
     /// # Errors
     ///
-    /// Tells everything that is wrong. Nothing was changed then.
+    /// Tells everything that is wrong. Nothing was changed then. Refuses a thread that is about to
+    /// change the configuration, in what makes the [adapters](Self::adapters) say.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future does not undo what it has begun.
     pub async fn reload(&self) -> Result<plimsoll_config::Reload, plimsoll_config::LoadError> {
         let live = self.inner.live.clone();
+        // Here too: another thread would wait for this one.
+        live.may_change()?;
         let reload = tokio::task::spawn_blocking(move || live.reload()).await;
         reload.unwrap_or_else(|error| {
             let what = format!("reading the configuration ended early: {error}");

@@ -30,7 +30,7 @@
 //! | `admin` | probe and admin listeners, and the metrics they serve | yes |
 //! | `axum` | labels requests by the route that axum has matched | yes |
 //! | `breaker` | circuit breakers, shown and operated by their names | yes |
-//! | `client` | an HTTP client with limits, for adapters; implies `http` | no |
+//! | `client` | an HTTP client with limits, for adapters; implies `http` | yes |
 //! | `config` | settings from files and the environment, reloaded while running; implies `adapter` | yes |
 //! | `http` | the edge layer and the server | yes |
 //! | `metrics` | `plimsoll_*` metrics through the `metrics` facade; `admin` implies it | yes |

@@ -4,6 +4,7 @@
 mod build;
 mod calls;
 mod cancel;
+mod control;
 mod many;
 mod panics;
 mod reconfigure;

@@ -2,7 +2,7 @@
 
 use crate::support::{SECOND, Text, echo};
 use plimsoll_adapter::{Adapter, Adapters, RecordAlert, RecordThreshold};
-use plimsoll_breaker::{CircuitBreakerConfig, HistoryConfig};
+use plimsoll_breaker::{CircuitBreakerConfig, HistoryConfig, State};
 use plimsoll_core::{Holding, RemovalReason, test_util::assert_balanced};
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -136,6 +136,75 @@ async fn too_many_records_are_trimmed_and_told_once_per_crossing() {
         assert!(first.calls > 2 * second.calls && first.calls < 4 * second.calls);
         assert_eq!(alerts.lock().unwrap().len(), round, "not again");
     }
+    for adapter in adapters.list() {
+        assert_balanced(&adapter);
+    }
+}
+
+/// Has a breaker change its state so many times.
+fn transitions(adapters: &Adapters<String, String>, name: &str, times: usize) {
+    let adapter = adapters.get(name).unwrap();
+    for n in 0..times {
+        match n % 2 {
+            0 => adapter.breaker().force_open(),
+            _ => adapter.breaker().close(),
+        }
+    }
+}
+
+/// Calls and transitions that each adapter keeps.
+fn kept(adapters: &Adapters<String, String>) -> Vec<(u64, u64)> {
+    let summary = adapters.memory_summary();
+    let adapters = summary.adapters.iter();
+    adapters.map(|a| (a.calls, a.transitions)).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_of_all_go_before_any_transition() {
+    let (adapters, alerts) = set(&[HistoryConfig::local(); 2]);
+    transitions(&adapters, "r0", 4);
+    transitions(&adapters, "r1", 6);
+    adapters
+        .record_threshold(RecordThreshold::Records(100))
+        .unwrap();
+    // As long as calls keep coming, and however often they are too many.
+    for _ in 0..20 {
+        calls(&adapters, "r0", 60).await;
+        calls(&adapters, "r1", 20).await;
+        let kept = kept(&adapters);
+        assert_eq!((kept[0].1, kept[1].1), (4, 6), "{kept:?}");
+    }
+    assert!(alerts.lock().unwrap().len() > 10);
+    // 80 records are left: the 10 transitions, and calls as they were shared.
+    calls(&adapters, "r0", 64).await;
+    let alert = *alerts.lock().unwrap().last().unwrap();
+    assert!((78..=80).contains(&alert.remaining), "{alert:?}");
+    for adapter in adapters.list() {
+        assert_balanced(&adapter);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn transitions_go_where_there_are_too_many_of_these_alone() {
+    let (adapters, alerts) = set(&[HistoryConfig::local(); 2]);
+    transitions(&adapters, "r0", 60);
+    transitions(&adapters, "r1", 30);
+    calls(&adapters, "r1", 0).await;
+    adapters.get("r0").unwrap().breaker().close();
+    calls(&adapters, "r0", 30).await;
+    assert_eq!(kept(&adapters), [(30, 60), (0, 30)]);
+    adapters
+        .record_threshold(RecordThreshold::Records(100))
+        .unwrap();
+    assert_eq!(kept(&adapters), [(0, 53), (0, 26)]);
+    let alert = alerts.lock().unwrap()[0];
+    assert_eq!(
+        (alert.records, alert.trimmed, alert.remaining),
+        (120, 41, 79)
+    );
+    // The youngest are left.
+    let adapter = adapters.get("r0").unwrap();
+    assert_eq!(adapter.breaker().state(), State::Closed);
     for adapter in adapters.list() {
         assert_balanced(&adapter);
     }

@@ -67,6 +67,19 @@ fn an_optional_group_is_turned_on_by_a_word_or_a_setting() {
 }
 
 #[test]
+fn a_group_whose_settings_are_commented_out_says_nothing() {
+    let five = good("retries: {attempts: 5}", &[]).0.retries;
+    let variables = [("APP__RETRIES__ATTEMPTS", "5")];
+    for yaml in ["retries:", "retries: ~", "retries:\n  # attempts: 7\n"] {
+        assert_eq!(good(yaml, &[]).0.retries, None);
+        assert_eq!(good(yaml, &variables).0.retries, five);
+    }
+    let (every, values) = good("retries: {attempts: 5}", &[("APP__RETRIES", "null")]);
+    assert_eq!(every.retries, five);
+    assert_eq!(shown(&values, "retries.attempts"), "5 (config.yaml:1:21)");
+}
+
+#[test]
 fn a_variable_turns_a_group_of_a_file_off_and_leaves_it_as_it_is_when_on() {
     let yaml = "retries: {attempts: 5}";
     let (every, values) = good(yaml, &[("APP__RETRIES", "off")]);

@@ -188,6 +188,31 @@ fn a_sweep_that_ends_after_the_close_plans_nothing() {
 }
 
 #[test]
+fn a_holding_that_is_unregistered_is_gone_however_the_sweep_and_the_close_meet_it() {
+    let mut model = ::loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(|| {
+        let registry = Registry::new();
+        let held = registry.register(asking(&registry)).unwrap();
+        let (sweeper, other) = (registry.clone(), registry.clone());
+        let sweeper = thread::spawn(move || sweep_due(&sweeper.inner));
+        let leaving = thread::spawn(move || {
+            let was_there = other.unregister(&held);
+            (was_there, held)
+        });
+        let closed = registry.inner.table.lock().close(Instant::now());
+        sweeper.join().unwrap();
+        let (was_there, held) = leaving.join().unwrap();
+        // Whoever comes first has it.
+        assert_ne!(was_there, closed.len() == 1);
+        assert!(!registry.unregister(&held));
+        assert_sound(&registry);
+        assert_eq!(registry.inner.table.lock().next_due(), None);
+        drop((closed, held));
+    });
+}
+
+#[test]
 fn a_holding_whose_last_handle_goes_is_dropped_once_and_never_under_the_lock() {
     let mut model = ::loom::model::Builder::new();
     model.preemption_bound = Some(3);

@@ -224,10 +224,6 @@ impl Registry {
     ///
     /// It is neither swept nor closed any more, and its name is free for another. A sweep that is
     /// under way goes on.
-    #[expect(
-        clippy::must_use_candidate,
-        reason = "it is not registered afterwards, whatever the answer"
-    )]
     pub fn unregister<H: Holding>(&self, holding: &H) -> bool {
         let bounded = holding.bounded();
         // In a statement of its own: what held the holding is dropped under no lock.

@@ -70,7 +70,7 @@ pub trait Fields {
     /// Settings under `key`.
     fn group(&mut self, key: &'static str, about: &'static str, group: &mut dyn Settings);
 
-    /// Settings under `key` that only matter while it is `on`. `false`, `off` and nothing turn it
+    /// Settings under `key` that only matter while it is `on`. `false`, `off` and `none` turn it
     /// off; `true`, `on` and any setting turn it on.
     fn optional(
         &mut self,

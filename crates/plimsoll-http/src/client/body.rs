@@ -31,6 +31,9 @@ pub(super) struct Sending {
 pub(super) struct Outgoing {
     body: Option<BoxBody>,
     polled: bool,
+    /// Bytes that the connection still asks for, where the head says how many there are: it does not
+    /// ask for the end then.
+    left: Option<u64>,
     sending: Arc<Sending>,
 }
 
@@ -51,7 +54,8 @@ impl Sending {
 }
 
 impl Outgoing {
-    pub(super) fn new(body: BoxBody) -> (Self, Arc<Sending>) {
+    /// `announced` is how many bytes the head of the request says that there are.
+    pub(super) fn new(body: BoxBody, announced: Option<u64>) -> (Self, Arc<Sending>) {
         let sending = Arc::new(Sending {
             unread: Mutex::new(None),
             read: AtomicBool::new(body.is_end_stream()),
@@ -59,6 +63,7 @@ impl Outgoing {
         let outgoing = Self {
             body: Some(body),
             polled: false,
+            left: announced,
             sending: sending.clone(),
         };
         (outgoing, sending)
@@ -78,7 +83,12 @@ impl Body for Outgoing {
             return Poll::Ready(None);
         };
         let frame = ready!(body.as_mut().poll_frame(cx));
-        if frame.is_none() || body.is_end_stream() {
+        let is_end = frame.is_none() || body.is_end_stream();
+        if let (Some(left), Some(Ok(frame))) = (&mut self.left, &frame) {
+            let sent = frame.data_ref().map_or(0, Bytes::len);
+            *left = left.saturating_sub(sent as u64);
+        }
+        if is_end || self.left == Some(0) {
             self.sending.read.store(true, Relaxed);
         }
         Poll::Ready(frame)
@@ -226,7 +236,7 @@ mod tests {
     }
 
     fn outgoing<const N: usize>(pieces: [&'static str; N]) -> (Outgoing, Arc<Sending>) {
-        Outgoing::new(boxed(Pieces(pieces.into())))
+        Outgoing::new(boxed(Pieces(pieces.into())), None)
     }
 
     fn read_one(body: &mut Outgoing) {

@@ -1,12 +1,15 @@
-use plimsoll_core::{ConfigError, Problems};
+use plimsoll_core::{
+    ConfigError,
+    settings::{self, Fields, Settings, bytes, duration, flag, integer},
+};
 use std::time::Duration;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(24 * 3_600);
 /// The most connections that can be open.
-const MAX_CONNECTIONS: usize = 65_536;
-const GIB: usize = 1 << 30;
+const MAX_CONNECTIONS: u64 = 65_536;
+const GIB: u64 = 1 << 30;
 
 /// The limits of an [`HttpClient`](super::HttpClient).
 ///
@@ -100,20 +103,49 @@ impl HttpClientConfig {
     ///
     /// Names each value that is out of its range.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let mut problems = Problems::default();
-        let most = MAX_CONNECTIONS;
-        problems.number("max_connections", self.max_connections, 1..=most);
-        problems.number("max_idle_per_host", self.max_idle_per_host, 0..=most);
-        problems.duration("idle_timeout", self.idle_timeout, MILLISECOND..=DAY);
-        problems.duration(
-            "connect_timeout",
-            self.connect_timeout,
-            MILLISECOND..=MINUTE,
+        settings::check(self)
+    }
+}
+
+/// The keys, kinds and ranges, for whoever reads them from a file.
+impl Settings for HttpClientConfig {
+    fn visit(&mut self, fields: &mut dyn Fields) {
+        fields.setting(
+            "max_connections",
+            "How many connections may be open at a time, idle ones included.",
+            &mut integer(&mut self.max_connections, 1..=MAX_CONNECTIONS),
         );
-        // hyper panics below.
-        problems.number("max_head_bytes", self.max_head_bytes, 8_192..=GIB);
-        problems.number("max_response_bytes", self.max_response_bytes, 1..=GIB);
-        problems.into_result()
+        fields.setting(
+            "max_idle_per_host",
+            "How many connections to a host are kept for later requests.",
+            &mut integer(&mut self.max_idle_per_host, 0..=MAX_CONNECTIONS),
+        );
+        fields.setting(
+            "idle_timeout",
+            "How long an idle connection may be used again.",
+            &mut duration(&mut self.idle_timeout, MILLISECOND..=DAY),
+        );
+        fields.setting(
+            "connect_timeout",
+            "How long making a connection may take.",
+            &mut duration(&mut self.connect_timeout, MILLISECOND..=MINUTE),
+        );
+        fields.setting(
+            "max_head_bytes",
+            "How many bytes the head of a response may have.",
+            // hyper panics below this.
+            &mut bytes(&mut self.max_head_bytes, 8_192..=GIB),
+        );
+        fields.setting(
+            "max_response_bytes",
+            "How many bytes the body of a response may have.",
+            &mut bytes(&mut self.max_response_bytes, 1..=GIB),
+        );
+        fields.setting(
+            "http2",
+            "Whether to speak HTTP/2 from the first byte.",
+            &mut flag(&mut self.http2),
+        );
     }
 }
 

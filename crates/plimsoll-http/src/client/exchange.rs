@@ -6,7 +6,7 @@ use super::{
     connect::{Bounded, ConnectFailure, ConnectionHandle, IN_REQUEST},
 };
 use bytes::Bytes;
-use http::{Request, Response, Uri, Version, uri::Scheme};
+use http::{Request, Response, Uri, Version, header::CONTENT_LENGTH, uri::Scheme};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::client::legacy::{Client, Error as ClientError, connect::Connect};
 use plimsoll_core::{RejectReason, Rejected};
@@ -61,7 +61,9 @@ where
     let (mut head, mut body) = request.into_parts();
     loop {
         let again = shared.may_share(&head.uri).then(|| head.clone());
-        let (outgoing, sending) = Outgoing::new(body);
+        let announced = head.headers.get(CONTENT_LENGTH);
+        let announced = announced.and_then(|length| length.to_str().ok()?.parse().ok());
+        let (outgoing, sending) = Outgoing::new(body, announced);
         let error = match client.request(Request::from_parts(head, outgoing)).await {
             Ok(response) => return Ok((response, sending)),
             Err(error) => error,

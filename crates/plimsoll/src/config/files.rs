@@ -5,6 +5,7 @@ use super::{
 use plimsoll_config::{Effective, Environment, File, LoadError, Source, to_yaml};
 use std::{
     ffi::OsString,
+    fmt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -36,7 +37,7 @@ pub struct ConfigFiles {
     watch: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 enum Variables {
     /// Those of the process with this prefix.
     OfProcess(String),
@@ -62,6 +63,38 @@ impl Sources {
 
     pub(super) fn texts(&self) -> [String; 2] {
         [&self.config, &self.adapters].map(|file| file.text().to_owned())
+    }
+
+    /// Refuses that a file is gone which had settings before. An empty one says that there are none;
+    /// one that is gone may be on its way from an editor, or its volume is.
+    pub(super) fn after(self, before: &Self, files: &ConfigFiles) -> Result<Self, LoadError> {
+        let files = files.paths().into_iter();
+        let pairs = [
+            (&before.config, &self.config),
+            (&before.adapters, &self.adapters),
+        ];
+        let gone = files.zip(pairs).filter(|(path, (old, new))| {
+            !old.text().is_empty() && new.text().is_empty() && !path.exists()
+        });
+        let gone = gone.map(|(path, _)| {
+            let file = path.to_string_lossy().into();
+            let place = Source::File {
+                file,
+                line: 0,
+                column: 0,
+            };
+            let what = "is gone: put it back, or leave an empty file for no settings";
+            LoadError::new(place, "", what)
+        });
+        match gone.reduce(LoadError::and) {
+            Some(error) => Err(error),
+            None => Ok(self),
+        }
+    }
+
+    /// Whether the files have the same texts.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.config.text() == other.config.text() && self.adapters.text() == other.adapters.text()
     }
 }
 
@@ -191,6 +224,9 @@ impl Config {
     /// Reads `config.yaml` and `adapters.yaml` of a folder, and variables that begin with
     /// `PLIMSOLL__`, over the defaults. For more, see [`ConfigFiles`].
     ///
+    /// What is set on it afterwards counts more than the files, but is not shown as what counts:
+    /// to have the code say something before the files do, use [`ConfigFiles::load`].
+    ///
     /// # Errors
     ///
     /// Tells everything that is wrong with the files and variables, each with its place.
@@ -214,8 +250,13 @@ impl<X: AdapterSettings> Loaded<X> {
         config
     }
 
-    /// Has adapters come and go with what the files say.
-    pub(crate) fn fit(&self, fitted: Box<dyn Fitted<X>>) -> Result<(), LoadError> {
+    /// Has adapters of the service that goes by `live` come and go with what the files say.
+    pub(crate) fn fit(&self, live: &Handle, fitted: Box<dyn Fitted<X>>) -> Result<(), LoadError> {
+        if !live.is(&self.live) {
+            let what = "the service was started with other settings: start it with those of \
+                        `Loaded::config`";
+            return Err(LoadError::new(Source::Code, "", what));
+        }
         self.live.fit(fitted)
     }
 
@@ -229,6 +270,17 @@ impl<X: AdapterSettings> Loaded<X> {
     #[must_use]
     pub fn to_yaml(&self) -> String {
         to_yaml(&self.values(), Some(ADAPTERS))
+    }
+}
+
+// What a variable says may be a secret.
+impl fmt::Debug for Variables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OfProcess(prefix) => f.debug_tuple("OfProcess").field(prefix).finish(),
+            Self::Given(prefix, _) => f.debug_tuple("Given").field(prefix).finish(),
+            Self::None => f.write_str("None"),
+        }
     }
 }
 

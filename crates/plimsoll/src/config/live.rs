@@ -8,14 +8,17 @@ use plimsoll_adapter::{AdapterConfig, AdapterControl};
 use plimsoll_config::{
     Change, Configuration, Effective, Listed, LoadError, Reading, Reload, Source, watch::Watcher,
 };
-use plimsoll_core::{Lifecycle, settings::Value};
+use plimsoll_core::{Lifecycle, Problems, settings::Value};
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
+    ops::{Deref, DerefMut},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::{self, ThreadId},
 };
 use tokio::task::spawn_blocking;
+use tokio_util::sync::DropGuard;
 
 /// The configuration of a service, whatever settings its adapters have.
 #[derive(Clone)]
@@ -28,10 +31,14 @@ pub(crate) trait Reloads: Configuration {
     /// Reads the files again if they are others than before.
     fn reload_if_changed(&self);
 
+    /// Whether this thread may begin to change the configuration, and is not about it.
+    fn may_change(&self) -> Result<(), LoadError>;
+
     /// The files to watch.
     fn watched(&self) -> Vec<PathBuf>;
 
     /// Says which adapters the files and variables name that are not there.
+    #[cfg(feature = "http")]
     fn warn_of_strangers(&self);
 }
 
@@ -41,12 +48,18 @@ impl Handle {
         Self(Arc::new(Live::<()>::without_files(code)))
     }
 
+    #[cfg(feature = "admin")]
     pub(crate) fn configuration(&self) -> Arc<dyn Configuration> {
         self.0.clone()
     }
+
+    /// Whether it is this very configuration.
+    pub(super) fn is<X>(&self, live: &Arc<Live<X>>) -> bool {
+        std::ptr::addr_eq(Arc::as_ptr(&self.0), Arc::as_ptr(live))
+    }
 }
 
-impl std::ops::Deref for Handle {
+impl Deref for Handle {
     type Target = dyn Reloads;
 
     fn deref(&self) -> &Self::Target {
@@ -69,46 +82,67 @@ pub(crate) struct Placed<X> {
 /// Adapters that come and go with what the files say.
 pub(crate) trait Fitted<X>: Send {
     /// Makes what has to be made so that the adapters are these, and returns what is left to do.
-    /// Problems go to the reading; if there are any, nothing is done.
-    fn prepare(
-        &self,
+    /// Problems go to the reading. What was made is undone if what is left to do is dropped.
+    fn prepare<'a>(
+        &'a mut self,
         placed: &[Placed<X>],
         general: &FaultTolerance,
         reading: &mut Reading,
-    ) -> Box<dyn FnOnce() + Send>;
+    ) -> Box<dyn FnOnce() + 'a>;
+
+    /// Whether the service is gone whose adapters they are.
+    fn is_over(&self) -> bool;
 }
 
-/// Reads the files again whenever they have changed, until the service ends.
-pub(crate) fn watch(live: &Handle, lifecycle: &Lifecycle) {
+/// Reads the files again whenever they have changed, until the service ends or what this returns
+/// is dropped.
+pub(crate) fn watch(live: &Handle, lifecycle: &Lifecycle) -> DropGuard {
+    let ended = lifecycle.cancellation_token().child_token();
+    let guard = ended.clone().drop_guard();
     let files = live.watched();
     if files.is_empty() {
-        return;
+        return guard;
     }
+    // So that it is there before the first reload.
+    #[cfg(feature = "metrics")]
+    metrics::gauge!(LAST_RELOAD_OK).set(1.0);
     let live = live.clone();
-    let ended = lifecycle.cancellation_token();
-    let task = async move {
+    let watching = async move {
         let mut watcher = Watcher::new(files.iter().map(PathBuf::as_path));
-        while ended.run_until_cancelled(watcher.changed()).await.is_some() {
+        loop {
             let live = live.clone();
-            // Adapters that are made may block.
+            // The first time for what has changed since the files were loaded. Adapters that are
+            // made may block.
             let reloaded = spawn_blocking(move || live.reload_if_changed()).await;
             if let Err(error) = reloaded {
                 tracing::error!(%error, "reading the configuration ended early");
             }
+            watcher.changed().await;
         }
+    };
+    let task = async move {
+        // A reload that is under way goes on, since its thread cannot be ended.
+        let _ = ended.run_until_cancelled(watching).await;
     };
     if let Err(error) = lifecycle.spawn("config-watch", task) {
         tracing::error!(%error, "the configuration is not watched");
     }
+    guard
 }
+
+#[cfg(feature = "metrics")]
+const LAST_RELOAD_OK: &str = "plimsoll_config_last_reload_ok";
 
 /// See [`Handle`].
 pub(crate) struct Live<X> {
     files: ConfigFiles,
     /// What the code says.
     code: Config,
-    /// Held while the configuration is changed.
+    /// Held while the configuration is changed, which runs what others wrote: `make`, observers
+    /// of breakers, the drop of services.
     state: Mutex<State<X>>,
+    /// Who holds it. Taken for a moment, under `state` or alone.
+    changing: Mutex<Option<ThreadId>>,
     /// Never held for long.
     shown: Mutex<Shown>,
 }
@@ -117,8 +151,14 @@ struct State<X> {
     sources: Sources,
     coded: Vec<Coded>,
     fitted: Option<Box<dyn Fitted<X>>>,
-    /// The texts of files that could not be used, so that they are told of once.
+    /// The texts of files that were read and could not be used, so that they are told of once.
     refused: Option<[String; 2]>,
+}
+
+/// The state, in the hands of one thread.
+struct Turn<'a, X> {
+    state: MutexGuard<'a, State<X>>,
+    changing: &'a Mutex<Option<ThreadId>>,
 }
 
 /// An adapter that was made in code.
@@ -188,6 +228,7 @@ impl<X: AdapterSettings> Live<X> {
         Self {
             files,
             code,
+            changing: Mutex::new(None),
             state: Mutex::new(State {
                 sources,
                 coded: Vec::new(),
@@ -207,24 +248,32 @@ impl<X: AdapterSettings> Live<X> {
     }
 
     /// Has adapters come and go with what the files say, from now on.
-    pub(crate) fn fit(&self, fitted: Box<dyn Fitted<X>>) -> Result<(), LoadError> {
-        let mut state = lock(&self.state);
-        state.fitted = Some(fitted);
-        let State {
-            sources,
-            coded,
-            fitted,
-            ..
-        } = &*state;
-        let read = read(&self.code, sources, coded);
-        match apply(read, fitted.as_deref()) {
-            Ok((_, values)) => lock(&self.shown).values = values,
-            Err(error) => {
-                state.fitted = None;
-                return Err(error);
-            }
+    pub(super) fn fit(&self, mut fitted: Box<dyn Fitted<X>>) -> Result<(), LoadError> {
+        let mut state = self.turn()?;
+        let before = state.fitted.take_if(|fitted| fitted.is_over());
+        // Its adapters may go with it.
+        drop(before);
+        if state.fitted.is_some() {
+            let what = "the adapters of this configuration were made: call `adapters` once";
+            return Err(LoadError::new(Source::Code, "", what));
         }
+        let read = read(&self.code, &state.sources, &state.coded);
+        let (_, values) = apply(read, Some(&mut *fitted))?;
+        state.fitted = Some(fitted);
+        let mut shown = lock(&self.shown);
+        shown.values = counting(&shown.values, values);
         Ok(())
+    }
+
+    /// Has the state in hand until what this returns is dropped.
+    fn turn(&self) -> Result<Turn<'_, X>, LoadError> {
+        self.may_change()?;
+        let state = lock(&self.state);
+        *lock(&self.changing) = Some(thread::current().id());
+        Ok(Turn {
+            state,
+            changing: &self.changing,
+        })
     }
 
     fn change(&self, state: &mut State<X>, sources: Sources) -> Result<Reload, LoadError> {
@@ -236,34 +285,110 @@ impl<X: AdapterSettings> Live<X> {
             let environment = &sources.environment;
             read.reading.other_items(ADAPTERS, &names, environment);
         }
-        let (config, mut values) = apply(read, state.fitted.as_deref())?;
+        let (config, mut values) = apply(read, state.fitted.as_deref_mut())?;
         state.sources = sources;
+        if let Some(strangers) = state.strangers() {
+            forget(&strangers.names, &mut lock(&self.shown).values);
+            forget(&strangers.names, &mut values);
+            tracing::warn!("{}", strangers.error);
+        }
         let mut shown = lock(&self.shown);
         shown.config.fault_tolerance = config.fault_tolerance;
         let mut reload = Reload::between(&shown.values, &values, is_live);
         let comings = comings_and_goings(&shown.values, &values);
         reload.changes.splice(0..0, comings);
-        // What does not count yet is not shown as if it did.
-        let before: HashMap<_, _> = shown.values.iter().map(|old| (&*old.key, old)).collect();
-        for value in &mut values {
-            if let Some(old) = before.get(&*value.key)
-                && !is_live(&value.key)
-                && old.value != value.value
-            {
-                *value = (*old).clone();
-            }
-        }
-        shown.values = values;
+        shown.values = counting(&shown.values, values);
         Ok(reload)
     }
 
-    fn reload_from(&self, sources: Result<Sources, LoadError>) -> Result<Reload, LoadError> {
-        let mut state = lock(&self.state);
+    /// Reads everything again and does what it says; nothing if `is_told` says so.
+    ///
+    /// The files are read in turn as well, so that of two who do it at once the last one read last.
+    fn read_again(
+        &self,
+        is_told: impl FnOnce(&State<X>, &Result<Sources, LoadError>) -> bool,
+    ) -> Result<Reload, LoadError> {
+        let mut state = self.turn()?;
+        let sources = self.files.read();
+        let sources = sources.and_then(|sources| sources.after(&state.sources, &self.files));
+        if is_told(&state, &sources) {
+            return Ok(Reload::default());
+        }
+        let texts = sources.as_ref().ok().map(Sources::texts);
         let result = sources.and_then(|sources| self.change(&mut state, sources));
-        drop(state);
-        tell(&result);
+        state.refused = texts.filter(|_| result.is_err());
         lock(&self.shown).problem = result.as_ref().err().cloned();
+        tell(&result);
         result
+    }
+}
+
+impl<X> State<X> {
+    /// What the files and variables name that is not there, where adapters are made in code.
+    fn strangers(&self) -> Option<Strangers> {
+        if self.fitted.is_some() {
+            return None;
+        }
+        let mut reading = Reading::new();
+        let coded = self.coded.iter().map(|coded| coded.adapter.name().as_str());
+        let coded: Vec<_> = coded.collect();
+        reading.other_items(ADAPTERS, &coded, &self.sources.environment);
+        let mut names = Vec::new();
+        for item in reading.items(ADAPTERS, &self.sources.adapters) {
+            if !coded.contains(&item.name()) {
+                let key = format!("{ADAPTERS}.{}", item.name());
+                reading.problem(item.source().clone(), key, "is no adapter of this program");
+                names.push(item.name().to_owned());
+            }
+        }
+        let error = reading.finish().err()?;
+        Some(Strangers { names, error })
+    }
+}
+
+/// Adapters that are listed, and are none.
+struct Strangers {
+    names: Vec<String>,
+    error: LoadError,
+}
+
+/// Takes out the settings of adapters that are none.
+fn forget(names: &[String], values: &mut Vec<Effective>) {
+    values.retain(|value| {
+        adapter_of(&value.key).is_none_or(|name| !names.iter().any(|stranger| stranger == name))
+    });
+}
+
+/// What counts after a change: of settings that a restart changes, those from before.
+fn counting(old: &[Effective], new: Vec<Effective>) -> Vec<Effective> {
+    let (live, fixed): (Vec<_>, Vec<_>) = new.into_iter().partition(|value| is_live(&value.key));
+    let fixed: HashMap<_, _> = fixed.iter().map(|value| (&*value.key, value)).collect();
+    let kept = old.iter().filter(|old| !is_live(&old.key));
+    let kept = kept.map(|old| match fixed.get(&*old.key) {
+        // It may stand elsewhere.
+        Some(new) if new.value == old.value => (*new).clone(),
+        _ => old.clone(),
+    });
+    kept.chain(live).collect()
+}
+
+impl<X> Deref for Turn<'_, X> {
+    type Target = State<X>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.state
+    }
+}
+
+impl<X> DerefMut for Turn<'_, X> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.state
+    }
+}
+
+impl<X> Drop for Turn<'_, X> {
+    fn drop(&mut self) {
+        *lock(self.changing) = None;
     }
 }
 
@@ -283,7 +408,7 @@ impl<X: AdapterSettings> Configuration for Live<X> {
     }
 
     fn reload(&self) -> Result<Reload, LoadError> {
-        self.reload_from(self.files.read())
+        self.read_again(|_, _| false)
     }
 }
 
@@ -292,7 +417,7 @@ impl<X: AdapterSettings> Reloads for Live<X> {
         let Some(config) = adapter.config() else {
             return Ok(());
         };
-        let mut state = lock(&self.state);
+        let mut state = self.turn()?;
         state.coded.retain(|coded| coded.adapter.is_alive());
         let coded = Coded { adapter, config };
         let mut reading = Reading::new();
@@ -304,11 +429,9 @@ impl<X: AdapterSettings> Reloads for Live<X> {
         let item = items.into_iter().find(|item| item.name() == name.as_str());
         let item = item.unwrap_or_else(|| Listed::in_code(name.as_str()));
         let config = coded.read::<X>(&item, &mut reading, sources);
-        coded.check(&config, &mut reading);
         let values = reading.finish()?;
-        coded.tell(config);
-        let prefix = format!("{ADAPTERS}.{name}.");
-        let is_its = |value: &Effective| value.key.starts_with(&prefix);
+        tell_adapter(&coded.adapter, config);
+        let is_its = |value: &Effective| adapter_of(&value.key) == Some(name.as_str());
         let mut shown = lock(&self.shown);
         shown.values.retain(|value| !is_its(value));
         shown.values.extend(values.into_iter().filter(is_its));
@@ -318,18 +441,24 @@ impl<X: AdapterSettings> Reloads for Live<X> {
     }
 
     fn reload_if_changed(&self) {
-        let sources = self.files.read();
-        if let Ok(sources) = &sources {
-            let mut state = lock(&self.state);
-            let texts = sources.texts();
-            if texts == state.sources.texts() || state.refused.as_ref() == Some(&texts) {
-                return;
+        // What came of it is told to the log.
+        let _ = self.read_again(|state, sources| {
+            let problem = self.problem();
+            match (sources, &state.refused) {
+                (Ok(sources), Some(refused)) => sources.texts() == *refused,
+                (Ok(sources), None) => problem.is_none() && sources.is_same(&state.sources),
+                (Err(error), _) => problem.as_ref() == Some(error),
             }
-            state.refused = Some(texts);
+        });
+    }
+
+    fn may_change(&self) -> Result<(), LoadError> {
+        if *lock(&self.changing) != Some(thread::current().id()) {
+            return Ok(());
         }
-        if self.reload_from(sources).is_ok() {
-            lock(&self.state).refused = None;
-        }
+        let what = "the configuration is being changed by whoever asks for another change of it: \
+                    do so once `make` has returned, and not in an observer of a circuit breaker";
+        Err(LoadError::new(Source::Code, "", what))
     }
 
     fn watched(&self) -> Vec<PathBuf> {
@@ -339,27 +468,12 @@ impl<X: AdapterSettings> Reloads for Live<X> {
         }
     }
 
+    #[cfg(feature = "http")]
     fn warn_of_strangers(&self) {
-        let state = lock(&self.state);
-        if state.fitted.is_some() {
-            return;
-        }
-        let mut reading = Reading::new();
-        let names: Vec<_> = state
-            .coded
-            .iter()
-            .map(|coded| coded.adapter.name())
-            .collect();
-        let names: Vec<_> = names.iter().map(|name| name.as_str()).collect();
-        reading.other_items(ADAPTERS, &names, &state.sources.environment);
-        for item in reading.items(ADAPTERS, &state.sources.adapters) {
-            if !names.contains(&item.name()) {
-                let key = format!("{ADAPTERS}.{}", item.name());
-                reading.problem(item.source().clone(), key, "is no adapter of this program");
-            }
-        }
-        if let Err(error) = reading.finish() {
-            tracing::warn!("{error}");
+        let strangers = self.turn().ok().and_then(|state| state.strangers());
+        if let Some(strangers) = strangers {
+            forget(&strangers.names, &mut lock(&self.shown).values);
+            tracing::warn!("{}", strangers.error);
         }
     }
 }
@@ -372,7 +486,8 @@ impl Config {
 }
 
 impl Coded {
-    /// What it is to be like by what the files and variables say of it, and of all adapters.
+    /// What it is to be like by what the files and variables say of it, and of all adapters; and
+    /// what is wrong with that.
     fn read<X: AdapterSettings>(
         &self,
         item: &Listed<'_>,
@@ -389,22 +504,19 @@ impl Coded {
         reading.overlay(GENERAL, &mut config, others, file, environment);
         let mut spec = AdapterSpec::<X>::new(item.name(), config);
         reading.item(ADAPTERS, item, GENERAL, &mut spec, environment);
-        spec.config
-    }
-
-    fn check(&self, config: &AdapterConfig, reading: &mut Reading) {
-        if let Err(error) = self.adapter.check(config) {
-            let name = self.adapter.name();
-            reading.refused(
-                &format!("{ADAPTERS}.{name}.{GENERAL}"),
-                &error,
-                &Source::Code,
-            );
+        let path = format!("{ADAPTERS}.{}", item.name());
+        if !spec.enabled {
+            let mut problems = Problems::default();
+            let expected = String::from("true: the program makes this adapter itself");
+            problems.add("enabled", String::from("false"), expected);
+            if let Err(error) = problems.into_result() {
+                reading.refused(&path, &error, item.source());
+            }
         }
-    }
-
-    fn tell(&self, config: AdapterConfig) {
-        tell_adapter(&self.adapter, config);
+        if let Err(error) = self.adapter.check(&spec.config) {
+            reading.refused(&format!("{path}.{GENERAL}"), &error, item.source());
+        }
+        spec.config
     }
 }
 
@@ -455,7 +567,6 @@ fn read<X: AdapterSettings>(code: &Config, sources: &Sources, coded: &[Coded]) -
             let item = Listed::in_code(name.as_str());
             coded.read::<X>(&item, &mut reading, sources)
         });
-        coded.check(&config, &mut reading);
         (coded.adapter.clone(), config)
     });
     let told = told.collect();
@@ -482,7 +593,7 @@ impl<X> Read<X> {
 /// Does what was read, if nothing is wrong with it.
 fn apply<X>(
     read: Read<X>,
-    fitted: Option<&dyn Fitted<X>>,
+    fitted: Option<&mut (dyn Fitted<X> + 'static)>,
 ) -> Result<(Config, Vec<Effective>), LoadError> {
     let Read {
         mut reading,
@@ -520,9 +631,7 @@ fn comings_and_goings(old: &[Effective], new: &[Effective]) -> Vec<Change> {
 fn adapters_of(values: &[Effective]) -> BTreeMap<&str, &Source> {
     let mut adapters = BTreeMap::new();
     for value in values {
-        let rest = value.key.strip_prefix(ADAPTERS);
-        let rest = rest.and_then(|rest| rest.strip_prefix('.'));
-        if let Some((name, _)) = rest.and_then(|rest| rest.split_once('.')) {
+        if let Some(name) = adapter_of(&value.key) {
             // The first that was given tells where to look.
             let source = adapters.entry(name).or_insert(&value.source);
             if **source == Source::Code {
@@ -531,6 +640,12 @@ fn adapters_of(values: &[Effective]) -> BTreeMap<&str, &Source> {
         }
     }
     adapters
+}
+
+/// The adapter whose setting it is.
+fn adapter_of(key: &str) -> Option<&str> {
+    let rest = key.strip_prefix(ADAPTERS)?.strip_prefix('.')?;
+    rest.split_once('.').map(|(name, _)| name)
 }
 
 /// Says what came of a reload, for whoever reads the log and the metrics.
@@ -546,8 +661,12 @@ fn tell(result: &Result<Reload, LoadError>) {
     }
     #[cfg(feature = "metrics")]
     {
-        let result = if result.is_ok() { "ok" } else { "refused" };
-        metrics::counter!("plimsoll_config_reloads_total", "result" => result).increment(1);
+        let (label, ok) = match result {
+            Ok(_) => ("ok", 1.0),
+            Err(_) => ("refused", 0.0),
+        };
+        metrics::counter!("plimsoll_config_reloads_total", "result" => label).increment(1);
+        metrics::gauge!(LAST_RELOAD_OK).set(ok);
     }
 }
 

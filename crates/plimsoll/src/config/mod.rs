@@ -25,7 +25,7 @@ use plimsoll_adapter::{AdapterConfig, RecordThreshold};
 use plimsoll_admin::ControlConfig;
 use plimsoll_core::{
     LifecycleConfig, RegistryConfig,
-    settings::{self, Fields, Settings},
+    settings::{Fields, Settings},
 };
 #[cfg(feature = "http")]
 use plimsoll_http::ServerConfig;
@@ -156,7 +156,7 @@ impl Settings for Config {
         #[cfg(feature = "admin")]
         {
             let about = "Where the probe and admin listeners are, and who may use them.";
-            settings::optional(fields, "control", about, &mut self.control);
+            plimsoll_core::settings::optional(fields, "control", about, &mut self.control);
         }
         #[cfg(feature = "adapter")]
         {
