@@ -9,7 +9,7 @@ use crate::{
     sql::Sql,
 };
 use plimsoll::{
-    AdapterBuilder, AdapterSpec, Adapters, Answers, HttpClientConfig, Name,
+    AdapterBuilder, AdapterSpec, Adapters, Answers, Name,
     adapter::{ConfigError, RecordAlert},
     config_files::Effective,
     settings::Value,
@@ -75,9 +75,7 @@ impl Kinds {
             Some(KindName::Http) => {
                 let url = settings.url.as_deref().unwrap_or_default();
                 let url = if url == DEMO { &self.demo_url } else { url };
-                let limits = HttpClientConfig::new()
-                    .max_connections(settings.max_connections)
-                    .max_response_bytes(settings.max_response_bytes);
+                let limits = settings.client.clone();
                 Kind::Vector(Chroma::new(spec.name.clone(), url, limits)?)
             }
             // Told of where it is read, too.

@@ -1,8 +1,9 @@
 //! What `adapters.yaml` says of an adapter, besides its limits: what it is, and where.
 
 use crate::chroma::query_uri;
-use plimsoll::settings::{
-    Choice, Fields, Kind, Setting, Settings, Value, bytes, flag, integer, text,
+use plimsoll::{
+    HttpClientConfig,
+    settings::{Choice, Fields, Kind, Setting, Settings, Value, flag, text},
 };
 
 /// The word that stands for the vector service of the demo itself, whose port is a free one.
@@ -15,10 +16,9 @@ pub struct KindSettings {
     pub kind: Option<KindName>,
     /// Where an adapter over HTTP finds its service; [`DEMO`] is the demo's own.
     pub url: Option<String>,
-    /// How many connections an adapter over HTTP may have open. 64 by default, 1 to 65 536.
-    pub max_connections: usize,
-    /// How many bytes an answer over HTTP may have. 256 KiB by default, 1 to 1 GiB.
-    pub max_response_bytes: usize,
+    /// The limits of connections and answers of an adapter over HTTP. Those of
+    /// [`HttpClientConfig::new`] by default, but for 256 KiB of an answer.
+    pub client: HttpClientConfig,
     /// Whether it is asked when a request names none. No by default.
     pub by_default: bool,
 }
@@ -40,8 +40,7 @@ impl Default for KindSettings {
         Self {
             kind: None,
             url: None,
-            max_connections: 64,
-            max_response_bytes: 256 * 1024,
+            client: HttpClientConfig::new().max_response_bytes(256 * 1024),
             by_default: false,
         }
     }
@@ -51,8 +50,13 @@ impl Default for KindSettings {
 /// it need not be made again for that.
 impl PartialEq for KindSettings {
     fn eq(&self, other: &Self) -> bool {
-        let made_of = |it: &Self| (it.kind, it.max_connections, it.max_response_bytes);
-        made_of(self) == made_of(other) && self.url == other.url
+        let Self {
+            kind,
+            url,
+            client,
+            by_default: _,
+        } = self;
+        (kind, url, client) == (&other.kind, &other.url, &other.client)
     }
 }
 
@@ -84,19 +88,14 @@ impl Settings for KindSettings {
             _ => (),
         }
         fields.setting(
-            "max_connections",
-            "How many connections an adapter of type http may have open.",
-            &mut integer(&mut self.max_connections, 1..=65_536),
-        );
-        fields.setting(
-            "max_response_bytes",
-            "How many bytes an answer to an adapter of type http may have.",
-            &mut bytes(&mut self.max_response_bytes, 1..=1 << 30),
-        );
-        fields.setting(
             "by_default",
             "Whether it is asked when a request names no adapters.",
             &mut flag(&mut self.by_default),
+        );
+        fields.group(
+            "client",
+            "The limits of connections and answers of an adapter of type http.",
+            &mut self.client,
         );
     }
 }

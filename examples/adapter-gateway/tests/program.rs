@@ -380,7 +380,7 @@ fn adapters_come_and_go_with_the_file_and_calls_in_flight_have_their_answers() {
             &format!(
                 "adapters:\n\
                  \x20 - name: elsewhere\n    type: http\n    {url}\n\
-                 \x20 - name: narrow\n    type: http\n    url: demo\n    max_response_bytes: 1\n"
+                 \x20 - name: narrow\n    type: http\n    url: demo\n    client: {{max_response_bytes: 1}}\n"
             ),
         ),
     ]);
@@ -425,7 +425,7 @@ fn an_adapter_over_http_has_as_many_connections_as_its_file_says() {
     // Takes connections, and says nothing.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("url: http://{}\n", silent.local_addr().unwrap());
-    files.change([("url: demo\n", &(url + "    max_connections: 1\n"))]);
+    files.change([("url: demo\n", &(url + "    client: {max_connections: 1}\n"))]);
     let program = Running::start_configured(&files, &[]);
     let question = r#"{"question": "stop?", "adapters": ["qa-vector-chroma"]}"#;
     let _first = program.begin("/ask", question);
@@ -539,10 +539,7 @@ fn values(printed: &str) -> String {
 fn a_configuration_that_was_printed_says_the_same_when_it_is_read() {
     let files = Files::new("program-printed");
     let first = printed(&[&files.arg()], &[]);
-    for line in [
-        "  record_threshold: 10000 # ",
-        "        preset: network # ",
-    ] {
+    for line in ["  record_threshold: 10000 # ", "        preset: network # "] {
         assert!(first.contains(line), "{first}");
     }
     let (config, adapters) = first.split_once("\nadapters:").expect("a list");
