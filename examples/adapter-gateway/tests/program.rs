@@ -403,11 +403,19 @@ fn adapters_come_and_go_with_the_file_and_calls_in_flight_have_their_answers() {
     assert!(program.get("/").contains("by default (qa-sql, vector-too)"));
     let answer = rest(in_flight);
     assert!(answer.contains("You asked: stop?"), "{answer}");
-    // Another URL makes another adapter of the same name.
+    // Another URL or client makes another adapter of the same name.
     files.change([]);
     program.reload();
     let answer = program.ask("qa-vector-chroma");
     assert!(answer.contains(r#""failures":{}"#), "{answer}");
+    let narrow = "url: demo\n    client: {max_response_bytes: 1}";
+    files.change([("url: demo", narrow)]);
+    program.reload();
+    let answer = program.ask("qa-vector-chroma");
+    assert!(
+        answer.contains("larger than `max_response_bytes`, 1"),
+        "{answer}"
+    );
     files.change([("url: demo", &url)]);
     program.reload();
     let answer = program.ask("qa-vector-chroma");
