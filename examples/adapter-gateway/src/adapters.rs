@@ -1,16 +1,22 @@
-//! The adapters of the gateway: how one is built, and those that are known by now.
+//! The adapters of the gateway: how one is made, and those that there are by now.
 
 use crate::{
+    BoxError,
     chroma::Chroma,
     flaky::Flaky,
     question::{Found, Question, judge},
-    sql::{MAX_CONNECTIONS, Sql},
+    settings::{DEMO, KindName, KindSettings},
+    sql::Sql,
 };
 use plimsoll::{
-    AdapterBuilder, Adapters, Answers, CircuitBreakerConfig, Name, RecordThreshold, Window,
+    AdapterBuilder, AdapterSpec, Adapters, Answers, Name,
     adapter::{ConfigError, RecordAlert},
+    config_files::Effective,
+    settings::Value,
 };
 use std::{
+    collections::BTreeSet,
+    fmt,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -18,9 +24,6 @@ use tokio::time::Instant;
 
 /// One downstream that finds passages for questions.
 pub type Adapter = plimsoll::Adapter<Question, Vec<Found>>;
-
-/// How many records the histories of all adapters hold together, at most.
-pub const MAX_RECORDS: u64 = 10_000;
 
 /// How often the log tells that there were more.
 const ALERT_INTERVAL: Duration = Duration::from_secs(10);
@@ -37,38 +40,48 @@ pub enum Kind {
     Flaky(Flaky),
 }
 
+/// What adapters are made of.
+#[derive(Clone, Debug)]
+pub struct Kinds {
+    /// The database that is searched.
+    pub sql: Sql,
+    /// Where the vector service of the demo is.
+    pub demo_url: String,
+    /// The downstream that fails on request.
+    pub flaky: Flaky,
+}
+
 /// The adapters that can be asked. They come and go while the gateway runs.
 ///
 /// Cloning it gives another handle to the same adapters.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Known {
     all: Adapters<Question, Vec<Found>>,
-    /// Those of them that are asked when a request names none.
-    by_default: Adapters<Question, Vec<Found>>,
-    /// Held while both are changed.
-    changes: Arc<Mutex<()>>,
+    /// Tells who is asked when a request names none.
+    by_default: Arc<dyn Fn() -> BTreeSet<String> + Send + Sync>,
 }
 
-impl Kind {
-    /// The limits that suit an adapter of this kind, to build on.
-    pub fn limits(&self, name: impl Into<String>) -> AdapterBuilder {
-        let builder = plimsoll::Adapter::builder(name);
-        match self {
-            // More would wait for a connection inside, where nobody sees it.
-            Self::Sql(_) => builder
-                .max_in_flight(MAX_CONNECTIONS)
-                .max_queued(256)
-                .circuit_breaker(CircuitBreakerConfig::local()),
-            Self::Vector(_) => builder.circuit_breaker(CircuitBreakerConfig::network()),
-            // Soon open and soon tried again, so that one can watch.
-            Self::Flaky(_) => builder.circuit_breaker(
-                CircuitBreakerConfig::local()
-                    .window(Window::Calls(20))
-                    .minimum_calls(5)
-                    .open_for(Duration::from_secs(2))
-                    .open_max(Duration::from_secs(10)),
-            ),
-        }
+impl Kinds {
+    /// Makes the adapter that a file describes.
+    ///
+    /// # Errors
+    ///
+    /// Says what is wrong with the URL, and names each limit that is out of its range.
+    pub fn make(&self, spec: &AdapterSpec<KindSettings>) -> Result<Adapter, BoxError> {
+        let settings = &spec.settings;
+        let kind = match settings.kind {
+            Some(KindName::Sql) => Kind::Sql(self.sql.clone()),
+            Some(KindName::Flaky) => Kind::Flaky(self.flaky.clone()),
+            Some(KindName::Http) => {
+                let url = settings.url.as_deref().unwrap_or_default();
+                let url = if url == DEMO { &self.demo_url } else { url };
+                let limits = settings.client.clone();
+                Kind::Vector(Chroma::new(spec.name.clone(), url, limits)?)
+            }
+            // Told of where it is read, too.
+            None => return Err("it has no type".into()),
+        };
+        Ok(build(spec.builder(), kind)?)
     }
 }
 
@@ -78,7 +91,11 @@ impl Kind {
 ///
 /// Names each limit that is out of its range.
 pub fn build(limits: AdapterBuilder, kind: Kind) -> Result<Adapter, ConfigError> {
-    let builder = limits.classify(judge);
+    // So that a file can limit the bytes that wait, and have questions asked again.
+    let builder = limits
+        .classify(judge)
+        .request_bytes(|question: &Question| question.as_str().len() as u64)
+        .repeatable(|question: &Question| Some(question.clone()));
     match kind {
         Kind::Sql(sql) => builder.function(move |question| sql.clone().ask(question)),
         Kind::Vector(chroma) => builder.function(move |question| chroma.clone().ask(question)),
@@ -86,44 +103,34 @@ pub fn build(limits: AdapterBuilder, kind: Kind) -> Result<Adapter, ConfigError>
     }
 }
 
+/// The adapters that a configuration says are asked when a request names none.
+#[must_use]
+pub fn by_default(values: &[Effective]) -> BTreeSet<String> {
+    let asked = values.iter().filter(|it| it.value == Value::Flag(true));
+    let keys = asked.map(|it| {
+        it.key
+            .strip_prefix("adapters.")?
+            .strip_suffix(".by_default")
+    });
+    keys.flatten().map(str::to_owned).collect()
+}
+
 impl Known {
-    /// No adapter yet.
+    /// These adapters, of which those are asked by default that `by_default` names at the time.
     ///
-    /// Their histories hold [`MAX_RECORDS`] together; past that the oldest are dropped, which the
-    /// log tells, every ten seconds at most.
+    /// When their histories hold more records than they may, the log tells, every ten seconds at
+    /// most.
     #[must_use]
-    pub fn new() -> Self {
-        let known = Self {
-            all: none(RecordThreshold::Records(MAX_RECORDS)),
-            // They are among all, and their records are counted there.
-            by_default: none(RecordThreshold::Off),
-            changes: Arc::default(),
-        };
+    pub fn new(
+        all: Adapters<Question, Vec<Found>>,
+        by_default: impl Fn() -> BTreeSet<String> + Send + Sync + 'static,
+    ) -> Self {
         let alerts = Alerts::default();
-        known.all.on_record_alert(move |alert| alerts.tell(alert));
-        known
-    }
-
-    /// Adds an adapter, in the place of the one of its name, if there is one, which it gives back.
-    /// Calls in flight finish on the old one.
-    #[allow(clippy::must_use_candidate, reason = "most want the effect alone")]
-    pub fn put(&self, adapter: Adapter, by_default: bool) -> Option<Adapter> {
-        let _changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
-        if by_default {
-            self.by_default.replace(adapter.clone());
-        } else {
-            self.by_default.remove(adapter.name().as_str());
+        all.on_record_alert(move |alert| alerts.tell(alert));
+        Self {
+            all,
+            by_default: Arc::new(by_default),
         }
-        self.all.replace(adapter)
-    }
-
-    /// Removes an adapter and gives it back, if there is one of that name. Its calls in flight
-    /// finish.
-    #[allow(clippy::must_use_candidate, reason = "most want the effect alone")]
-    pub fn remove(&self, name: &str) -> Option<Adapter> {
-        let _changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
-        self.by_default.remove(name);
-        self.all.remove(name)
     }
 
     /// All adapters.
@@ -132,16 +139,13 @@ impl Known {
         &self.all
     }
 
-    /// The names of those that are asked when a request names none.
+    /// The names of those that are asked when a request names none, in the order of all.
     #[must_use]
     pub fn names_by_default(&self) -> Vec<Name> {
-        self.by_default.names()
-    }
-
-    /// Whether the adapter of that name is asked when a request names none.
-    #[must_use]
-    pub fn is_asked_by_default(&self, name: &str) -> bool {
-        self.by_default.get(name).is_some()
+        let by_default = (self.by_default)();
+        let mut names = self.all.names();
+        names.retain(|name| by_default.contains(name.as_str()));
+        names
     }
 
     /// Puts a question to the adapters that are named, or to those that are asked by default.
@@ -157,24 +161,27 @@ impl Known {
         question: Question,
         deadline: Duration,
     ) -> Answers<Vec<Found>> {
-        match names {
-            Some(names) => self.all.call_many(names, question, Some(deadline)).await,
-            None => self.by_default.call_all(question, Some(deadline)).await,
-        }
+        let by_default;
+        let names = match names {
+            Some(names) => names,
+            None => {
+                by_default = self.names_by_default();
+                &by_default
+                    .iter()
+                    .map(|name| name.as_str())
+                    .collect::<Vec<_>>()
+            }
+        };
+        self.all.call_many(names, question, Some(deadline)).await
     }
 }
 
-impl Default for Known {
-    fn default() -> Self {
-        Self::new()
+impl fmt::Debug for Known {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Known")
+            .field("all", &self.all)
+            .finish_non_exhaustive()
     }
-}
-
-fn none(threshold: RecordThreshold) -> Adapters<Question, Vec<Found>> {
-    let adapters = Adapters::new([]).expect("no two have the same name");
-    let set = adapters.record_threshold(threshold);
-    set.expect("a threshold in its range");
-    adapters
 }
 
 /// What the log was told of too many records. Under load they are too many again and again.

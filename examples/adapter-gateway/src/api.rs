@@ -91,6 +91,11 @@ to come again. See how they are, and drop what is too old of what they remember:
 
   curl http://{host}/adapters
   curl -X POST http://{host}/adapters/cleanup
+
+Which adapters there are, and their limits, is in adapters.yaml and config.yaml, in the folder that
+--config names. Change them while the gateway runs: it reads them again by itself. On the admin
+address, GET /api/v1/config shows every setting with where it comes from, and what is wrong with the
+files, if they cannot be used; POST /api/v1/config/reload reads them at once, and tells what changed.
 "#
     )
 }

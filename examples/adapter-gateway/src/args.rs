@@ -1,9 +1,11 @@
 //! The command line.
 
 use clap::Parser;
+use plimsoll::settings::Value;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 const WORKSPACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+const CONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config");
 const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/adapter-gateway");
 
 const LONGEST: Duration = Duration::from_secs(60 * 60);
@@ -17,9 +19,18 @@ pub struct Args {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
 
-    /// Where to serve the administration pages; port 0 takes a free one.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8081")]
-    pub admin: SocketAddr,
+    /// Folder with config.yaml and adapters.yaml, which are read again when they change.
+    #[arg(long, value_name = "DIR", default_value = CONFIG)]
+    pub config: PathBuf,
+
+    /// Print every setting with where it comes from, and stop.
+    #[arg(long)]
+    pub print_config: bool,
+
+    /// Where to serve the administration pages; port 0 takes a free one. As the variable
+    /// `PLIMSOLL__CONTROL__ADMIN_ADDR`, whatever that and config.yaml say.
+    #[arg(long, value_name = "ADDR")]
+    pub admin: Option<SocketAddr>,
 
     /// Folder whose README.md and docs/**/*.md are searched.
     #[arg(long, value_name = "DIR", default_value = WORKSPACE)]
@@ -29,9 +40,10 @@ pub struct Args {
     #[arg(long, value_name = "DIR", default_value = DATA)]
     pub data: PathBuf,
 
-    /// How long to go on serving after a SIGTERM, so that load balancers look elsewhere first.
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_delay)]
-    pub drain_delay: Duration,
+    /// How long to go on serving after a SIGTERM, so that load balancers look elsewhere first. As
+    /// the variable `PLIMSOLL__LIFECYCLE__DRAIN_DELAY`, whatever that and config.yaml say.
+    #[arg(long, value_name = "DURATION", value_parser = parse_delay)]
+    pub drain_delay: Option<Duration>,
 
     /// How long the adapters may take together to answer a question.
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
@@ -44,6 +56,29 @@ pub struct Args {
     /// Ask questions of itself for this long, then stop (30s, 500ms, 2m, or plain seconds).
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub load: Option<Duration>,
+
+    /// Change the adapters this often while the load runs, in a copy of the configuration: their
+    /// limits, which there are, and now and then a file that cannot be used.
+    #[arg(long, value_name = "DURATION", requires = "load", value_parser = parse_duration)]
+    pub reload_every: Option<Duration>,
+}
+
+impl Args {
+    /// What is given here instead of in the configuration, as the variables that would say so.
+    #[must_use]
+    pub fn variables(&self) -> Vec<(&'static str, String)> {
+        // Nobody else sends requests while the service loads itself.
+        let drain_delay = self.load.map(|_| Duration::ZERO).or(self.drain_delay);
+        let drain_delay = drain_delay.map(|delay| Value::Duration(delay).to_string());
+        let admin = self.admin.map(|addr| addr.to_string());
+        [
+            ("PLIMSOLL__CONTROL__ADMIN_ADDR", admin),
+            ("PLIMSOLL__LIFECYCLE__DRAIN_DELAY", drain_delay),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect()
+    }
 }
 
 /// Parses `500ms`, `30s`, `2m`, `1h`, or plain seconds, more than 0 and up to one hour.

@@ -8,6 +8,7 @@ use crate::{
     vector::{Query, QueryResult},
 };
 use http::{Uri, uri::Scheme};
+use plimsoll::{HttpClientConfig, Name};
 use std::sync::Arc;
 
 /// A vector service. Clones share its connections.
@@ -21,20 +22,22 @@ struct Service {
 }
 
 impl Chroma {
-    /// Will ask the service at this URL, such as `http://127.0.0.1:8000`.
+    /// Will ask the service at this URL, such as `http://127.0.0.1:8000`, within these limits. The
+    /// name is for errors.
     ///
     /// # Errors
     ///
-    /// Says what was expected, for anything else.
-    pub fn new(url: &str) -> Result<Self, BoxError> {
-        let uri = format!("{}/api/v1/query", url.trim_end_matches('/')).parse();
-        let uri = uri
-            .ok()
-            .filter(|uri: &Uri| uri.scheme() == Some(&Scheme::HTTP));
-        let uri = uri.ok_or_else(|| {
+    /// Says what was expected, for any other URL, and names each limit that is out of its range.
+    pub fn new(
+        name: impl Into<Name>,
+        url: &str,
+        limits: HttpClientConfig,
+    ) -> Result<Self, BoxError> {
+        let uri = query_uri(url).ok_or_else(|| {
             format!("url `{url}` is not one to ask: write for example http://127.0.0.1:8000")
         })?;
-        let client = JsonClient::new();
+        // In words, since an adapter is told of its own limits otherwise.
+        let client = JsonClient::new(name, limits).map_err(|error| error.to_string())?;
         Ok(Self(Arc::new(Service { client, uri })))
     }
 
@@ -52,6 +55,13 @@ impl Chroma {
         let result: QueryResult = client.post(uri, &query).await?;
         Ok(found(result))
     }
+}
+
+/// Where the service at this URL is asked; none if it cannot be one.
+pub(crate) fn query_uri(url: &str) -> Option<Uri> {
+    let uri = format!("{}/api/v1/query", url.trim_end_matches('/')).parse();
+    uri.ok()
+        .filter(|uri: &Uri| uri.scheme() == Some(&Scheme::HTTP))
 }
 
 fn found(result: QueryResult) -> Vec<Found> {

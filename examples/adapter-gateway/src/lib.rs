@@ -3,8 +3,9 @@
 //! Each module is one part a service of this kind has: downstreams in a database
 //! ([`sql`]), over HTTP ([`chroma`], with its server in [`vector`]) and one that
 //! fails on request ([`flaky`]); what they are asked and answer ([`question`]), and the adapters
-//! they are called through ([`adapters`]); the HTTP API ([`api`]) with what it answers ([`reply`],
-//! [`status`]); and a load driver ([`load`]), which watches circuits open and close ([`breakers`]).
+//! they are called through ([`adapters`]), as a file says ([`settings`]); the HTTP API ([`api`])
+//! with what it answers ([`reply`], [`status`]); and a load driver ([`load`]), which watches circuits
+//! open and close ([`breakers`]), and changes the file meanwhile.
 //! `main.rs` wires them together.
 
 pub mod adapters;
@@ -20,6 +21,7 @@ pub mod load;
 pub mod problem;
 pub mod question;
 pub mod reply;
+pub mod settings;
 pub mod sql;
 pub mod status;
 mod text;

@@ -1,9 +1,18 @@
 //! Bounded traffic at the gateway itself, and what came of it.
 
 mod asker;
+mod drive;
+mod memory;
+mod reloads;
 mod summary;
 
-pub use self::{asker::Asker, summary::Summary};
+pub use self::{
+    asker::Asker,
+    drive::{Drive, Driven, Held},
+    memory::Memory,
+    reloads::{ConfigCopy, Outcomes, Reloads},
+    summary::Summary,
+};
 
 use std::{
     collections::BTreeMap,

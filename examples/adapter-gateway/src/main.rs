@@ -6,30 +6,36 @@
 
 use adapter_gateway::{
     BoxError,
-    adapters::{self, Kind, Known},
+    adapters::{self, Kinds, Known},
     api::{self, Gateway},
     args::Args,
     breakers::Watch,
-    chroma::Chroma,
     corpus::Corpus,
     flaky::Flaky,
-    load,
+    load::{Asker, ConfigCopy, Drive, Reloads},
+    settings::KindSettings,
     sql::Sql,
     vector::{self, Index},
 };
 use clap::Parser as _;
-use plimsoll::{Config, ControlConfig, LifecycleConfig, Phase, Plimsoll};
+use plimsoll::{Config, ConfigFiles, LoadError, Loaded, Plimsoll, config_files::EXIT_CODE};
+use plimsoll_alloc::CountingAllocator;
 use std::{
-    fmt,
+    collections::HashMap,
+    env, fmt,
     io::{self, Write as _},
     net::{Ipv4Addr, SocketAddr},
+    path::Path,
     process,
     sync::Arc,
     time::Duration,
 };
-use tokio::{join, net::TcpListener, task};
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tokio::{net::TcpListener, task};
 use tracing_subscriber::EnvFilter;
+
+/// Counts what is allocated, so that a load can tell whether anything is left behind.
+#[global_allocator]
+static HEAP: CountingAllocator = CountingAllocator::system();
 
 /// The adapter that repeats the question, and fails on request.
 const ECHO: &str = "demo-flaky";
@@ -50,41 +56,56 @@ async fn main() {
         .init();
     let code = run(args).await.unwrap_or_else(|error| {
         eprintln!("adapter-gateway: {error}");
-        1
+        if error.is::<LoadError>() {
+            EXIT_CODE
+        } else {
+            1
+        }
     });
     // Not by returning: the runtime would wait for a handler that blocks its thread.
     process::exit(code.into());
 }
 
 async fn run(args: Args) -> Result<u8, BoxError> {
-    let (listen, admin, load) = (args.listen, args.admin, args.load);
-    let (deadline, flip) = (args.deadline, args.flip);
-    // Nobody else sends requests while the service loads itself.
-    let drain_delay = load.map_or(args.drain_delay, |_| Duration::ZERO);
+    let mut loaded = load_config(&args, &args.config)?;
+    if args.print_config {
+        io::stdout().write_all(loaded.to_yaml().as_bytes())?;
+        return Ok(0);
+    }
+    let copy = match args.reload_every {
+        Some(_) => Some(copy_config(&args)?),
+        None => None,
+    };
+    if let Some(copy) = &copy {
+        loaded = load_config(&args, copy.folder())?;
+    }
+    let args = Arc::new(args);
+    let (listen, deadline) = (args.listen, args.deadline);
     let listener = TcpListener::bind(listen)
         .await
         .map_err(|error| refused("--listen", listen, error, "choose another port, or 0"))?;
     let listening = listener.local_addr()?;
     // Reading and indexing take a moment and block.
-    let (sql, index) = task::spawn_blocking(move || prepare(&args)).await??;
+    let prepared = args.clone();
+    let (sql, index) = task::spawn_blocking(move || prepare(&prepared)).await??;
 
-    let config = Config::new()
-        .lifecycle(LifecycleConfig::default().drain_delay(drain_delay))
-        .control(ControlConfig::new().admin_addr(admin));
-    let plimsoll = Plimsoll::start(config).map_err(|error| format!("--admin {admin}: {error}"))?;
+    let plimsoll = Plimsoll::start(loaded.config()).map_err(|error| match args.admin {
+        Some(admin) => format!("--admin {admin}: {error}"),
+        None => error.to_string(),
+    })?;
     let index = plimsoll.register(index)?;
     let vector_listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-    let chroma = Chroma::new(&format!("http://{}", vector_listener.local_addr()?))?;
     let flaky = Flaky::default();
-    let known = Known::new();
-    for (name, kind, by_default) in [
-        ("qa-sql", Kind::Sql(sql), true),
-        ("qa-vector-chroma", Kind::Vector(chroma), true),
-        (ECHO, Kind::Flaky(flaky.clone()), false),
-    ] {
-        let adapter = adapters::build(kind.limits(name), kind)?;
-        known.put(plimsoll.register_adapter(adapter)?, by_default);
-    }
+    let kinds = Kinds {
+        sql,
+        demo_url: format!("http://{}", vector_listener.local_addr()?),
+        flaky: flaky.clone(),
+    };
+    let all = plimsoll.adapters(&loaded, move |spec| kinds.make(spec))?;
+    let known = {
+        let plimsoll = plimsoll.clone();
+        Known::new(all, move || adapters::by_default(&plimsoll.configuration()))
+    };
     let app = api::router(Gateway {
         known: known.clone(),
         flaky: flaky.clone(),
@@ -94,19 +115,29 @@ async fn run(args: Args) -> Result<u8, BoxError> {
     // The last requests still need the vector service. Tasks end after the listener has drained.
     let vector = vector::serve(vector_listener, index, plimsoll.cancellation_token());
     plimsoll.spawn("vector-service", vector)?;
-    let load = match load {
+    let load = match args.load {
         Some(duration) => {
             let watch = Watch::new(&known.all().list())?;
-            let names = known.all().names();
-            let names = names.iter().map(ToString::to_string).collect();
-            let asker = load::Asker::new(listening, names, ECHO, deadline + PATIENCE)?;
-            let faults = async move {
-                if !flip.is_zero() {
-                    flaky.alternate(flip).await;
+            let reloads = match args.reload_every.zip(copy) {
+                Some((period, copy)) => {
+                    let values = plimsoll.configuration();
+                    let reloads = Reloads::new(plimsoll.clone(), known.clone(), copy, &values)?;
+                    Some((reloads, period))
                 }
+                None => None,
             };
-            let driven = drive(duration, asker, faults, plimsoll.clone());
-            Some((plimsoll.spawn("load", driven)?, watch))
+            let all = known.all().clone();
+            let drive = Drive {
+                plimsoll: plimsoll.clone(),
+                asker: Asker::new(listening, all, ECHO, deadline + PATIENCE)?,
+                known,
+                duration,
+                flaky,
+                flip: args.flip,
+                reloads,
+                heap: || HEAP.live_bytes(),
+            };
+            Some((plimsoll.spawn("load", drive.run())?, watch))
         }
         None => None,
     };
@@ -121,31 +152,23 @@ async fn run(args: Args) -> Result<u8, BoxError> {
     Ok(report.exit_code())
 }
 
-/// Runs the load, with `faults` beside it, until the service is told to stop, and stops it at the
-/// end.
-async fn drive(
-    duration: Duration,
-    asker: load::Asker,
-    faults: impl Future<Output = ()> + Send + 'static,
-    plimsoll: Plimsoll,
-) -> load::Summary {
-    let _faults = AbortOnDropHandle::new(task::spawn(faults));
-    let ask = move |serial, question| asker.clone().ask(serial, question);
-    let told = CancellationToken::new();
-    let mut phase = plimsoll.lifecycle().watch_phase();
-    let leaving = phase.wait_for(|phase| Phase::Leaving <= *phase);
-    let (summary, _) = join!(
-        async {
-            let summary = load::run(duration, told.clone(), ask).await;
-            plimsoll.request_stop();
-            summary
-        },
-        async {
-            let _ = leaving.await;
-            told.cancel();
-        },
-    );
-    summary
+/// Reads the files, the variables, and what the command line says, which counts most.
+fn load_config(args: &Args, folder: &Path) -> Result<Loaded<KindSettings>, LoadError> {
+    let mut variables: HashMap<_, _> = env::vars_os().collect();
+    let given = args.variables().into_iter();
+    variables.extend(given.map(|(name, value)| (name.into(), value.into())));
+    ConfigFiles::in_folder(folder)
+        .variables("PLIMSOLL", variables)
+        .load_with(Config::new())
+}
+
+/// Copies the files, to be changed under load.
+fn copy_config(args: &Args) -> Result<ConfigCopy, BoxError> {
+    ConfigCopy::of(&args.config, &args.data).map_err(|error| {
+        let error = format!("the configuration cannot be copied there ({error})");
+        let data = args.data.display();
+        refused("--data", data, error, "name a folder that can be written")
+    })
 }
 
 /// Reads the corpus and makes both kinds of index of it.
@@ -181,6 +204,8 @@ curl http://{listening}/ask -H 'content-type: application/json' -d '{{"question"
 curl http://{listening}/demo/faults -H 'content-type: application/json' -d '{{"mode": "flaky"}}'
 curl http://{listening}/adapters
 curl {admin}/api/v1/holdings
+curl {admin}/api/v1/config
+curl -X POST {admin}/api/v1/config/reload
 "#
     )?;
     out.flush()

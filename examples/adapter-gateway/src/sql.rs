@@ -17,7 +17,9 @@ use std::{
 use tokio::{sync::Semaphore, task};
 
 /// Connections, and so blocking threads in use, at most. Each may cache 2 MB.
-pub(crate) const MAX_CONNECTIONS: usize = 4;
+///
+/// An adapter should have no more calls in flight: they would wait in here, where nobody sees it.
+const MAX_CONNECTIONS: usize = 4;
 
 /// Words of a question that are searched for. More would cost time and add little.
 const MAX_WORDS: usize = 32;

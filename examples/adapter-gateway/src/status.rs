@@ -90,9 +90,9 @@ impl Status {
     /// Looks at them now.
     #[must_use]
     pub fn of(known: &Known) -> Self {
+        let by_default = known.names_by_default();
         let adapters = known.all().list().into_iter().map(|adapter| {
-            let by_default = known.is_asked_by_default(adapter.name().as_str());
-            AdapterStatus::new(&adapter.snapshot(), by_default)
+            AdapterStatus::new(&adapter.snapshot(), by_default.contains(&adapter.name()))
         });
         Self {
             adapters: adapters.collect(),

@@ -1,18 +1,25 @@
 //! How adapters that misbehave affect the others, and what ends their calls.
 
+mod common;
+
+use self::common::{MAX_RECORDS, Put};
 use adapter_gateway::{
-    adapters::{self, Kind, Known, MAX_RECORDS},
+    adapters::{self, Kind, Known},
     chroma::Chroma,
     corpus::{Corpus, Passage},
     flaky::Flaky,
     question::{Failure, Found, Question, judge},
     reply::Reply,
+    settings::KindSettings,
     sql::Sql,
 };
-use plimsoll::{CircuitBreakerConfig, HistoryConfig, Name, Outcome, RejectReason, Rejected};
+use plimsoll::{
+    AdapterConfig, CircuitBreakerConfig, HistoryConfig, HttpClientConfig, Name, Outcome,
+    RejectReason, Rejected, RetryConfig,
+};
 use serde_json::json;
 use std::{
-    fs, future, io,
+    env, fs, future, io,
     path::Path,
     sync::{
         Arc, Mutex,
@@ -76,9 +83,9 @@ async fn behave(
     }])
 }
 
-fn known<const N: usize>(stubs: [(&'static str, Behaviour); N]) -> (Known, Arc<AtomicUsize>) {
+fn known<const N: usize>(stubs: [(&'static str, Behaviour); N]) -> (Put, Arc<AtomicUsize>) {
     let running = Arc::new(AtomicUsize::new(0));
-    let known = Known::new();
+    let known = Put::new();
     for (name, behaviour) in stubs {
         let running = running.clone();
         let answer = move |question| {
@@ -212,37 +219,35 @@ async fn a_refusal_inside_the_downstream_is_a_failure_with_its_reason() {
 }
 
 #[tokio::test]
-async fn an_adapter_of_any_kind_is_built_with_the_limits_it_is_given() {
+async fn an_adapter_of_any_kind_calls_what_it_is_of_within_any_limits() {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("adapters-kinds");
     _ = fs::remove_dir_all(&folder);
     let sql = Sql::open(&folder, &Corpus::from_iter([])).expect("a new folder");
-    let chroma = Chroma::new("http://127.0.0.1:1").expect("a URL");
-    for (n, (kind, in_flight, queued, max_calls)) in [
-        (Kind::Sql(sql), 4, 256, 10_000),
-        (Kind::Vector(chroma), 64, 64, 5_000),
-        (Kind::Flaky(Flaky::default()), 64, 64, 10_000),
+    let limits = HttpClientConfig::new();
+    let chroma = Chroma::new("vector", "http://127.0.0.1:1", limits).expect("a URL");
+    for (n, kind) in [
+        Kind::Sql(sql),
+        Kind::Vector(chroma),
+        Kind::Flaky(Flaky::default()),
     ]
     .into_iter()
     .enumerate()
     {
         // A name that is not known before.
         let name = format!("adapter-{n}");
-        let usual = adapters::build(kind.limits(&*name), kind.clone()).expect("valid limits");
-        let snapshot = usual.snapshot();
-        assert_eq!(snapshot.name.as_str(), name);
-        let limits = (snapshot.max_in_flight, snapshot.max_queued);
-        assert_eq!(limits, (in_flight, queued), "{kind:?}");
-        assert_eq!(snapshot.breaker.history.max_calls, max_calls, "{kind:?}");
-        let narrow = kind.limits(&*name).max_in_flight(1).max_queued(7);
-        let narrow = adapters::build(narrow, kind.clone()).expect("valid limits");
-        let snapshot = narrow.snapshot();
-        assert_eq!((snapshot.max_in_flight, snapshot.max_queued), (1, 7));
-        let none = kind.limits(&*name).max_in_flight(0);
-        let error = adapters::build(none, kind).expect_err("no calls at all");
+        // Questions can be weighed, and asked again.
+        let limits = AdapterConfig::new()
+            .max_queued_bytes(100)
+            .retry(RetryConfig::new().back_off(Duration::ZERO, Duration::ZERO));
+        let builder = || plimsoll::Adapter::builder(&name).config(limits.clone());
+        let none = builder().max_in_flight(0);
+        let error = adapters::build(none, kind.clone()).expect_err("no calls at all");
         assert!(error.to_string().contains("max_in_flight"), "{error}");
-        // It calls what it is of.
-        let known = Known::new();
-        known.put(usual, true);
+        let known = Put::new();
+        known.put(
+            adapters::build(builder(), kind).expect("valid limits"),
+            true,
+        );
         let reply = ask(&known).await;
         match n {
             0 => assert!(reply.answers[&*name].passages.is_empty()),
@@ -252,6 +257,9 @@ async fn an_adapter_of_any_kind_is_built_with_the_limits_it_is_given() {
                 "You asked: why?"
             ),
         }
+        let snapshot = known.all().get(&name).expect("put").snapshot();
+        assert_eq!(snapshot.max_queued_bytes, Some(100));
+        assert_eq!(snapshot.retries > 0, n == 1, "{name}");
     }
 }
 
@@ -261,7 +269,7 @@ async fn a_history_below_the_threshold_is_as_full_as_it_may_be() {
     let adapter = plimsoll::Adapter::builder("small")
         .circuit_breaker(CircuitBreakerConfig::local().history(history))
         .function(|_: Question| future::ready(Ok::<_, Failure>(Vec::new())));
-    let known = Known::new();
+    let known = Put::new();
     known.put(adapter.expect("valid limits"), true);
     for _ in 0..200 {
         ask(&known).await;
@@ -327,4 +335,19 @@ async fn histories_that_are_too_many_together_give_up_their_oldest_records_and_t
     }
     assert_eq!(log.lines_with(told), 2);
     assert_eq!(log.lines_with("untold=9"), 1);
+}
+
+#[test]
+fn the_schema_of_the_list_of_adapters_is_committed() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/adapters.schema.json");
+    let schema = plimsoll::adapters_schema::<KindSettings>();
+    if env::var_os("PLIMSOLL_BLESS").is_some() {
+        fs::write(&file, &schema).expect("written");
+    }
+    let committed = fs::read_to_string(&file).unwrap_or_default();
+    assert!(
+        committed == schema,
+        "config/adapters.schema.json is not what the settings say: \
+         write it with `PLIMSOLL_BLESS=1 cargo test -p adapter-gateway --test adapters schema`"
+    );
 }

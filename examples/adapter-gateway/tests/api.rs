@@ -1,7 +1,10 @@
 //! The HTTP API, through the router in process.
 
+mod common;
+
+use self::common::Put;
 use adapter_gateway::{
-    adapters::{self, Adapter, Kind, Known},
+    adapters::{self, Adapter, Kind},
     api::{self, Gateway},
     body::MAX_BODY_BYTES,
     corpus::Passage,
@@ -41,20 +44,22 @@ fn echo(name: &'static str) -> Adapter {
 }
 
 fn app() -> Router {
-    app_of(&Known::new())
+    app_of(&Put::new())
 }
 
 /// Three stubs and `demo-flaky` are put among those that are known.
-fn app_of(known: &Known) -> Router {
+fn app_of(known: &Put) -> Router {
     let flaky = Flaky::default();
     for name in ["one", "two", "panics"] {
         known.put(echo(name), name != "panics");
     }
     let kind = Kind::Flaky(flaky.clone());
-    let demo = adapters::build(kind.limits("demo-flaky"), kind).expect("valid limits");
+    let limits =
+        plimsoll::Adapter::builder("demo-flaky").circuit_breaker(CircuitBreakerConfig::local());
+    let demo = adapters::build(limits, kind).expect("valid limits");
     known.put(demo, false);
     api::router(Gateway {
-        known: known.clone(),
+        known: (**known).clone(),
         flaky,
         deadline: DEADLINE,
     })
@@ -163,7 +168,7 @@ async fn answers_are_partial_when_adapters_fail_panic_or_hang() {
 
 #[tokio::test(start_paused = true)]
 async fn an_adapter_that_waits_too_long_in_line_is_cut_off_at_the_deadline() {
-    let known = Known::new();
+    let known = Put::new();
     let app = app_of(&known);
     let patient = plimsoll::Adapter::builder("patient").timeout(2 * DEADLINE);
     let hang = |_: Question| future::pending::<Result<Vec<Found>, Failure>>();
@@ -178,7 +183,7 @@ async fn an_adapter_that_waits_too_long_in_line_is_cut_off_at_the_deadline() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_goes_away_cancels_its_calls() {
-    let known = Known::new();
+    let known = Put::new();
     let app = app_of(&known);
     set_faults(&app, "hang").await;
     let body = json!({"question": "why?", "adapters": ["demo-flaky", "one"]});
@@ -204,7 +209,7 @@ async fn a_client_that_goes_away_cancels_its_calls() {
 
 #[tokio::test]
 async fn adapters_that_come_and_go_are_asked_and_named_as_they_are_now() {
-    let known = Known::new();
+    let known = Put::new();
     let app = app_of(&known);
     let names = |reply: &Value| keys(&reply["answers"]).join(" ");
     let all = json!({"question": "why?"});
@@ -218,13 +223,13 @@ async fn adapters_that_come_and_go_are_asked_and_named_as_they_are_now() {
     assert_eq!(reply["failures"]["one"]["error"], "new");
     known.put(echo("one"), true);
     // No longer by default, but by its name.
-    assert!(known.put(echo("three"), false).is_some());
+    known.put(echo("three"), false);
     assert_eq!(names(&ask(&app, all.clone()).await), "one two");
     let named = json!({"question": "why?", "adapters": ["three"]});
     assert_eq!(names(&ask(&app, named.clone()).await), "three");
-    assert!(known.remove("three").is_some());
-    assert!(known.remove("one").is_some());
-    assert!(known.remove("three").is_none());
+    assert!(known.all().remove("three").is_some());
+    assert!(known.all().remove("one").is_some());
+    assert!(known.all().remove("three").is_none());
     assert_eq!(names(&ask(&app, all).await), "two");
     let response = send(&app, post("/ask", named.to_string())).await;
     assert_eq!(response.status(), StatusCode::UNPROCESSABLE_ENTITY);
@@ -303,7 +308,7 @@ async fn adapters_are_told_with_their_limits_counts_and_memory() {
 
 #[tokio::test(start_paused = true)]
 async fn caps_that_are_none_are_null_and_calls_in_flight_and_in_line_are_told() {
-    let known = Known::new();
+    let known = Put::new();
     let app = app_of(&known);
     let history = HistoryConfig::local()
         .calls(0)
@@ -625,4 +630,7 @@ async fn front_page_shows_curl_lines_for_the_host_that_was_asked() {
         page.contains("curl http://localhost:9999/adapters"),
         "{page}"
     );
+    for told in ["adapters.yaml", "--config", "POST /api/v1/config/reload"] {
+        assert!(page.contains(told), "{page}");
+    }
 }

@@ -1,5 +1,8 @@
 //! What opens the circuit of an adapter, and what becomes of questions then.
 
+mod common;
+
+use self::common::Put;
 use adapter_gateway::{
     adapters::{self, Kind, Known},
     api::{self, Gateway},
@@ -17,7 +20,7 @@ use axum::{
 };
 use http::{HeaderMap, Request, StatusCode, header};
 use plimsoll::breaker::{CircuitBreaker, CircuitBreakerConfig, Outcome, Reason, State};
-use plimsoll::{BoxError, Name, RejectReason, Rejected};
+use plimsoll::{BoxError, HttpClientConfig, Name, RejectReason, Rejected, Window};
 use serde_json::{Value, json};
 use std::{
     future,
@@ -101,8 +104,8 @@ impl Stub {
     }
 }
 
-fn known<const N: usize>(stubs: [&Arc<Stub>; N]) -> Known {
-    let known = Known::new();
+fn known<const N: usize>(stubs: [&Arc<Stub>; N]) -> Put {
+    let known = Put::new();
     for stub in stubs {
         let circuit = CircuitBreakerConfig::local()
             .minimum_calls(MINIMUM as u32)
@@ -118,11 +121,16 @@ fn known<const N: usize>(stubs: [&Arc<Stub>; N]) -> Known {
     known
 }
 
-/// One adapter of a kind, with the limits that suit it.
-fn known_of(name: &str, kind: Kind) -> Known {
-    let known = Known::new();
-    let adapter = adapters::build(kind.limits(name), kind);
-    known.put(adapter.expect("valid limits"), true);
+/// One adapter of a kind, soon open and soon tried again.
+fn known_of(name: &str, kind: Kind) -> Put {
+    let known = Put::new();
+    let circuit = CircuitBreakerConfig::local()
+        .window(Window::Calls(20))
+        .minimum_calls(5)
+        .open_for(2 * SECOND)
+        .open_max(10 * SECOND);
+    let limits = plimsoll::Adapter::builder(name).circuit_breaker(circuit);
+    known.put(adapters::build(limits, kind).expect("valid limits"), true);
     known
 }
 
@@ -383,7 +391,7 @@ async fn the_vector_service_can_ask_to_be_left_alone() {
         let listener = listener.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("bound"));
         tokio::spawn(axum::serve(listener, app).into_future());
-        let chroma = Chroma::new(&url).expect("a URL");
+        let chroma = Chroma::new("vector", &url, HttpClientConfig::new()).expect("a URL");
         let known = known_of("qa-vector-chroma", Kind::Vector(chroma));
         ask(&known, "qa-vector-chroma").await;
         let snapshot = breaker(&known, "qa-vector-chroma").snapshot();

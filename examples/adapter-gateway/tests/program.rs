@@ -1,10 +1,11 @@
 //! The program as a whole: what it prints, and how it refuses to start.
 
+use serde_json::Value;
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Output, Stdio},
 };
 
@@ -18,8 +19,13 @@ fn folder(test: &str) -> String {
 }
 
 fn run(args: &[&str]) -> Output {
+    run_with(args, &[])
+}
+
+fn run_with(args: &[&str], variables: &[(&str, &str)]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_adapter-gateway"))
         .args(args)
+        .envs(variables.iter().copied())
         .output()
         .expect("the program runs")
 }
@@ -29,6 +35,48 @@ fn refused(args: &[&str], code: i32) -> String {
     assert_eq!(output.status.code(), Some(code));
     assert!(output.stdout.is_empty());
     String::from_utf8(output.stderr).expect("text")
+}
+
+/// A copy of the configuration, and a folder for the rest.
+struct Files {
+    root: String,
+    config: PathBuf,
+}
+
+impl Files {
+    fn new(test: &str) -> Self {
+        let root = folder(test);
+        let config = Path::new(&root).join("config");
+        fs::create_dir_all(&config).expect("a new folder");
+        let files = Self { root, config };
+        for name in ["config.yaml", "adapters.yaml"] {
+            files.write(name, &files.committed(name));
+        }
+        files
+    }
+
+    fn committed(&self, name: &str) -> String {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
+        fs::read_to_string(folder.join(name)).expect("a file")
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.config.join(name), text).expect("a file");
+    }
+
+    /// Changes the list of adapters as it was committed.
+    fn change<const N: usize>(&self, changes: [(&str, &str); N]) {
+        let mut text = self.committed("adapters.yaml");
+        for (old, new) in changes {
+            assert!(text.contains(old), "{old}");
+            text = text.replace(old, new);
+        }
+        self.write("adapters.yaml", &text);
+    }
+
+    fn arg(&self) -> String {
+        format!("--config={}", self.config.display())
+    }
 }
 
 /// The program, serving.
@@ -45,11 +93,20 @@ impl Running {
     }
 
     fn start_with(test: &str, args: &[&str]) -> Self {
-        let root = folder(test);
+        Self::start_in(&folder(test), args, &[])
+    }
+
+    /// Starts it with a configuration of its own.
+    fn start_configured(files: &Files, variables: &[(&str, &str)]) -> Self {
+        Self::start_in(&files.root, &[&files.arg()], variables)
+    }
+
+    fn start_in(root: &str, args: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut process = Command::new(env!("CARGO_BIN_EXE_adapter-gateway"))
             .args(["--listen=127.0.0.1:0", "--admin=127.0.0.1:0"])
             .args([format!("--docs={root}"), format!("--data={root}/data")])
             .args(args)
+            .envs(variables.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -109,6 +166,30 @@ impl Running {
         get(self.listen, path)
     }
 
+    /// What an adapter is told to be like, if there is one.
+    fn adapter(&self, name: &str) -> Option<Value> {
+        let status = document(&self.get("/adapters"));
+        let adapters = status["adapters"].as_array().expect("a list");
+        adapters.iter().find(|it| it["name"] == name).cloned()
+    }
+
+    /// The status of a reload, and what it says.
+    fn reload(&self) -> (String, Value) {
+        let answer = exchange(self.admin, "POST", "/api/v1/config/reload", "");
+        let status = answer.split(' ').nth(1).expect("a status").to_owned();
+        (status, document(&answer))
+    }
+
+    fn problems(&self) -> Vec<Value> {
+        let shown = document(&self.administer("/api/v1/config"));
+        shown["problems"].as_array().expect("a list").clone()
+    }
+
+    fn ask(&self, adapter: &str) -> String {
+        let question = format!(r#"{{"question": "stop?", "adapters": ["{adapter}"]}}"#);
+        rest(self.begin("/ask", &question))
+    }
+
     fn signal(&self, signal: &str) {
         let pid = self.process.id().to_string();
         let sent = Command::new("kill").args([signal, &pid]).status();
@@ -131,13 +212,23 @@ impl Drop for Running {
 }
 
 fn get(addr: SocketAddr, path: &str) -> String {
+    exchange(addr, "GET", path, "")
+}
+
+fn exchange(addr: SocketAddr, method: &str, path: &str, header: &str) -> String {
     let mut stream = TcpStream::connect(addr).expect("a connection");
     write!(
         stream,
-        "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+        "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{header}\r\n"
     )
     .expect("sent");
     rest(stream)
+}
+
+/// The body of an answer.
+fn document(answer: &str) -> Value {
+    let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
+    serde_json::from_str(body).expect("JSON")
 }
 
 fn rest(mut stream: TcpStream) -> String {
@@ -231,19 +322,315 @@ fn an_open_circuit_is_refused_and_shown_and_does_not_mar_the_stop() {
     assert!(said.contains("holdings: 4 closed"), "{said}");
 }
 
-/// What a short load run says.
-fn load(test: &str, flip: &str) -> String {
-    let root = folder(test);
-    let output = run(&[
-        "--listen=127.0.0.1:0",
-        "--admin=127.0.0.1:0",
-        "--load=600ms",
-        flip,
-        &format!("--docs={root}"),
-        &format!("--data={root}/data"),
+#[test]
+fn limits_change_with_the_file_and_the_circuit_stays_as_it_is() {
+    let files = Files::new("program-limits");
+    let program = Running::start_configured(&files, &[]);
+    let forced = "/api/v1/breakers/qa-sql/force-open";
+    let answer = exchange(program.admin, "POST", forced, "");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let sql = || program.adapter("qa-sql").expect("listed");
+    assert_eq!(sql()["limits"]["queued"], 256);
+    files.change([("max_queued: 256", "max_queued: 7")]);
+    let (status, said) = program.reload();
+    assert_eq!(status, "200", "{said}");
+    // The watch may have been there before.
+    for change in said["changes"].as_array().expect("a list") {
+        let key = "adapters.qa-sql.fault_tolerance.max_queued";
+        assert_eq!((&change["key"], &change["new"]), (&key.into(), &"7".into()));
+    }
+    assert_eq!(sql()["limits"]["queued"], 7);
+    assert_eq!(sql()["state"], "forced_open");
+    // By itself.
+    files.change([
+        ("max_queued: 256", "max_queued: 8"),
+        ("by_default: true", "by_default: false"),
     ]);
+    while sql()["limits"]["queued"] != 8 {}
+    assert_eq!(sql()["state"], "forced_open");
+    // Once this has its turn, the change before is over.
+    program.reload();
+    assert_eq!(sql()["by_default"], false);
+    assert_eq!(
+        rest(program.begin("/ask", r#"{"question": "who?"}"#))
+            .split_once("\r\n\r\n")
+            .expect("a body")
+            .1,
+        r#"{"answers":{},"failures":{}}"#
+    );
+}
+
+#[test]
+fn adapters_come_and_go_with_the_file_and_calls_in_flight_have_their_answers() {
+    let files = Files::new("program-adapters");
+    let program = Running::start_configured(&files, &[]);
+    program.set_fault("slow");
+    let question = r#"{"question": "stop?", "adapters": ["demo-flaky"]}"#;
+    let in_flight = program.begin("/ask", question);
+    let busy = |it: Value| it["in_flight"] == 1;
+    while !program.adapter("demo-flaky").is_some_and(busy) {}
+    let elsewhere = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("url: http://{}", elsewhere.local_addr().unwrap());
+    drop(elsewhere);
+    files.change([
+        ("name: demo-flaky", "name: flaky-too"),
+        ("name: qa-vector-chroma", "name: vector-too"),
+        (
+            "adapters:\n",
+            &format!(
+                "adapters:\n\
+                 \x20 - name: elsewhere\n    type: http\n    {url}\n\
+                 \x20 - name: narrow\n    type: http\n    url: demo\n    client: {{max_response_bytes: 1}}\n"
+            ),
+        ),
+    ]);
+    let (status, said) = program.reload();
+    assert_eq!(status, "200", "{said}");
+    for gone in ["demo-flaky", "qa-vector-chroma"] {
+        assert_eq!(program.adapter(gone), None);
+        let answer = program.ask(gone);
+        assert!(answer.starts_with("HTTP/1.1 422"), "{answer}");
+    }
+    let answer = program.ask("vector-too");
+    assert!(answer.contains(r#"{"vector-too":{"passages":"#), "{answer}");
+    let answer = program.ask("elsewhere");
+    assert!(answer.contains("could not connect"), "{answer}");
+    let answer = program.ask("narrow");
+    assert!(
+        answer.contains("larger than `max_response_bytes`, 1"),
+        "{answer}"
+    );
+    assert!(program.get("/").contains("by default (qa-sql, vector-too)"));
+    let answer = rest(in_flight);
+    assert!(answer.contains("You asked: stop?"), "{answer}");
+    // Another URL or client makes another adapter of the same name.
+    files.change([]);
+    program.reload();
+    let answer = program.ask("qa-vector-chroma");
+    assert!(answer.contains(r#""failures":{}"#), "{answer}");
+    let narrow = "url: demo\n    client: {max_response_bytes: 1}";
+    files.change([("url: demo", narrow)]);
+    program.reload();
+    let answer = program.ask("qa-vector-chroma");
+    assert!(
+        answer.contains("larger than `max_response_bytes`, 1"),
+        "{answer}"
+    );
+    files.change([("url: demo", &url)]);
+    program.reload();
+    let answer = program.ask("qa-vector-chroma");
+    assert!(answer.contains("could not connect"), "{answer}");
+    program.signal("-TERM");
+    // Those that are gone are not, and the index is there besides.
+    let (code, said) = program.ended();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("holdings: 4 closed"), "{said}");
+}
+
+#[test]
+fn an_adapter_over_http_has_as_many_connections_as_its_file_says() {
+    let files = Files::new("program-connections");
+    // Takes connections, and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("url: http://{}\n", silent.local_addr().unwrap());
+    files.change([("url: demo\n", &(url + "    client: {max_connections: 1}\n"))]);
+    let program = Running::start_configured(&files, &[]);
+    let question = r#"{"question": "stop?", "adapters": ["qa-vector-chroma"]}"#;
+    let _first = program.begin("/ask", question);
+    let _held = silent.accept().expect("a connection");
+    let answer = program.ask("qa-vector-chroma");
+    assert!(answer.contains("no connection free"), "{answer}");
+}
+
+#[test]
+fn a_file_that_cannot_be_used_changes_nothing_and_is_told_of_until_it_is_mended() {
+    let files = Files::new("program-broken");
+    let program = Running::start_configured(&files, &[]);
+    files.change([
+        ("max_queued: 256", "max_queued: 7"),
+        (
+            "name: demo-flaky\n    type: flaky",
+            "name: demo-flaky\n    type: flakey",
+        ),
+    ]);
+    let (status, said) = program.reload();
+    assert_eq!(status, "422", "{said}");
+    let text = fs::read_to_string(files.config.join("adapters.yaml")).unwrap();
+    let line = text.lines().position(|line| line.contains("flakey"));
+    let told = |problems: &[Value]| {
+        problems.iter().any(|it| {
+            it["key"] == "adapters.demo-flaky.type"
+                && it["line"].as_u64() == line.map(|line| line as u64 + 1)
+                && it["column"] == 11
+                && it["expected"] == "one of sql, http, flaky"
+        })
+    };
+    assert!(told(said["problems"].as_array().expect("a list")), "{said}");
+    assert!(told(&program.problems()));
+    let sql = || program.adapter("qa-sql").expect("listed");
+    assert_eq!(sql()["limits"]["queued"], 256);
+    for adapter in ["qa-sql", "qa-vector-chroma", "demo-flaky"] {
+        let answer = program.ask(adapter);
+        assert!(answer.contains(r#""failures":{}"#), "{answer}");
+    }
+    files.change([("max_queued: 256", "max_queued: 7")]);
+    let (status, said) = program.reload();
+    assert_eq!(status, "200", "{said}");
+    assert_eq!(sql()["limits"]["queued"], 7);
+    assert!(program.problems().is_empty());
+}
+
+#[test]
+fn a_configuration_that_cannot_be_used_is_refused_with_every_mistake() {
+    let files = Files::new("program-mistakes");
+    files.write(
+        "config.yaml",
+        "lifecycle:\n  drain_delay: 30s\nfault_tolerence:\n  timeout: 2s\n",
+    );
+    files.write(
+        "adapters.yaml",
+        "adapters:\n\
+         - name: a\n  type: sqlite\n\
+         - name: b\n  type: http\n\
+         - name: c\n  type: http\n  url: https://example.com\n\
+         - name: d\n  type: sql\n  url: demo\n  fault_tolerance: {max_in_flight: 0}\n",
+    );
+    let error = refused(&[&files.arg()], 2);
+    let folder = files.config.display();
+    let url = "a URL like http://127.0.0.1:8000, or demo, for an adapter of type http";
+    let expected = format!(
+        "adapter-gateway: 7 problems:
+  {folder}/config.yaml:2:16: `lifecycle.drain_delay` is 30s, but must be shorter than stop_timeout, 25s
+  {folder}/config.yaml:3:1: `fault_tolerence` is not known: did you mean `fault_tolerance`?
+  {folder}/adapters.yaml:3:9: `adapters.a.type` is sqlite, but must be one of sql, http, flaky
+  {folder}/adapters.yaml:5:9: `adapters.b.url` is none, but must be {url}
+  {folder}/adapters.yaml:8:8: `adapters.c.url` is https://example.com, but must be {url}
+  {folder}/adapters.yaml:11:8: `adapters.d.url` is demo, but must be left out: only an adapter of \
+         type http has one
+  {folder}/adapters.yaml:12:36: `adapters.d.fault_tolerance.max_in_flight` is 0, but must be a \
+         whole number between 1 and 1000000
+"
+    );
+    assert_eq!(error, expected);
+    // One mistake is one line.
+    files.write("config.yaml", "");
+    files.write("adapters.yaml", "adapters:\n- name: a\n  type: sqlite\n");
+    let error = refused(&[&files.arg(), "--print-config"], 2);
+    assert_eq!(
+        error,
+        format!(
+            "adapter-gateway: {folder}/adapters.yaml:3:9: `adapters.a.type` is sqlite, but must \
+             be one of sql, http, flaky\n"
+        )
+    );
+    let empty = format!("--config={}/none", files.root);
+    let error = refused(&[&empty], 2);
+    assert!(error.contains("/none/config.yaml"), "{error}");
+    assert!(error.contains("name another folder"), "{error}");
+}
+
+/// Every setting with its value, and where that comes from.
+fn printed(args: &[&str], variables: &[(&str, &str)]) -> String {
+    let output = run_with(&[args, &["--print-config"]].concat(), variables);
     assert_eq!(output.status.code(), Some(0));
     String::from_utf8(output.stdout).expect("text")
+}
+
+fn values(printed: &str) -> String {
+    let values = printed.lines().map(|line| line.split(" # ").next());
+    values
+        .flatten()
+        .fold(String::new(), |all, line| all + line + "\n")
+}
+
+#[test]
+fn a_configuration_that_was_printed_says_the_same_when_it_is_read() {
+    let files = Files::new("program-printed");
+    let first = printed(&[&files.arg()], &[]);
+    for line in ["  record_threshold: 10000 # ", "        preset: network # "] {
+        assert!(first.contains(line), "{first}");
+    }
+    let (config, adapters) = first.split_once("\nadapters:").expect("a list");
+    files.write("config.yaml", config);
+    files.write("adapters.yaml", &format!("adapters:{adapters}"));
+    let again = printed(&[&files.arg()], &[]);
+    assert_eq!(values(&again), values(&first));
+    assert_ne!(again, first);
+}
+
+#[test]
+fn variables_count_more_than_files_and_the_command_line_most() {
+    let timeout = "PLIMSOLL__ADAPTERS__QA_SQL__FAULT_TOLERANCE__TIMEOUT";
+    let delay = "PLIMSOLL__LIFECYCLE__DRAIN_DELAY";
+    let variables = [(timeout, "7s"), (delay, "3s")];
+    let text = printed(&[], &variables);
+    assert!(
+        text.contains(&format!("timeout: \"7s\" # {timeout}")),
+        "{text}"
+    );
+    assert!(
+        text.contains(&format!("drain_delay: \"3s\" # {delay}")),
+        "{text}"
+    );
+    assert!(text.contains("admin_addr: \"127.0.0.1:8081\" # "), "{text}");
+    let text = printed(&["--drain-delay=1500ms", "--admin=127.0.0.1:9"], &variables);
+    assert!(text.contains("drain_delay: \"1s500ms\" # "), "{text}");
+    assert!(text.contains("admin_addr: \"127.0.0.1:9\" # "), "{text}");
+}
+
+#[test]
+fn the_token_is_shown_nowhere() {
+    let files = Files::new("program-token");
+    let token = "not-to-be-shown-to-anybody";
+    let variables = [("PLIMSOLL__CONTROL__TOKEN", token)];
+    let text = printed(&[&files.arg()], &variables);
+    assert!(text.contains("# token: ***"), "{text}");
+    assert!(!text.contains(token), "{text}");
+    let program = Running::start_configured(&files, &variables);
+    let bearer = format!("authorization: Bearer {token}\r\n");
+    let shown = exchange(program.admin, "GET", "/api/v1/config", &bearer);
+    assert!(shown.starts_with("HTTP/1.1 200"), "{shown}");
+    assert!(shown.contains("***") && !shown.contains(token), "{shown}");
+}
+
+/// What a short load run says.
+fn load(test: &str, flip: &str) -> String {
+    load_for(&folder(test), &["--load=600ms", flip])
+}
+
+fn load_for(root: &str, args: &[&str]) -> String {
+    let folders = [format!("--docs={root}"), format!("--data={root}/data")];
+    let common = ["--listen=127.0.0.1:0", "--admin=127.0.0.1:0"];
+    let folders = [&*folders[0], &*folders[1]];
+    let output = run(&[&common, &folders, args].concat());
+    assert_eq!(output.status.code(), Some(0));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+#[test]
+fn adapters_that_change_under_load_lose_no_answer() {
+    let root = folder("program-reloads");
+    let args = ["--load=1300ms", "--flip=200ms", "--reload-every=50ms"];
+    let text = load_for(&root, &args);
+    for expected in [
+        "\nerrors    0\n",
+        " questions answered once, 0 lost, 0 doubled\n",
+        " broken files refused, 0 went wrong\n",
+        "\nadapter   load-guest: ",
+        "\npermits   0 in flight and 0 in line at the end\n",
+        " MiB of heap after 1 s\n",
+    ] {
+        assert!(text.contains(expected), "{text}");
+    }
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("reloads   "));
+    let counts = line.expect("told").split(' ');
+    let counts: Vec<u64> = counts.filter_map(|word| word.parse().ok()).collect();
+    assert!(counts[0] > 1 && counts[1] > 0, "{text}");
+    // The copy is gone.
+    let left = fs::read_dir(format!("{root}/data")).expect("a folder");
+    assert_eq!(left.count(), 1);
 }
 
 #[test]
@@ -261,12 +648,14 @@ fn load_run_stops_by_itself_and_sums_up() {
     );
     for line in [
         "errors    0",
+        "permits   0 in flight and 0 in line at the end",
         "breaker   qa-sql: opened 0 times, recovered 0 times, closed now",
         "breaker   qa-vector-chroma: opened 0 times, recovered 0 times, closed now",
         "breaker   demo-flaky: opened 0 times, recovered 0 times, closed now",
     ] {
         assert!(lines.contains(&line), "{text}");
     }
+    assert!(text.contains("stopped on request after 0."), "{text}");
     let requests = lines
         .iter()
         .find_map(|line| line.strip_prefix("requests  "));
@@ -352,6 +741,7 @@ fn bad_command_lines_are_explained() {
         ("--admin=127.0.0.1:99999", "'--admin <ADDR>'"),
         ("--load=soon", "write for example 30s"),
         ("--load=2h", "at most 1h"),
+        ("--reload-every=1s", "--load <DURATION>"),
         ("--flip=2h", "at most 1h"),
         ("--deadline=0", "more than 0"),
     ] {

@@ -1,16 +1,18 @@
 //! Both kinds of search over a corpus on disk.
 
 use adapter_gateway::{
+    BoxError,
     chroma::Chroma,
     corpus::{Corpus, Passage},
-    question::{Failure, Found, TOP},
+    question::{Failure, Found, TOP, judge},
     sql::Sql,
     vector::{self, Index},
 };
 use axum::{Router, routing::post};
 use http::{StatusCode, header};
+use plimsoll::{HttpClientConfig, Outcome};
 use std::{
-    fs,
+    fs, future,
     net::{Ipv4Addr, SocketAddr},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -44,6 +46,11 @@ async fn sources(answer: impl Future<Output = Result<Vec<Found>, Failure>>) -> V
 
 fn url(address: SocketAddr) -> String {
     format!("http://{address}/")
+}
+
+fn chroma(url: &str) -> Result<Chroma, BoxError> {
+    let limits = HttpClientConfig::new().max_response_bytes(256 * 1024);
+    Chroma::new("vector", url, limits)
 }
 
 async fn serve(app: Router) -> SocketAddr {
@@ -195,7 +202,7 @@ fn database_that_cannot_be_put_in_place_leaves_nothing_behind() {
 #[tokio::test]
 async fn chroma_finds_what_the_vector_service_holds_until_it_is_cancelled() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let chroma = Chroma::new(&url(listener.local_addr().unwrap())).unwrap();
+    let chroma = chroma(&url(listener.local_addr().unwrap())).unwrap();
     let index = Index::new(corpus(&["drain delay", "memory limit"]));
     let token = CancellationToken::new();
     let service = tokio::spawn(vector::serve(listener, Arc::new(index), token.clone()));
@@ -223,7 +230,7 @@ async fn chroma_passes_on_when_to_ask_again() {
         [(header::RETRY_AFTER, "7")],
     );
     let app = Router::new().route("/api/v1/query", post(move || async move { busy }));
-    let chroma = Chroma::new(&url(serve(app).await)).unwrap();
+    let chroma = chroma(&url(serve(app).await)).unwrap();
     let failure = chroma.ask("why?".into()).await.unwrap_err();
     assert_eq!(failure.retry_after(), Some(Duration::from_secs(7)));
 }
@@ -231,14 +238,34 @@ async fn chroma_passes_on_when_to_ask_again() {
 #[tokio::test]
 async fn chroma_refuses_answers_that_are_too_large_or_not_understood() {
     for (body, expected) in [
-        (" ".repeat(256 * 1024 + 1), "length limit exceeded"),
+        (
+            " ".repeat(256 * 1024 + 1),
+            "larger than `max_response_bytes`, 262144",
+        ),
         ("{}".to_owned(), "missing field"),
     ] {
         let app = Router::new().route("/api/v1/query", post(move || async move { body }));
-        let chroma = Chroma::new(&url(serve(app).await)).unwrap();
+        let chroma = chroma(&url(serve(app).await)).unwrap();
         let failure = chroma.ask("why?".into()).await.unwrap_err().to_string();
         assert!(failure.contains(expected), "{failure}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_not_free_is_not_held_against_the_vector_service() {
+    let hang = || async { future::pending::<StatusCode>().await };
+    let app = Router::new().route("/api/v1/query", post(hang));
+    let limits = HttpClientConfig::new().max_connections(1);
+    let chroma = Chroma::new("vector", &url(serve(app).await), limits).unwrap();
+    let _taken = tokio::spawn(chroma.clone().ask("first?".into()));
+    tokio::task::yield_now().await;
+    let failure = chroma.ask("second?".into()).await.unwrap_err();
+    assert!(
+        failure.to_string().contains("no connection free"),
+        "{failure}"
+    );
+    let error = failure.into();
+    assert_eq!(judge(Err(&error), Duration::ZERO), Outcome::Ignore);
 }
 
 #[test]
@@ -251,9 +278,9 @@ fn urls_that_no_vector_service_can_have_are_refused_with_an_example() {
         "ftp://a",
         "http://a b",
     ] {
-        let error = Chroma::new(url).unwrap_err().to_string();
+        let error = chroma(url).unwrap_err().to_string();
         assert!(error.contains(&format!("url `{url}` is")), "{error}");
         assert!(error.contains("http://127.0.0.1:8000"), "{error}");
     }
-    assert!(Chroma::new("http://localhost:8000/").is_ok());
+    assert!(chroma("http://localhost:8000/").is_ok());
 }

@@ -1,8 +1,13 @@
 //! Puts questions to the gateway, and checks what comes back.
 
 use super::{Said, Wrong};
-use crate::{BoxError, client::JsonClient, question::Failure};
-use http::Uri;
+use crate::{
+    BoxError,
+    client::{JsonClient, read},
+    question::{Failure, Found, Question},
+};
+use http::{StatusCode, Uri};
+use plimsoll::{Adapters, HttpClientConfig, Name};
 use serde::Deserialize;
 use serde_json::json;
 use std::{
@@ -13,11 +18,14 @@ use std::{
 use tokio::time::timeout;
 
 /// Puts questions to the adapters of a gateway, to learn what each made of them.
+///
+/// They are those there are at the time. One that goes before the gateway has looked at its name
+/// has the question refused before anybody was asked: it is put again, to those there are by then.
 #[derive(Clone, Debug)]
 pub struct Asker {
     client: JsonClient,
     uri: Uri,
-    adapters: Vec<String>,
+    adapters: Adapters<Question, Vec<Found>>,
     echo: String,
     patience: Duration,
 }
@@ -52,12 +60,12 @@ impl Asker {
     /// Fails when the address does not make a URI.
     pub fn new(
         listening: SocketAddr,
-        adapters: Vec<String>,
+        adapters: Adapters<Question, Vec<Found>>,
         echo: impl Into<String>,
         patience: Duration,
     ) -> Result<Self, BoxError> {
         Ok(Self {
-            client: JsonClient::new(),
+            client: JsonClient::new("load", HttpClientConfig::new())?,
             uri: format!("http://{}/ask", reachable(listening)).parse()?,
             adapters,
             echo: echo.into(),
@@ -72,19 +80,39 @@ impl Asker {
     /// Fails when not exactly one answer came from each adapter.
     pub async fn ask(self, serial: u64, question: &str) -> Result<Said, Wrong> {
         let question = format!("{question} #{serial}");
-        let body = json!({"question": question, "adapters": self.adapters});
-        let post = timeout(self.patience, self.client.post(&self.uri, &body));
-        let reply = post.await.unwrap_or_else(|_| {
-            let patience = self.patience;
-            Err(Failure::new(format!("no answer within {patience:?}")))
-        });
-        let reply: Reply = reply.map_err(|failure| Wrong::Lost(failure.to_string()))?;
-        self.check(&question, reply)
+        loop {
+            let names = self.adapters.names();
+            let put = timeout(self.patience, self.put(&question, &names));
+            let reply = put.await.unwrap_or_else(|_| {
+                let patience = self.patience;
+                Err(Failure::new(format!("no answer within {patience:?}")))
+            });
+            match reply.map_err(|failure| Wrong::Lost(failure.to_string()))? {
+                Some(reply) => return self.check(&question, &names, reply),
+                None if names != self.adapters.names() => (),
+                None => {
+                    return Err(Wrong::Lost(format!(
+                        "the names for `{question}` were refused"
+                    )));
+                }
+            }
+        }
     }
 
-    fn check(&self, question: &str, reply: Reply) -> Result<Said, Wrong> {
+    /// The reply; none where a name was refused, so that nobody was asked.
+    async fn put(&self, question: &str, names: &[Name]) -> Result<Option<Reply>, Failure> {
+        let names: Vec<_> = names.iter().map(|name| name.as_str()).collect();
+        let body = json!({"question": question, "adapters": names});
+        let response = self.client.send(&self.uri, &body).await?;
+        match response.status() {
+            StatusCode::UNPROCESSABLE_ENTITY => Ok(None),
+            _ => read(&self.uri, &response).map(Some),
+        }
+    }
+
+    fn check(&self, question: &str, names: &[Name], reply: Reply) -> Result<Said, Wrong> {
         let Reply { answers, failures } = reply;
-        for adapter in &self.adapters {
+        for adapter in names.iter().map(|name| name.as_str()) {
             match (answers.get(adapter), failures.contains_key(adapter)) {
                 (None, false) => {
                     let lost = format!("{adapter} said nothing to `{question}`");
@@ -94,11 +122,11 @@ impl Asker {
                     let twice = format!("{adapter} said two things to `{question}`");
                     return Err(Wrong::Doubled(twice));
                 }
-                (Some(answer), false) if *adapter == self.echo => echoes(question, answer)?,
+                (Some(answer), false) if adapter == self.echo => echoes(question, answer)?,
                 _ => (),
             }
         }
-        if self.adapters.len() < answers.len() + failures.len() {
+        if names.len() < answers.len() + failures.len() {
             let detail = format!("adapters that were not asked answered `{question}`");
             return Err(Wrong::Doubled(detail));
         }
@@ -136,15 +164,33 @@ mod tests {
     use super::*;
     use axum::{Json, Router, routing::post};
     use serde_json::Value;
-    use std::future;
+    use std::{
+        future,
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+    };
     use tokio::net::TcpListener;
+
+    /// They are named, but never called.
+    fn adapters(names: &[&str]) -> Adapters<Question, Vec<Found>> {
+        let adapters = names.iter().map(|name| {
+            let builder = plimsoll::Adapter::builder(*name);
+            builder
+                .function(|_| future::pending::<Result<_, Failure>>())
+                .unwrap()
+        });
+        Adapters::new(adapters).unwrap()
+    }
 
     fn check(answers: &Value, failures: &Value) -> Result<Said, Wrong> {
         let listening = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
-        let adapters = vec!["echo".to_owned(), "other".to_owned()];
-        let asker = Asker::new(listening, adapters, "echo", Duration::ZERO).unwrap();
+        let adapters = adapters(&["echo", "other"]);
+        let asker = Asker::new(listening, adapters.clone(), "echo", Duration::ZERO).unwrap();
         let reply = json!({"answers": answers, "failures": failures});
-        asker.check("why? #7", serde_json::from_value(reply).unwrap())
+        let reply = serde_json::from_value(reply).unwrap();
+        asker.check("why? #7", &adapters.names(), reply)
     }
 
     fn echo(text: &str) -> Value {
@@ -216,16 +262,19 @@ mod tests {
             }
             Json(json!({"answers": {}, "failures": failures}))
         };
+        serve(Router::new().route("/ask", post(ask))).await
+    }
+
+    async fn serve(app: Router) -> SocketAddr {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let app = Router::new().route("/ask", post(ask));
         tokio::spawn(axum::serve(listener, app).into_future());
         address
     }
 
     #[tokio::test]
     async fn a_question_is_put_with_its_number_to_every_adapter() {
-        let adapters = vec!["echo".to_owned(), "other".to_owned()];
+        let adapters = adapters(&["echo", "other"]);
         let patience = Duration::from_secs(60);
         let asker = Asker::new(gateway(true).await, adapters, "echo", patience).unwrap();
         for serial in [7, 8] {
@@ -240,9 +289,50 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_gateway_that_does_not_answer_has_lost_the_question() {
         let patience = Duration::from_secs(60);
-        let asker = Asker::new(gateway(false).await, Vec::new(), "echo", patience).unwrap();
+        let asker = Asker::new(gateway(false).await, adapters(&[]), "echo", patience).unwrap();
         let wrong = asker.ask(7, "why?").await;
         assert_eq!(wrong, Err(Wrong::Lost("no answer within 60s".to_owned())));
+    }
+
+    /// A gateway that knows `gone` no longer, and takes it from the list once it was asked for it.
+    async fn forgetful(all: Adapters<Question, Vec<Found>>, until: usize) -> SocketAddr {
+        let asked = AtomicUsize::new(0);
+        let asked = Arc::new(asked);
+        let ask = move |Json(question): Json<Value>| {
+            let names = question["adapters"].as_array().unwrap().clone();
+            if asked.fetch_add(1, Ordering::Relaxed) == until {
+                all.remove("gone");
+            }
+            async move {
+                if names.iter().any(|name| name == "gone") {
+                    return Err(StatusCode::UNPROCESSABLE_ENTITY);
+                }
+                let said = names
+                    .iter()
+                    .map(|name| (name.as_str().unwrap(), json!({"kind": "failed"})));
+                let failures: BTreeMap<_, _> = said.collect();
+                Ok(Json(json!({"answers": {}, "failures": failures})))
+            }
+        };
+        serve(Router::new().route("/ask", post(ask))).await
+    }
+
+    #[tokio::test]
+    async fn a_question_refused_since_an_adapter_is_gone_is_put_to_the_others() {
+        let all = adapters(&["gone", "stays"]);
+        let listening = forgetful(all.clone(), 0).await;
+        let asker = Asker::new(listening, all, "echo", Duration::from_secs(60)).unwrap();
+        let said = asker.ask(7, "why?").await.unwrap();
+        assert_eq!(said.into_keys().collect::<Vec<_>>(), ["stays"]);
+    }
+
+    #[tokio::test]
+    async fn a_question_refused_while_all_adapters_are_there_is_lost() {
+        let all = adapters(&["gone", "stays"]);
+        let listening = forgetful(all.clone(), usize::MAX).await;
+        let asker = Asker::new(listening, all, "echo", Duration::from_secs(60)).unwrap();
+        let wrong = asker.ask(7, "why?").await.unwrap_err();
+        assert!(matches!(wrong, Wrong::Lost(_)), "{wrong:?}");
     }
 
     #[test]
