@@ -281,7 +281,7 @@ impl Hanging {
 }
 
 impl Configuration for Hanging {
-    fn values(&self) -> Vec<Effective> {
+    fn values(&self) -> Arc<[Effective]> {
         if self
             .entered
             .try_lock()
@@ -289,7 +289,7 @@ impl Configuration for Hanging {
         {
             self.hang();
         }
-        Vec::new()
+        Arc::default()
     }
 
     fn problem(&self) -> Option<LoadError> {

@@ -32,8 +32,8 @@ struct Fake {
 }
 
 impl Configuration for Fake {
-    fn values(&self) -> Vec<Effective> {
-        self.values.clone()
+    fn values(&self) -> Arc<[Effective]> {
+        self.values.clone().into()
     }
 
     fn problem(&self) -> Option<LoadError> {

@@ -162,6 +162,14 @@ impl Problems {
         });
     }
 
+    pub(crate) fn any_under(&self, path: &str) -> bool {
+        let is_under = |problem: &Problem| {
+            let rest = problem.key.strip_prefix(path);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        self.problems.iter().any(is_under)
+    }
+
     pub(crate) fn has(&self, key: &str) -> bool {
         self.problems.iter().any(|problem| problem.key == key)
     }

@@ -95,7 +95,7 @@ impl Reading {
         for node in [&file.root, &environment.root] {
             self.pass("", settings, node, others);
         }
-        self.show("", settings, None);
+        self.show("", settings, None, Source::Code);
     }
 
     /// Reads the settings of one group of a file. Whether there are other groups that nobody knows is
@@ -117,7 +117,7 @@ impl Reading {
                 }
             }
         }
-        self.show(key, settings, None);
+        self.show(key, settings, None, Source::Code);
     }
 
     /// The items of the list that a file has under `key`, each with a name of its own under `name`.
@@ -190,7 +190,7 @@ impl Reading {
         if let Some(variable) = place.ok().and_then(|place| variables.get(place)) {
             self.pass(&path, settings, &variable.node, &[]);
         }
-        self.show(&path, settings, Some(general));
+        self.show(&path, settings, Some(general), item.source.clone());
     }
 
     /// Says which variables are about items of other names than these, or about several of them.
@@ -290,6 +290,12 @@ impl Reading {
         }
     }
 
+    /// Whether something is wrong with a setting, or with one of a group.
+    #[must_use]
+    pub fn is_wrong(&self, path: &str) -> bool {
+        self.problems.any_under(path)
+    }
+
     /// Says that something is wrong with an item, or with whatever came from `source`.
     pub fn problem(&mut self, source: Source, key: impl Into<String>, what: impl fmt::Display) {
         self.problems.other(source, key, what);
@@ -351,7 +357,14 @@ impl Reading {
         }
     }
 
-    fn show(&mut self, path: &str, settings: &mut dyn Settings, general: Option<&str>) {
+    /// What is wrong and was given nowhere is told of at `otherwise`.
+    fn show(
+        &mut self,
+        path: &str,
+        settings: &mut dyn Settings,
+        general: Option<&str>,
+        otherwise: Source,
+    ) {
         let inherited = general.map(|general| join(path, general));
         let first = self.values.len();
         let mut show = Show {
@@ -359,6 +372,7 @@ impl Reading {
             path: path.to_owned(),
             inherited: inherited.as_deref(),
             general: general.unwrap_or_default(),
+            otherwise: &otherwise,
             first,
             broken: Vec::new(),
         };
@@ -617,6 +631,8 @@ struct Show<'a> {
     /// The group whose settings may have come from the general one.
     inherited: Option<&'a str>,
     general: &'a str,
+    /// Where to look for what was given nowhere.
+    otherwise: &'a Source,
     /// Where the values of this group begin.
     first: usize,
     /// Rules that do not hold, by the setting they are for.
@@ -639,8 +655,12 @@ impl Show<'_> {
             && !kind.admits(&value)
             && !self.reading.problems.has(&path)
         {
+            let place = match &source {
+                Source::Code => self.otherwise,
+                source => source,
+            };
             let problems = &mut self.reading.problems;
-            problems.value(source.clone(), &*path, value.to_string(), kind);
+            problems.value(place.clone(), &*path, value.to_string(), kind);
         }
         self.reading.values.push(Effective {
             key: path,
@@ -657,6 +677,7 @@ impl Show<'_> {
             path,
             inherited: self.inherited,
             general: self.general,
+            otherwise: self.otherwise,
             first,
             broken: Vec::new(),
         };
@@ -687,6 +708,7 @@ impl Show<'_> {
             let other = given.max_by_key(|(named, turn, _)| (*named, *turn));
             let source = match (source, other) {
                 (Source::Code, Some((_, _, other))) => other.clone(),
+                (Source::Code, None) => self.otherwise.clone(),
                 (source, _) => source.clone(),
             };
             let value = value.to_string();

@@ -1,11 +1,11 @@
 use crate::{Effective, LoadError, Source};
 use plimsoll_core::settings::Value;
-use std::{collections::HashMap, fmt};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 /// A configuration that can be looked at, and read again while the service runs.
 pub trait Configuration: Send + Sync {
     /// Every setting with the value it has now.
-    fn values(&self) -> Vec<Effective>;
+    fn values(&self) -> Arc<[Effective]>;
 
     /// What was wrong the last time the files were read, since when nothing was changed. None if
     /// nothing was.

@@ -474,7 +474,7 @@ impl Plimsoll {
 
     /// Every setting with the value it has now, and where that comes from.
     #[must_use]
-    pub fn configuration(&self) -> Vec<plimsoll_config::Effective> {
+    pub fn configuration(&self) -> Arc<[plimsoll_config::Effective]> {
         self.inner.live.values()
     }
 }

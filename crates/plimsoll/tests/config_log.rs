@@ -120,7 +120,7 @@ async fn adapters_that_nobody_made_are_warned_of_when_the_service_serves() {
     plimsoll.serve(listener, app).await.unwrap();
     log.assert_line(&["WARN", "2 problems"]);
     log.assert_line(&["adapters.yaml:3:9: `adapters.nobodys` is no adapter of this program"]);
-    log.assert_line(&["APP__ADAPTERS__STRANGE", "`adapters.STRANGE` is not known"]);
+    log.assert_line(&["APP__ADAPTERS__STRANGE", "`adapters.strange` is not known"]);
     assert_eq!(log.count("MINE"), 0);
 }
 

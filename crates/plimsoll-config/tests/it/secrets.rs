@@ -99,8 +99,8 @@ fn a_secret_that_changed_is_told_as_a_change_alone() {
 fn what_reads_again_can_be_kept_as_an_object() {
     struct Fixed(Vec<Effective>);
     impl Configuration for Fixed {
-        fn values(&self) -> Vec<Effective> {
-            self.0.clone()
+        fn values(&self) -> std::sync::Arc<[Effective]> {
+            self.0.clone().into()
         }
 
         fn problem(&self) -> Option<LoadError> {

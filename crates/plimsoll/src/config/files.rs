@@ -262,7 +262,7 @@ impl<X: AdapterSettings> Loaded<X> {
 
     /// Every setting with its value and where that came from.
     #[must_use]
-    pub fn values(&self) -> Vec<Effective> {
+    pub fn values(&self) -> Arc<[Effective]> {
         self.live.shown_values()
     }
 

@@ -78,6 +78,10 @@ where
                 new.push(Made::new(made.adapter.clone(), spec));
                 continue;
             }
+            // Whatever it was made of would be another once that is mended.
+            if reading.is_wrong(&path) {
+                continue;
+            }
             // ## It is made, in the place of another or not.
             let adapter = match self.make(spec) {
                 Ok(adapter) => adapter,

@@ -171,7 +171,7 @@ struct Coded {
 struct Shown {
     /// What the service was started with, as far as that does not change.
     config: Config,
-    values: Vec<Effective>,
+    values: Arc<[Effective]>,
     problem: Option<LoadError>,
 }
 
@@ -237,7 +237,7 @@ impl<X: AdapterSettings> Live<X> {
             }),
             shown: Mutex::new(Shown {
                 config,
-                values,
+                values: values.into(),
                 problem: None,
             }),
         }
@@ -261,7 +261,7 @@ impl<X: AdapterSettings> Live<X> {
         let (_, values) = apply(read, Some(&mut *fitted))?;
         state.fitted = Some(fitted);
         let mut shown = lock(&self.shown);
-        shown.values = counting(&shown.values, values);
+        shown.values = counting(&shown.values, values).into();
         Ok(())
     }
 
@@ -288,8 +288,9 @@ impl<X: AdapterSettings> Live<X> {
         let (config, mut values) = apply(read, state.fitted.as_deref_mut())?;
         state.sources = sources;
         if let Some(strangers) = state.strangers() {
-            forget(&strangers.names, &mut lock(&self.shown).values);
-            forget(&strangers.names, &mut values);
+            let mut shown = lock(&self.shown);
+            shown.values = without(&strangers.names, &shown.values);
+            values = without(&strangers.names, &values).to_vec();
             tracing::warn!("{}", strangers.error);
         }
         let mut shown = lock(&self.shown);
@@ -297,7 +298,7 @@ impl<X: AdapterSettings> Live<X> {
         let mut reload = Reload::between(&shown.values, &values, is_live);
         let comings = comings_and_goings(&shown.values, &values);
         reload.changes.splice(0..0, comings);
-        shown.values = counting(&shown.values, values);
+        shown.values = counting(&shown.values, values).into();
         Ok(reload)
     }
 
@@ -352,11 +353,12 @@ struct Strangers {
     error: LoadError,
 }
 
-/// Takes out the settings of adapters that are none.
-fn forget(names: &[String], values: &mut Vec<Effective>) {
-    values.retain(|value| {
+/// All settings but those of adapters that are none.
+fn without(names: &[String], values: &[Effective]) -> Arc<[Effective]> {
+    let is_there = |value: &&Effective| {
         adapter_of(&value.key).is_none_or(|name| !names.iter().any(|stranger| stranger == name))
-    });
+    };
+    values.iter().filter(is_there).cloned().collect()
 }
 
 /// What counts after a change: of settings that a restart changes, those from before.
@@ -393,13 +395,13 @@ impl<X> Drop for Turn<'_, X> {
 }
 
 impl<X> Live<X> {
-    pub(super) fn shown_values(&self) -> Vec<Effective> {
+    pub(super) fn shown_values(&self) -> Arc<[Effective]> {
         lock(&self.shown).values.clone()
     }
 }
 
 impl<X: AdapterSettings> Configuration for Live<X> {
-    fn values(&self) -> Vec<Effective> {
+    fn values(&self) -> Arc<[Effective]> {
         self.shown_values()
     }
 
@@ -433,8 +435,9 @@ impl<X: AdapterSettings> Reloads for Live<X> {
         tell_adapter(&coded.adapter, config);
         let is_its = |value: &Effective| adapter_of(&value.key) == Some(name.as_str());
         let mut shown = lock(&self.shown);
-        shown.values.retain(|value| !is_its(value));
-        shown.values.extend(values.into_iter().filter(is_its));
+        let others = shown.values.iter().filter(|value| !is_its(value));
+        let all = others.cloned().chain(values.into_iter().filter(is_its));
+        shown.values = all.collect();
         drop(shown);
         state.coded.push(coded);
         Ok(())
@@ -472,7 +475,8 @@ impl<X: AdapterSettings> Reloads for Live<X> {
     fn warn_of_strangers(&self) {
         let strangers = self.turn().ok().and_then(|state| state.strangers());
         if let Some(strangers) = strangers {
-            forget(&strangers.names, &mut lock(&self.shown).values);
+            let mut shown = lock(&self.shown);
+            shown.values = without(&strangers.names, &shown.values);
             tracing::warn!("{}", strangers.error);
         }
     }
