@@ -170,6 +170,11 @@ impl Problems {
         self.problems.iter().any(is_under)
     }
 
+    pub(crate) fn has_at(&self, key: &str, source: &Source) -> bool {
+        let mut problems = self.problems.iter();
+        problems.any(|problem| problem.key == key && problem.source == *source)
+    }
+
     pub(crate) fn has(&self, key: &str) -> bool {
         self.problems.iter().any(|problem| problem.key == key)
     }

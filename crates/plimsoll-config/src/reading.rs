@@ -642,10 +642,15 @@ struct Show<'a> {
 impl Show<'_> {
     fn find(&self, path: &str) -> Option<&Given> {
         let sources = &self.reading.sources;
-        sources.find(path).or_else(|| {
-            let rest = path.strip_prefix(self.inherited?)?;
-            sources.find(&format!("{}{rest}", self.general))
-        })
+        sources
+            .find(path)
+            .or_else(|| sources.find(&self.general_path(path)?))
+    }
+
+    /// The same setting of the general group.
+    fn general_path(&self, path: &str) -> Option<String> {
+        let rest = path.strip_prefix(self.inherited?)?;
+        Some(format!("{}{rest}", self.general))
     }
 
     fn add(&mut self, path: String, kind: Option<Kind>, value: Value) {
@@ -711,8 +716,12 @@ impl Show<'_> {
                 (Source::Code, None) => self.otherwise.clone(),
                 (source, _) => source.clone(),
             };
-            let value = value.to_string();
-            self.reading.problems.value(source, path, value, expected);
+            let general = self.general_path(&path);
+            let problems = &mut self.reading.problems;
+            // What all items have in common is told once.
+            if general.is_none_or(|general| !problems.has_at(&general, &source)) {
+                problems.value(source, path, value.to_string(), expected);
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What a reload tells, and what it leaves for a restart.
 
-use crate::support::{Folder, SECOND, Service, changes, code, shown};
+use crate::support::{Folder, Kind, SECOND, Service, changes, code, shown};
 use plimsoll::Plimsoll;
 use std::sync::Arc;
 
@@ -76,10 +76,7 @@ async fn changes_for_a_restart_do_not_count_once_adapters_are_made() {
     let folder = Folder::new("restart-then-adapters");
     folder.config("lifecycle: {max_tasks: 11}\n");
     folder.adapters("adapters:\n- name: a\n  greeting: hi\n");
-    let loaded = folder
-        .files()
-        .load_with::<crate::support::Kind>(code())
-        .unwrap();
+    let loaded = folder.files().load_with::<Kind>(code()).unwrap();
     let plimsoll = Plimsoll::start(loaded.config()).unwrap();
     folder.config("lifecycle: {max_tasks: 12}\n");
     plimsoll.reload().await.unwrap();
@@ -246,4 +243,21 @@ async fn general_limit_that_does_not_fit_an_adapter_is_told_where_it_is_given() 
     let refusal = service.refusal().await;
     let told = "config.yaml:2:10: `adapters.a.fault_tolerance.retry` is set";
     assert!(refusal.contains(told), "{refusal}");
+}
+
+#[tokio::test]
+async fn contradiction_of_what_adapters_have_in_common_is_told_once() {
+    let folder = Folder::new("general-once");
+    folder.adapters(
+        "adapters:\n- name: a\n- name: b\n- name: c\n  fault_tolerance:\n    circuit_breaker: {open_max: 2s}\n",
+    );
+    folder.config("fault_tolerance:\n  circuit_breaker: {open_max: 1s, open_for: 10s}\n");
+    let refusal = folder.files().load_with::<Kind>(code()).unwrap_err();
+    let keys: Vec<_> = refusal
+        .problems()
+        .iter()
+        .map(|problem| &*problem.key)
+        .collect();
+    let key = "fault_tolerance.circuit_breaker.open_max";
+    assert_eq!(keys, [key, &format!("adapters.c.{key}")]);
 }
