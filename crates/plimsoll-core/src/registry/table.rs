@@ -259,14 +259,17 @@ impl Table {
         dead.into_iter().map(|(_, name)| name).collect()
     }
 
-    /// The holdings that have become overdue since the last call. Each is told of once until it
-    /// is swept.
+    /// The holdings that have become overdue since the last call, in order of registration. Each is
+    /// told of once until it is swept.
     pub(crate) fn newly_overdue(&mut self, now: Instant) -> Vec<Overdue> {
-        self.entries
-            .values_mut()
-            .filter(|entry| entry.is_alive())
-            .filter_map(|entry| entry.report_overdue(now))
-            .collect()
+        let alive = self
+            .entries
+            .iter_mut()
+            .filter(|(_, entry)| entry.is_alive());
+        let overdue = alive.filter_map(|(id, entry)| Some((*id, entry.report_overdue(now)?)));
+        let mut overdue: Vec<_> = overdue.collect();
+        overdue.sort_unstable_by_key(|(id, _)| *id);
+        overdue.into_iter().map(|(_, overdue)| overdue).collect()
     }
 
     /// Ends the table: nothing is added any more, and all who live are handed over.
