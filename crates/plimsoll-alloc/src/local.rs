@@ -13,16 +13,18 @@ pub(crate) const BATCH: i64 = 64 << 10;
 struct Local {
     /// The tag of the scope that the thread is in.
     current: Cell<u64>,
-    scope: Batch,
-    root: Batch,
+    /// Of what belongs to no scope, and of the scope.
+    batches: [Batch; 2],
 }
 
-/// Counts of one tag.
+/// Counts of one tag. They wrap, and only their differences mean something.
 struct Batch {
-    net: Cell<i64>,
-    /// The most that `net` has been.
-    high: Cell<i64>,
     allocated: Cell<u64>,
+    freed: Cell<u64>,
+    /// What `allocated` was when it was written down last.
+    since: Cell<u64>,
+    /// The most by which `allocated` was ahead of `freed`.
+    high: Cell<i64>,
     /// Past this it is written down. 0 before the first time, and once the thread ends, so that
     /// whatever comes then is written down at once.
     mark: Cell<i64>,
@@ -32,7 +34,7 @@ thread_local! {
     // Constant, and without a drop: it can be used by the first and by the last instruction of a
     // thread, and using it never allocates.
     static LOCAL: Local = const {
-        Local { current: Cell::new(ROOT), scope: Batch::new(BATCH), root: Batch::new(0) }
+        Local { current: Cell::new(ROOT), batches: [Batch::new(0), Batch::new(BATCH)] }
     };
     static EXIT: Exit = const { Exit };
 }
@@ -43,29 +45,43 @@ struct Exit;
 impl Drop for Exit {
     fn drop(&mut self) {
         LOCAL.with(|local| {
-            local.scope.flush(local.current.get());
-            local.root.flush(ROOT);
-            local.scope.mark.set(0);
-            local.root.mark.set(0);
+            local.flush();
+            for batch in &local.batches {
+                batch.mark.set(0);
+            }
         });
+    }
+}
+
+impl Local {
+    #[inline(always)]
+    const fn batch(&self, tag: u64) -> &Batch {
+        &self.batches[(tag != ROOT) as usize]
+    }
+
+    fn flush(&self) {
+        self.batches[0].flush(ROOT);
+        self.batches[1].flush(self.current.get());
     }
 }
 
 impl Batch {
     const fn new(mark: i64) -> Self {
         Self {
-            net: Cell::new(0),
-            high: Cell::new(0),
             allocated: Cell::new(0),
+            freed: Cell::new(0),
+            since: Cell::new(0),
+            high: Cell::new(0),
             mark: Cell::new(mark),
         }
     }
 
+    /// Whether it has to be written down.
     #[inline(always)]
     fn add(&self, bytes: usize) -> bool {
-        let net = self.net.get() + bytes as i64;
-        self.net.set(net);
-        self.allocated.set(self.allocated.get() + bytes as u64);
+        let allocated = self.allocated.get().wrapping_add(bytes as u64);
+        self.allocated.set(allocated);
+        let net = allocated.wrapping_sub(self.freed.get()) as i64;
         if net <= self.high.get() {
             return false;
         }
@@ -73,23 +89,26 @@ impl Batch {
         net > self.mark.get()
     }
 
+    /// Whether it has to be written down.
     #[inline(always)]
     fn sub(&self, bytes: usize) -> bool {
-        let net = self.net.get() - bytes as i64;
-        self.net.set(net);
-        net < -self.mark.get()
+        let freed = self.freed.get().wrapping_add(bytes as u64);
+        self.freed.set(freed);
+        freed.wrapping_sub(self.allocated.get()) as i64 > self.mark.get()
     }
 
     #[inline]
     fn flush(&self, tag: u64) {
-        let allocated = self.allocated.replace(0);
-        let (net, high) = (self.net.replace(0), self.high.replace(0));
-        if allocated != 0 || net != 0 {
-            let entry = Entry {
-                net,
-                high,
-                allocated,
-            };
+        let (allocated, freed) = (self.allocated.get(), self.freed.get());
+        let entry = Entry {
+            net: allocated.wrapping_sub(freed) as i64,
+            high: self.high.get(),
+            allocated: allocated.wrapping_sub(self.since.get()),
+        };
+        if entry.allocated != 0 || entry.net != 0 {
+            self.since.set(allocated);
+            self.freed.set(allocated);
+            self.high.set(0);
             slot::add(tag, entry);
         }
     }
@@ -100,12 +119,8 @@ impl Batch {
 pub(crate) fn allocated(bytes: usize) -> u64 {
     LOCAL.with(|local| {
         let tag = local.current.get();
-        let (batch, first) = match tag {
-            ROOT => (&local.root, true),
-            _ => (&local.scope, false),
-        };
-        if batch.add(bytes) {
-            flush(local, first);
+        if local.batch(tag).add(bytes) {
+            flush(local, tag);
         }
         tag
     })
@@ -115,18 +130,25 @@ pub(crate) fn allocated(bytes: usize) -> u64 {
 #[inline(always)]
 pub(crate) fn freed(tag: u64, bytes: usize) {
     LOCAL.with(|local| {
-        if tag == local.current.get() || tag == ROOT {
-            let (batch, root) = match tag {
-                ROOT => (&local.root, true),
-                _ => (&local.scope, false),
-            };
-            if batch.sub(bytes) {
-                flush(local, root);
-            }
-        } else if tag != UNCOUNTED {
-            slot::freed_elsewhere(tag, bytes);
+        if tag != local.current.get() {
+            freed_elsewhere(local, tag, bytes);
+        } else if local.batch(tag).sub(bytes) {
+            flush(local, tag);
         }
     });
+}
+
+#[inline(never)]
+fn freed_elsewhere(local: &Local, tag: u64, bytes: usize) {
+    match tag {
+        ROOT => {
+            if local.batch(ROOT).sub(bytes) {
+                flush(local, ROOT);
+            }
+        }
+        UNCOUNTED => {}
+        tag => slot::freed_elsewhere(tag, bytes),
+    }
 }
 
 /// A block with this tag is `new` bytes long instead of `old`.
@@ -134,22 +156,20 @@ pub(crate) fn freed(tag: u64, bytes: usize) {
 pub(crate) fn resized(tag: u64, old: usize, new: usize) {
     LOCAL.with(|local| {
         if tag == local.current.get() || tag == ROOT {
-            let (batch, root) = match tag {
-                ROOT => (&local.root, true),
-                _ => (&local.scope, false),
-            };
+            let batch = local.batch(tag);
             // Freed first: one block that grows is not two.
             let over = batch.sub(old);
             if batch.add(new) || over {
-                flush(local, root);
+                flush(local, tag);
             }
         } else if tag != UNCOUNTED {
-            let change = Entry {
-                net: new as i64 - old as i64,
-                high: (new as i64 - old as i64).max(0),
+            let net = new as i64 - old as i64;
+            let entry = Entry {
+                net,
+                high: net.max(0),
                 allocated: new as u64,
             };
-            slot::add(tag, change);
+            slot::add(tag, entry);
         }
     });
 }
@@ -161,21 +181,17 @@ pub(crate) fn given(tag: u64, bytes: usize) {
 
 #[cold]
 #[inline(never)]
-fn flush(local: &Local, root: bool) {
-    match root {
-        true => {
-            local.root.flush(ROOT);
-            if local.root.mark.get() == 0 {
-                // Before the next line, which may allocate where the system has no list of what to
-                // do at the end of a thread.
-                local.root.mark.set(BATCH);
-                // It is refused while the thread ends, when nothing more can be done at its end.
-                if EXIT.try_with(|_| ()).is_err() {
-                    local.root.mark.set(0);
-                }
-            }
+fn flush(local: &Local, tag: u64) {
+    local.batch(tag).flush(tag);
+    let mark = &local.batches[0].mark;
+    if mark.get() == 0 {
+        // Before the next line, which may allocate where the system has no list of what to do at
+        // the end of a thread.
+        mark.set(BATCH);
+        // It is refused while the thread ends, when nothing more can be done at its end.
+        if EXIT.try_with(|_| ()).is_err() {
+            mark.set(0);
         }
-        false => local.scope.flush(local.current.get()),
     }
 }
 
@@ -186,7 +202,7 @@ pub(crate) fn switch(tag: u64) -> u64 {
     LOCAL.with(|local| {
         let before = local.current.get();
         if before != ROOT {
-            local.scope.flush(before);
+            local.batches[1].flush(before);
         }
         local.current.set(tag);
         before
@@ -200,10 +216,5 @@ pub(crate) fn current() -> u64 {
 
 /// Writes down everything that this thread has counted.
 pub(crate) fn flush_all() {
-    LOCAL.with(|local| {
-        local.root.flush(ROOT);
-        if local.current.get() != ROOT {
-            local.scope.flush(local.current.get());
-        }
-    });
+    LOCAL.with(Local::flush);
 }
