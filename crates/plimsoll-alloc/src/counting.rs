@@ -34,6 +34,12 @@ impl<A> CountingAllocator<A> {
         }
     }
 
+    /// The allocator inside.
+    #[must_use]
+    pub const fn inner(&self) -> &A {
+        &self.inner
+    }
+
     /// Bytes allocated and not yet freed. Exact when no other thread allocates meanwhile.
     pub fn live_bytes(&self) -> u64 {
         // Freed first: read the other way round, a free in between would count without its

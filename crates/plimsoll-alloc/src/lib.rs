@@ -35,20 +35,27 @@
 //! that made it grow. Hence *retained*, which is not *leaked*. [`untracked`] is for what is known to
 //! be shared.
 
+#[cfg(feature = "test-util")]
+pub mod bench;
 mod counting;
 mod future;
 mod local;
+#[cfg(all(test, plimsoll_loom))]
+mod loom;
 mod pages;
 mod placement;
+mod reclaim;
 mod scope;
 mod slot;
+mod sync;
 mod tracking;
 
 pub use self::{
     counting::CountingAllocator,
     future::Scoped,
+    reclaim::{Reclaim, Reclaimed},
     scope::{
-        Entered, MemoryGroup, MemoryScope, MemoryUsage, OverLimit, ProcessUsage, Retained,
+        Charge, Entered, MemoryGroup, MemoryScope, MemoryUsage, OverLimit, ProcessUsage, Retained,
         process_usage, set_now, untracked,
     },
     tracking::{Mode, TrackingAllocator, mode, set_mode},

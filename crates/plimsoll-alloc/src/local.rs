@@ -36,12 +36,15 @@ thread_local! {
     static LOCAL: Local = const {
         Local { current: Cell::new(ROOT), batches: [Batch::new(0), Batch::new(BATCH)] }
     };
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
     static EXIT: Exit = const { Exit };
 }
 
 /// Writes down what is left when the thread ends.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
 struct Exit;
 
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
 impl Drop for Exit {
     fn drop(&mut self) {
         LOCAL.with(|local| {
@@ -54,6 +57,21 @@ impl Drop for Exit {
 }
 
 impl Local {
+    /// Has the rest written down when the thread ends.
+    #[cold]
+    fn flush_at_exit(&self) {
+        let mark = &self.batches[0].mark;
+        mark.set(BATCH);
+        // Elsewhere the standard library keeps a list of its own, which it may be growing just
+        // now, and it may abort when the allocator asks it for more. There a thread that ends does
+        // not tell the last 64 KiB of what belongs to no scope.
+        #[cfg(all(target_os = "linux", target_env = "gnu"))]
+        // It is refused while the thread ends, when nothing more can be done at its end.
+        if EXIT.try_with(|_| ()).is_err() {
+            mark.set(0);
+        }
+    }
+
     #[inline(always)]
     const fn batch(&self, tag: u64) -> &Batch {
         &self.batches[(tag != ROOT) as usize]
@@ -147,7 +165,7 @@ fn freed_elsewhere(local: &Local, tag: u64, bytes: usize) {
             }
         }
         UNCOUNTED => {}
-        tag => slot::freed_elsewhere(tag, bytes),
+        tag => slot::freed_elsewhere(tag, bytes as u64),
     }
 }
 
@@ -174,24 +192,12 @@ pub(crate) fn resized(tag: u64, old: usize, new: usize) {
     });
 }
 
-/// A block was allocated in the name of this tag, whatever scope the thread is in.
-pub(crate) fn given(tag: u64, bytes: usize) {
-    resized(tag, 0, bytes);
-}
-
 #[cold]
 #[inline(never)]
 fn flush(local: &Local, tag: u64) {
     local.batch(tag).flush(tag);
-    let mark = &local.batches[0].mark;
-    if mark.get() == 0 {
-        // Before the next line, which may allocate where the system has no list of what to do at
-        // the end of a thread.
-        mark.set(BATCH);
-        // It is refused while the thread ends, when nothing more can be done at its end.
-        if EXIT.try_with(|_| ()).is_err() {
-            mark.set(0);
-        }
+    if local.batches[0].mark.get() == 0 {
+        local.flush_at_exit();
     }
 }
 

@@ -3,7 +3,11 @@
 //! A table of three levels over 48 bits of address, made as addresses come, and never freed. It
 //! takes 8 bytes for each page of address space in use, rounded up to 16 MiB of it, and is read and
 //! written without locks. An entry means nothing once its block is freed.
+//!
+//! Entries differ from tags in the bits of [`UNCOUNTED`], so that a block whose tag was never
+//! remembered, for want of memory, is one that is not counted.
 
+use crate::slot::UNCOUNTED;
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     ptr,
@@ -25,42 +29,50 @@ type Middle = [AtomicPtr<Leaf>; ENTRIES];
 
 static ROOT: [AtomicPtr<Middle>; ENTRIES] = [const { AtomicPtr::new(ptr::null_mut()) }; ENTRIES];
 
-/// Remembers the tag of a block. False if there is no memory for that, or the address is beyond
-/// what the table covers.
-#[inline]
-pub(crate) fn set(block: *mut u8, tag: u64) -> bool {
-    let Some((top, middle, leaf)) = place(block) else {
-        return false;
-    };
-    let Some(middles) = made(&ROOT[top]) else {
-        return false;
-    };
-    let Some(leaves) = made(&middles[middle]) else {
-        return false;
-    };
-    // Relaxed: whoever passes the block on to another thread publishes this with it.
-    leaves[leaf].store(tag, Relaxed);
-    true
+/// Where the tag of a block is remembered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entry(&'static AtomicU64);
+
+impl Entry {
+    #[inline]
+    pub(crate) fn set(self, tag: u64) {
+        // Relaxed: whoever passes the block on to another thread publishes this with it.
+        self.0.store(tag ^ UNCOUNTED, Relaxed);
+    }
 }
 
-/// The tag that was remembered last for a block that begins in this page; 0 if none was.
+/// Where the tag of a block is to be remembered. None if there is no memory for it, or the address
+/// is beyond what the table covers.
+#[inline]
+pub(crate) fn entry(block: *mut u8) -> Option<Entry> {
+    let (top, middle, leaf) = place(block.addr() as u64)?;
+    let leaves = made(&made(&ROOT[top])?[middle])?;
+    Some(Entry(&leaves[leaf]))
+}
+
+/// The tag that was remembered last for a block that begins in this page; [`UNCOUNTED`] if none
+/// was.
 #[inline]
 pub(crate) fn get(block: *mut u8) -> u64 {
-    let Some((top, middle, leaf)) = place(block) else {
-        return 0;
+    let entry = || {
+        let (top, middle, leaf) = place(block.addr() as u64)?;
+        let leaves = there(&there(&ROOT[top])?[middle])?;
+        Some(leaves[leaf].load(Relaxed))
     };
-    let Some(middles) = there(&ROOT[top]) else {
-        return 0;
-    };
-    there(&middles[middle]).map_or(0, |leaves| leaves[leaf].load(Relaxed))
+    entry().unwrap_or(0) ^ UNCOUNTED
 }
 
+/// The entry of an address in each level.
 #[inline]
-fn place(block: *mut u8) -> Option<(usize, usize, usize)> {
-    let page = block.addr() >> PAGE_BITS;
-    let part = |level: u32| (page >> (level * LEVEL_BITS)) & (ENTRIES - 1);
-    // Never so for a process of Linux that did not ask for such addresses.
-    (page >> (3 * LEVEL_BITS) == 0).then(|| (part(2), part(1), part(0)))
+const fn place(addr: u64) -> Option<(usize, usize, usize)> {
+    let page = addr >> PAGE_BITS;
+    if page >> (3 * LEVEL_BITS) != 0 {
+        // Never so for a process of Linux that did not ask for such addresses.
+        return None;
+    }
+    let mask = ENTRIES as u64 - 1;
+    let (top, middle) = (page >> (2 * LEVEL_BITS) & mask, page >> LEVEL_BITS & mask);
+    Some((top as usize, middle as usize, (page & mask) as usize))
 }
 
 #[inline]
@@ -95,33 +107,51 @@ fn make<T>(entry: &AtomicPtr<T>) -> Option<&'static T> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(plimsoll_loom)))]
 mod tests {
     use super::*;
 
-    #[test]
-    fn tags_are_found_by_any_address_of_the_page_and_by_no_other() {
-        // Addresses that nothing is at: they are only looked up.
-        let block = |addr: usize| ptr::without_provenance_mut::<u8>(addr);
-        for (n, addr) in [0x7f12_3456_7010, 0x7f12_3456_8010, 0x5555_0000_0000]
-            .into_iter()
-            .enumerate()
-        {
-            assert_eq!(get(block(addr)), 0);
-            assert!(set(block(addr), n as u64 + 1));
-        }
-        assert_eq!(get(block(0x7f12_3456_7ff0)), 1);
-        assert_eq!(get(block(0x7f12_3456_8000)), 2);
-        assert_eq!(get(block(0x7f12_3456_9000)), 0);
-        assert_eq!(get(block(0x5555_0000_0fff)), 3);
-        set(block(0x7f12_3456_7010), 9);
-        assert_eq!(get(block(0x7f12_3456_7010)), 9);
+    /// An address that nothing is at: it is only looked up.
+    fn block(addr: usize) -> *mut u8 {
+        ptr::without_provenance_mut(addr)
+    }
+
+    fn set(addr: usize, tag: u64) -> bool {
+        entry(block(addr)).map(|entry| entry.set(tag)).is_some()
     }
 
     #[test]
-    fn addresses_beyond_the_table_have_no_tag() {
-        let block = ptr::without_provenance_mut::<u8>(1 << 48);
-        assert!(!set(block, 1));
-        assert_eq!(get(block), 0);
+    fn tags_are_found_by_any_address_of_the_page_and_by_no_other() {
+        let addrs = [0x7f12_3456_7010, 0x7f12_3456_8010, 0x5555_0000_0000];
+        for (n, addr) in (1..).zip(addrs) {
+            assert_eq!(get(block(addr)), UNCOUNTED);
+            assert!(set(addr, n));
+        }
+        assert_eq!(get(block(0x7f12_3456_7ff0)), 1);
+        assert_eq!(get(block(0x7f12_3456_8000)), 2);
+        assert_eq!(get(block(0x7f12_3456_9000)), UNCOUNTED);
+        assert_eq!(get(block(0x5555_0000_0fff)), 3);
+        set(0x7f12_3456_7010, 9);
+        assert_eq!(get(block(0x7f12_3456_7010)), 9);
+        set(0x7f12_3456_7010, UNCOUNTED);
+        assert_eq!(get(block(0x7f12_3456_7010)), UNCOUNTED);
+    }
+
+    #[test]
+    fn every_bit_of_an_address_below_the_end_tells_places_apart() {
+        let first = place(0x1234_5678_9000);
+        for bit in PAGE_BITS..48 {
+            assert_ne!(place(0x1234_5678_9000 ^ 1 << bit), first, "{bit}");
+        }
+        assert!(place((1 << 48) - 1).is_some());
+        assert_eq!(place(1 << 48), None);
+        assert_eq!(place(u64::MAX), None);
+    }
+
+    #[test]
+    #[cfg(target_pointer_width = "64")]
+    fn addresses_beyond_the_table_are_not_counted() {
+        assert!(!set(1 << 48, 1));
+        assert_eq!(get(block(1 << 48)), UNCOUNTED);
     }
 }

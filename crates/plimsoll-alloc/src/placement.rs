@@ -15,8 +15,8 @@ pub(crate) enum Placement {
     /// In the 8 bytes before the block, which begins so many bytes into what the inner allocator
     /// gave.
     Before(usize),
-    /// In the map of pages. No two such blocks begin in the same page, since each is a page long or
-    /// begins with one.
+    /// In the map of pages. No two such blocks begin in the same page, since each is a page long,
+    /// or made [so](a_page).
     ByPage,
 }
 
@@ -50,7 +50,19 @@ pub(crate) const fn with_tag(layout: Layout, before: usize) -> Layout {
     unsafe { Layout::from_size_align_unchecked(layout.size() + before, align) }
 }
 
-#[cfg(test)]
+/// The layout to ask the inner allocator for, of a block that has its tag in the map of pages. One
+/// that is aligned to a page and shorter is made as long, or another could begin in the same page.
+#[inline(always)]
+pub(crate) const fn a_page(layout: Layout) -> Layout {
+    if layout.size() >= PAGE {
+        return layout;
+    }
+    // SAFETY: the alignment is that of a layout. Where the size is less than a page, it is a page
+    // at least, and a page rounded up to it is the alignment itself, which does not overflow.
+    unsafe { Layout::from_size_align_unchecked(PAGE, layout.align()) }
+}
+
+#[cfg(all(test, not(plimsoll_loom)))]
 mod tests {
     use super::*;
 
@@ -79,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_of_a_page_are_what_was_asked_for() {
+    fn blocks_of_a_page_and_more_are_what_was_asked_for() {
         for (size, align) in [
             (4_096, 1),
             (4_096, 16),
@@ -87,7 +99,9 @@ mod tests {
             (1, 4_096),
             (64, 2 << 20),
         ] {
-            assert_eq!(Placement::of(layout(size, align)), Placement::ByPage);
+            let asked = layout(size, align);
+            assert_eq!(Placement::of(asked), Placement::ByPage);
+            assert_eq!(a_page(asked), layout(size.max(PAGE), align));
         }
     }
 }

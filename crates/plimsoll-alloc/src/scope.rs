@@ -1,6 +1,6 @@
 use crate::{
-    local,
-    slot::{self, Held, ROOT},
+    Mode, local, mode,
+    slot::{self, Bound, Held, ROOT},
 };
 use std::{
     fmt,
@@ -28,7 +28,7 @@ pub struct Retained {
     pub bytes: u64,
 }
 
-/// What the process holds, in bytes.
+/// What the process holds besides scopes, in bytes, and how often there was no place for one.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct ProcessUsage {
@@ -36,6 +36,10 @@ pub struct ProcessUsage {
     pub unscoped: u64,
     /// What scopes hold whose place was taken.
     pub orphaned: u64,
+    /// How many scopes had their place taken while they retained something.
+    pub given_up: u64,
+    /// How many scopes and groups found no place, and so count nothing.
+    pub refused: u64,
 }
 
 /// What the process holds besides scopes and groups. 64 KiB may be missing for each thread.
@@ -43,9 +47,16 @@ pub struct ProcessUsage {
 pub fn process_usage() -> ProcessUsage {
     local::flush_all();
     let root = slot::held(ROOT).unwrap_or_default();
+    let Bound {
+        orphans,
+        given_up,
+        refused,
+    } = slot::bound();
     ProcessUsage {
         unscoped: u64::try_from(root.live).unwrap_or(0),
-        orphaned: u64::try_from(slot::orphans()).unwrap_or(0),
+        orphaned: u64::try_from(orphans).unwrap_or(0),
+        given_up,
+        refused,
     }
 }
 
@@ -72,7 +83,8 @@ pub struct MemoryScope {
 
 /// Scopes of one kind: those of a route, say. It holds what they hold, after they have ended, too.
 ///
-/// Cloning it gives another handle to the same group. It takes a place among scopes.
+/// Cloning it gives another handle to the same group. It takes a place among scopes, and keeps it as
+/// long as one of its scopes has one.
 #[derive(Clone)]
 pub struct MemoryGroup {
     scope: MemoryScope,
@@ -89,6 +101,17 @@ pub struct Entered<'a> {
     scope: PhantomData<(&'a MemoryScope, *const ())>,
 }
 
+/// Memory that is counted in the name of a scope and does not come from the allocator.
+///
+/// It may be dropped anywhere, after the scope has ended, too: until then it is retained. See
+/// [`MemoryScope::charge`].
+#[derive(Debug)]
+#[must_use = "it is counted until this is dropped"]
+pub struct Charge {
+    tag: u64,
+    bytes: u64,
+}
+
 /// What a scope or a group holds, in bytes.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
@@ -98,7 +121,7 @@ pub struct MemoryUsage {
     /// The most that was live at a time. For several threads in the scope at once, within 64 KiB for
     /// each.
     pub peak: u64,
-    /// Allocated in all.
+    /// Allocated in all. A block that grows or shrinks counts as one of its new size.
     pub allocated: u64,
     /// The most that may be live, where there is a limit.
     pub limit: Option<u64>,
@@ -115,11 +138,10 @@ impl MemoryScope {
     /// A scope by itself.
     #[must_use]
     pub fn new() -> Self {
-        Self::open(None, None)
+        Self::of(slot::open(None))
     }
 
-    fn open(parent: Option<u64>, limit: Option<u64>) -> Self {
-        let tag = slot::open(parent, limit.unwrap_or(0));
+    fn of(tag: Option<u64>) -> Self {
         Self {
             tag: tag.and_then(NonZeroU64::new),
         }
@@ -129,9 +151,9 @@ impl MemoryScope {
     #[must_use]
     pub fn current() -> Option<Self> {
         let tag = NonZeroU64::new(local::current())?;
-        // It is open as long as the thread is in it.
-        slot::clone(tag.get());
-        Some(Self { tag: Some(tag) })
+        // It has not ended as long as the thread is in it, unless a guard was forgotten.
+        let open = slot::upgrade(tag.get(), NOW.load(Relaxed));
+        open.then_some(Self { tag: Some(tag) })
     }
 
     /// Whether there was a place for it, so that what it holds is counted.
@@ -164,11 +186,34 @@ impl MemoryScope {
         held.unwrap_or_default().into()
     }
 
-    /// Sets the most bytes that may be live. Nothing happens when there are more, but that
-    /// [`check`](Self::check) says so.
+    /// Sets the most bytes that may be live; none by default. Nothing happens when there are more,
+    /// but that [`check`](Self::check) says so. With 0 nothing may be.
     pub fn set_limit(&self, bytes: impl Into<Option<u64>>) {
         if let Some(tag) = self.tag {
-            slot::set_limit(tag.get(), bytes.into().unwrap_or(0));
+            slot::set_limit(tag.get(), bytes.into());
+        }
+    }
+
+    /// Counts memory that does not come from the allocator as live, until what is returned is
+    /// dropped: what a C library holds, say, or a mapped file.
+    ///
+    /// A scope and its group count 64 TiB in all at the most. Of what is beyond that, nothing is
+    /// counted, and [`Charge::bytes`] says what was. Nothing is counted in [`Mode::Off`] either, nor
+    /// for a scope that [is not counted](Self::is_counted).
+    pub fn charge(&self, bytes: u64) -> Charge {
+        let counted = match (self.tag, mode()) {
+            (_, Mode::Off) | (None, _) => 0,
+            (Some(tag), _) => {
+                // First what this thread has counted, which lives as well.
+                if local::current() == tag.get() {
+                    local::flush_all();
+                }
+                slot::charge(tag.get(), bytes)
+            }
+        };
+        Charge {
+            tag: self.tag(),
+            bytes: counted,
         }
     }
 
@@ -229,14 +274,14 @@ impl MemoryGroup {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            scope: MemoryScope::new(),
+            scope: MemoryScope::of(slot::open_group()),
         }
     }
 
     /// A scope of this group.
     #[must_use]
     pub fn scope(&self) -> MemoryScope {
-        MemoryScope::open(self.scope.tag.map(NonZeroU64::get), None)
+        MemoryScope::of(slot::open(self.scope.tag.map(NonZeroU64::get)))
     }
 
     /// What scopes of this group that have ended still hold: each with when it ended, by
@@ -245,9 +290,8 @@ impl MemoryGroup {
         let Some(group) = self.scope.tag else {
             return;
         };
-        let group = slot::index(group.get());
-        slot::retained(|parent, ended, bytes| {
-            if parent == group && bytes > 0 {
+        slot::retained(group.get(), |ended, bytes| {
+            if bytes > 0 {
                 each(ended, bytes.unsigned_abs());
             }
         });
@@ -298,6 +342,20 @@ impl fmt::Debug for Entered<'_> {
     }
 }
 
+impl Charge {
+    /// How many bytes are counted.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        slot::freed_elsewhere(self.tag, self.bytes);
+    }
+}
+
 /// Runs `work` in no scope: what it allocates belongs to the process.
 pub fn untracked<T>(work: impl FnOnce() -> T) -> T {
     let _entered = Entered {
@@ -314,7 +372,7 @@ impl From<Held> for MemoryUsage {
             live: bytes(held.live),
             peak: bytes(held.peak.max(held.live)),
             allocated: held.allocated,
-            limit: Some(held.limit).filter(|limit| *limit > 0),
+            limit: held.limit,
         }
     }
 }

@@ -1,6 +1,6 @@
 use crate::{
     local, pages,
-    placement::{Placement, with_tag},
+    placement::{Placement, a_page, with_tag},
     slot::UNCOUNTED,
 };
 use std::{
@@ -40,7 +40,12 @@ use std::{
 /// # Use
 ///
 /// One for a process: what scopes hold is counted in one place. It composes with other allocators
-/// that wrap: the outermost decides what is asked for.
+/// that wrap, in either order. Outside of them it counts what the program asks for, and they see
+/// tags as well; inside, it counts what they add, too.
+///
+/// On Linux with glibc a thread that ends tells everything it has counted. Elsewhere up to 64 KiB
+/// of what it allocated in no scope may be missing for ever. Blocks of a page and more that lie
+/// beyond 48 bits of address are not counted.
 #[derive(Debug)]
 pub struct TrackingAllocator<A = System> {
     inner: A,
@@ -94,6 +99,16 @@ impl<A> TrackingAllocator<A> {
     pub const fn inner(&self) -> &A {
         &self.inner
     }
+
+    /// The layout that the inner allocator is asked for, for this one.
+    #[must_use]
+    #[cfg(feature = "test-util")]
+    pub const fn asked_for(layout: Layout) -> Layout {
+        match Placement::of(layout) {
+            Placement::ByPage => a_page(layout),
+            Placement::Before(before) => with_tag(layout, before),
+        }
+    }
 }
 
 /// Counts a block that was allocated. Its tag.
@@ -102,15 +117,6 @@ fn count(bytes: usize) -> u64 {
     match MODE.load(Relaxed) {
         0 => local::allocated(bytes),
         _ => UNCOUNTED,
-    }
-}
-
-/// Remembers whose a large block is. One that cannot be remembered is not counted.
-#[inline]
-fn remember(block: *mut u8, bytes: usize) {
-    let tag = count(bytes);
-    if !pages::set(block, tag) {
-        local::freed(tag, bytes);
     }
 }
 
@@ -125,19 +131,41 @@ unsafe fn tag_before(block: *mut u8) -> *mut u64 {
     unsafe { block.sub(size_of::<u64>()) }.cast()
 }
 
+/// The tag of a block.
+///
+/// # Safety
+///
+/// The block must be one that [`TrackingAllocator`] gave for this layout, and that nobody frees
+/// meanwhile.
+#[inline(always)]
+unsafe fn tag_of(block: *mut u8, layout: Layout) -> u64 {
+    match Placement::of(layout) {
+        Placement::ByPage => pages::get(block),
+        // SAFETY: `allocate` wrote it for this layout, as the caller says.
+        Placement::Before(_) => unsafe { tag_before(block).read() },
+    }
+}
+
 impl<A: GlobalAlloc> TrackingAllocator<A> {
-    /// Allocates by `allocate`, which gets the layout to ask the inner allocator for.
+    /// Allocates by `allocate`, which gets the layout to ask the inner allocator for, and remembers
+    /// what `tag` says, which is not asked when that is not possible.
     ///
     /// # Safety
     ///
     /// `allocate` must give null or a block of the layout it is given; `layout` must not be empty.
     #[inline(always)]
-    unsafe fn allocate(&self, layout: Layout, allocate: impl FnOnce(Layout) -> *mut u8) -> *mut u8 {
+    unsafe fn allocate(
+        layout: Layout,
+        allocate: impl FnOnce(Layout) -> *mut u8,
+        tag: impl FnOnce() -> u64,
+    ) -> *mut u8 {
         match Placement::of(layout) {
             Placement::ByPage => {
-                let block = allocate(layout);
-                if !block.is_null() {
-                    remember(block, layout.size());
+                let block = allocate(a_page(layout));
+                if !block.is_null()
+                    && let Some(entry) = pages::entry(block)
+                {
+                    entry.set(tag());
                 }
                 block
             }
@@ -149,52 +177,65 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
                 // SAFETY: the outer block is `before` bytes longer than what was asked for.
                 let block = unsafe { outer.add(before) };
                 // SAFETY: `before` is at least the size of a tag, and a multiple of its alignment,
-                // as the outer block's is; nobody else knows the block yet.
-                unsafe { tag_before(block).write(count(layout.size())) };
+                // as the outer block's address is; nobody else knows the block yet.
+                unsafe { tag_before(block).write(tag()) };
                 block
             }
         }
     }
+
+    /// Gives a block back to the inner allocator.
+    ///
+    /// # Safety
+    ///
+    /// The block must be one that this allocator gave for this layout, and that nobody uses any
+    /// more.
+    #[inline(always)]
+    unsafe fn give_back(&self, block: *mut u8, layout: Layout) {
+        let (outer, layout) = match Placement::of(layout) {
+            Placement::ByPage => (block, a_page(layout)),
+            // SAFETY: what the inner allocator gave begins so many bytes in front.
+            Placement::Before(before) => (unsafe { block.sub(before) }, with_tag(layout, before)),
+        };
+        // SAFETY: this is what the inner allocator gave, with the layout that it was asked for.
+        unsafe { self.inner.dealloc(outer, layout) };
+    }
 }
 
-// SAFETY: a block is what the inner allocator gave for this layout, or the rest of what it gave
-// for a larger one, aligned as asked for, with the tag in front of it, which belongs to nobody
-// else. What is given back to the inner allocator is what it gave, with the layout that it was
-// asked for: `Placement` depends on the layout alone. Counting neither allocates nor unwinds.
+// SAFETY: a block is what the inner allocator gave for this layout, or for one that is longer, or
+// the rest of what it gave, aligned as asked for, with the tag in front of it, which belongs to
+// nobody else. What is given back to the inner allocator is what it gave, with the layout that it
+// was asked for: `Placement` depends on the layout alone. Counting neither allocates through this
+// allocator nor unwinds.
 unsafe impl<A: GlobalAlloc> GlobalAlloc for TrackingAllocator<A> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller keeps `alloc`'s contract: the layout is not empty, and one that is
-        // longer is not, either.
-        unsafe { self.allocate(layout, |layout| self.inner.alloc(layout)) }
+        let inner = |layout| {
+            // SAFETY: the caller keeps `alloc`'s contract: the layout is not empty, and one that is
+            // longer is not, either.
+            unsafe { self.inner.alloc(layout) }
+        };
+        // SAFETY: that is what the inner allocator gives.
+        unsafe { Self::allocate(layout, inner, || count(layout.size())) }
     }
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        let inner = |layout| {
+            // SAFETY: as for `alloc`.
+            unsafe { self.inner.alloc_zeroed(layout) }
+        };
         // SAFETY: as for `alloc`. The tag overwrites what is not part of the block.
-        unsafe { self.allocate(layout, |layout| self.inner.alloc_zeroed(layout)) }
+        unsafe { Self::allocate(layout, inner, || count(layout.size())) }
     }
 
     #[inline]
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        match Placement::of(layout) {
-            Placement::ByPage => {
-                // Before it is given back: somebody else may have it at once.
-                local::freed(pages::get(block), layout.size());
-                // SAFETY: it came from the inner allocator, for this layout.
-                unsafe { self.inner.dealloc(block, layout) };
-            }
-            Placement::Before(before) => {
-                // SAFETY: `allocate` wrote it for this layout, and the caller owns the block.
-                local::freed(unsafe { tag_before(block).read() }, layout.size());
-                // SAFETY: this is what the inner allocator gave, `before` bytes in front, for that
-                // layout.
-                unsafe {
-                    self.inner
-                        .dealloc(block.sub(before), with_tag(layout, before))
-                };
-            }
-        }
+        // SAFETY: the caller has a block of this allocator, with its layout. Before it is given
+        // back: somebody else may have it at once.
+        local::freed(unsafe { tag_of(block, layout) }, layout.size());
+        // SAFETY: the caller gives it up.
+        unsafe { self.give_back(block, layout) };
     }
 
     #[inline]
@@ -202,23 +243,27 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for TrackingAllocator<A> {
         // SAFETY: the caller says that the new size, rounded up to the alignment, does not
         // overflow.
         let new = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
+        // SAFETY: the caller has a block of this allocator, with its layout.
+        let tag = unsafe { tag_of(block, layout) };
         match (Placement::of(layout), Placement::of(new)) {
             (Placement::ByPage, Placement::ByPage) => {
-                let tag = pages::get(block);
-                // SAFETY: it came from the inner allocator, for this layout; the caller keeps the
-                // rest of the contract.
-                let moved = unsafe { self.inner.realloc(block, layout, new_size) };
-                if !moved.is_null() {
-                    match pages::set(moved, tag) {
-                        true => local::resized(tag, layout.size(), new_size),
-                        false => local::freed(tag, layout.size()),
+                let (outer, size) = (a_page(layout), a_page(new).size());
+                // SAFETY: the block came from the inner allocator, for that layout; the caller
+                // keeps the rest of the contract, and a page instead of less does, too.
+                let moved = unsafe { self.inner.realloc(block, outer, size) };
+                if moved.is_null() {
+                    return moved;
+                }
+                match pages::entry(moved) {
+                    Some(entry) => {
+                        entry.set(tag);
+                        local::resized(tag, layout.size(), new_size);
                     }
+                    None => local::freed(tag, layout.size()),
                 }
                 moved
             }
             (Placement::Before(before), Placement::Before(_)) => {
-                // SAFETY: `allocate` wrote it for this layout.
-                let tag = unsafe { tag_before(block).read() };
                 let (outer, size) = (with_tag(layout, before), new_size + before);
                 // SAFETY: this is what the inner allocator gave, for that layout; both are below
                 // two pages, and not empty.
@@ -231,39 +276,32 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for TrackingAllocator<A> {
                 // which is the same.
                 unsafe { moved.add(before) }
             }
-            // Less than a page is moved, into the name of whoever had it.
-            (from, to) => {
-                // SAFETY: as for `dealloc`.
-                let tag = match from {
-                    Placement::ByPage => pages::get(block),
-                    Placement::Before(_) => unsafe { tag_before(block).read() },
+            // Less than a page is moved, for one of the two is shorter.
+            _ => {
+                let mut remembered = false;
+                let inner = |layout| {
+                    // SAFETY: the new layout is not empty.
+                    unsafe { self.inner.alloc(layout) }
                 };
-                // SAFETY: the new layout is not empty.
-                let moved = unsafe { self.alloc(new) };
+                let tag_again = || {
+                    remembered = true;
+                    tag
+                };
+                // SAFETY: that is what the inner allocator gives.
+                let moved = unsafe { Self::allocate(new, inner, tag_again) };
                 if moved.is_null() {
                     return moved;
                 }
                 let both = layout.size().min(new_size);
                 // SAFETY: both blocks are that long, and they are two.
                 unsafe { ptr::copy_nonoverlapping(block, moved, both) };
-                // SAFETY: the caller gives the old block up.
-                unsafe { self.dealloc(block, layout) };
-                let mine = match to {
-                    Placement::ByPage => pages::get(moved),
-                    // SAFETY: `alloc` wrote it.
-                    Placement::Before(_) => unsafe { tag_before(moved).read() },
-                };
-                if mine != tag {
-                    local::freed(mine, new_size);
-                    local::given(tag, new_size);
-                    match to {
-                        Placement::ByPage => {
-                            pages::set(moved, tag);
-                        }
-                        // SAFETY: nobody else knows the block yet.
-                        Placement::Before(_) => unsafe { tag_before(moved).write(tag) },
-                    }
+                if remembered {
+                    local::resized(tag, layout.size(), new_size);
+                } else {
+                    local::freed(tag, layout.size());
                 }
+                // SAFETY: the caller gives the old block up.
+                unsafe { self.give_back(block, layout) };
                 moved
             }
         }
