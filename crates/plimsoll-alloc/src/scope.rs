@@ -153,7 +153,8 @@ impl MemoryScope {
         let tag = NonZeroU64::new(local::current())?;
         // It has not ended as long as the thread is in it, unless a guard was forgotten.
         let open = slot::upgrade(tag.get(), NOW.load(Relaxed));
-        open.then_some(Self { tag: Some(tag) })
+        // Not made where it is none: it would be dropped.
+        open.then(|| Self { tag: Some(tag) })
     }
 
     /// Whether there was a place for it, so that what it holds is counted.
