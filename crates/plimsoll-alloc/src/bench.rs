@@ -72,7 +72,8 @@ impl Usable for std::alloc::System {
 impl Usable for tikv_jemallocator::Jemalloc {
     fn usable(&self, layout: Layout) -> Option<usize> {
         // SAFETY: the block is jemalloc's, and lives.
-        let usable = |block: *mut u8| unsafe { self.usable_size(block) };
+        let usable =
+            |block: *mut u8| unsafe { tikv_jemalloc_sys::malloc_usable_size(block.cast()) };
         Some(with_block(self, layout, usable))
     }
 }

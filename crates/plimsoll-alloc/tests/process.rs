@@ -412,7 +412,7 @@ fn fork() {
     // Threads that were in the scope are not in the child.
     let done = AtomicBool::new(false);
     thread::scope(|threads| {
-        threads.spawn(|| {
+        let other = threads.spawn(|| {
             while !done.load(Relaxed) {
                 drop(busy(&MemoryScope::new()));
             }
@@ -433,6 +433,8 @@ fn fork() {
         // SAFETY: the status lives as long.
         assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
         done.store(true, Relaxed);
+        // A scope of threads does not wait for what they do last.
+        other.join().unwrap();
         assert_eq!(status, 0);
         assert_eq!(scope.usage().live, 1_000);
         drop(kept);
