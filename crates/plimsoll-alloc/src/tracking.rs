@@ -131,6 +131,23 @@ unsafe fn tag_before(block: *mut u8) -> *mut u64 {
     unsafe { block.sub(size_of::<u64>()) }.cast()
 }
 
+/// Allocates a large block, and remembers its tag, if there is room for it. Not part of its callers,
+/// of which most have small blocks.
+#[inline(never)]
+fn allocate_pages(
+    layout: Layout,
+    allocate: impl FnOnce(Layout) -> *mut u8,
+    tag: impl FnOnce() -> u64,
+) -> *mut u8 {
+    let block = allocate(a_page(layout));
+    if !block.is_null()
+        && let Some(entry) = pages::entry(block)
+    {
+        entry.set(tag());
+    }
+    block
+}
+
 /// The tag of a block.
 ///
 /// # Safety
@@ -160,15 +177,7 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
         tag: impl FnOnce() -> u64,
     ) -> *mut u8 {
         match Placement::of(layout) {
-            Placement::ByPage => {
-                let block = allocate(a_page(layout));
-                if !block.is_null()
-                    && let Some(entry) = pages::entry(block)
-                {
-                    entry.set(tag());
-                }
-                block
-            }
+            Placement::ByPage => allocate_pages(layout, allocate, tag),
             Placement::Before(before) => {
                 let outer = allocate(with_tag(layout, before));
                 if outer.is_null() {
@@ -210,32 +219,46 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
 unsafe impl<A: GlobalAlloc> GlobalAlloc for TrackingAllocator<A> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let inner = |layout| {
+        let inner = move |layout| {
             // SAFETY: the caller keeps `alloc`'s contract: the layout is not empty, and one that is
             // longer is not, either.
             unsafe { self.inner.alloc(layout) }
         };
         // SAFETY: that is what the inner allocator gives.
-        unsafe { Self::allocate(layout, inner, || count(layout.size())) }
+        unsafe { Self::allocate(layout, inner, move || count(layout.size())) }
     }
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        let inner = |layout| {
+        let inner = move |layout| {
             // SAFETY: as for `alloc`.
             unsafe { self.inner.alloc_zeroed(layout) }
         };
         // SAFETY: as for `alloc`. The tag overwrites what is not part of the block.
-        unsafe { Self::allocate(layout, inner, || count(layout.size())) }
+        unsafe { Self::allocate(layout, inner, move || count(layout.size())) }
     }
 
     #[inline]
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // SAFETY: the caller has a block of this allocator, with its layout. Before it is given
-        // back: somebody else may have it at once.
-        local::freed(unsafe { tag_of(block, layout) }, layout.size());
-        // SAFETY: the caller gives it up.
-        unsafe { self.give_back(block, layout) };
+        // One match, for this is what every block comes to. Counted before it is given back:
+        // somebody else may have it at once.
+        match Placement::of(layout) {
+            Placement::ByPage => {
+                local::freed(pages::get(block), layout.size());
+                // SAFETY: it came from the inner allocator, for that layout.
+                unsafe { self.inner.dealloc(block, a_page(layout)) };
+            }
+            Placement::Before(before) => {
+                // SAFETY: `allocate` wrote it for this layout, and the caller owns the block.
+                local::freed(unsafe { tag_before(block).read() }, layout.size());
+                // SAFETY: this is what the inner allocator gave, `before` bytes in front, for that
+                // layout.
+                unsafe {
+                    self.inner
+                        .dealloc(block.sub(before), with_tag(layout, before));
+                }
+            }
+        }
     }
 
     #[inline]
