@@ -212,3 +212,25 @@ fn reader_of_what_is_retained_sees_a_scope_of_the_group_or_nothing() {
         assert_all_are_free();
     });
 }
+
+#[test]
+fn group_is_not_given_up_while_the_last_frees_of_its_scopes_reach_it() {
+    check(3, || {
+        let group = slot::open_group().unwrap();
+        let kept = scope(Some(group), 10);
+        let open = slot::open(None).unwrap();
+        slot::close(kept, 1);
+        slot::close(group, 1);
+        let frees = [4, 6].map(|bytes| thread::spawn(move || slot::freed_elsewhere(kept, bytes)));
+        // There is no other slot, unless all is freed before.
+        let next = slot::open(None);
+        for free in frees {
+            free.join().unwrap();
+        }
+        assert_eq!(slot::bound().orphans, 0);
+        for tag in next.into_iter().chain([open]) {
+            slot::close(tag, 2);
+        }
+        assert_all_are_free();
+    });
+}
