@@ -14,11 +14,15 @@ use crate::sync::{
     fence,
 };
 
-/// Scopes and groups there can be at a time, the process as a whole included.
-#[cfg(not(plimsoll_loom))]
-pub(crate) const SLOTS: usize = 65_536;
-#[cfg(plimsoll_loom)]
-pub(crate) const SLOTS: usize = 4;
+/// Scopes and groups there can be at a time, the process as a whole included. Checkers look at all
+/// of them again and again.
+pub(crate) const SLOTS: usize = if cfg!(plimsoll_loom) {
+    4
+} else if cfg!(miri) {
+    1_024
+} else {
+    65_536
+};
 
 /// The tag of what belongs to no scope, and of the group of what is in none.
 pub(crate) const ROOT: u64 = 0;

@@ -3,8 +3,9 @@
 use clap::Parser;
 use mimalloc::MiMalloc;
 use plimsoll_alloc::{
-    MemoryGroup, MemoryScope, TrackingAllocator,
+    MemoryGroup, MemoryScope, Mode, TrackingAllocator,
     bench::{Usable, pairs},
+    set_mode,
 };
 use plimsoll_bench::{Error, Options, Suite, Table};
 use std::{
@@ -63,6 +64,12 @@ fn blocks<A: Usable + Sync>(
         };
         let against = name("bare 1T");
         suite.single(&name("bare"), bare);
+        let off = move |n| {
+            set_mode(Mode::Off);
+            tracked(n);
+            set_mode(Mode::Precise);
+        };
+        suite.single(&name("off"), off).versus(&against);
         suite.single(&name("tracked"), tracked).versus(&against);
         suite
             .single(&name("in a scope"), in_scope.clone())
