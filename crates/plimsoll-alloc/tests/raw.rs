@@ -226,19 +226,19 @@ unsafe impl GlobalAlloc for Tight {
     unsafe fn dealloc(&self, _: *mut u8, _: Layout) {}
 }
 
-/// Gives addresses that nothing is at, beyond those whose tags can be remembered.
-struct Far;
+/// Gives an address that nothing is at, and moves blocks beyond those whose tags can be remembered.
+struct Far(usize);
 
 // SAFETY: nobody looks at what is there.
 unsafe impl GlobalAlloc for Far {
     unsafe fn alloc(&self, _: Layout) -> *mut u8 {
-        ptr::without_provenance_mut(1 << 50)
+        ptr::without_provenance_mut(self.0)
     }
 
     unsafe fn dealloc(&self, _: *mut u8, _: Layout) {}
 
-    unsafe fn realloc(&self, block: *mut u8, _: Layout, _: usize) -> *mut u8 {
-        block
+    unsafe fn realloc(&self, _: *mut u8, _: Layout, _: usize) -> *mut u8 {
+        ptr::without_provenance_mut(1 << 50)
     }
 }
 
@@ -456,7 +456,7 @@ fn blocks_are_resized_by_the_inner_allocator_on_their_side_of_a_page() {
 
 #[test]
 fn block_whose_tag_cannot_be_remembered_is_not_counted() {
-    let heap = Heap::of(Far);
+    let heap = Heap::of(Far(1 << 50));
     let scope = MemoryScope::new();
     scope.run(|| {
         let block = heap.try_alloc(2 * PAGE, 8).unwrap();
@@ -467,6 +467,15 @@ fn block_whose_tag_cannot_be_remembered_is_not_counted() {
     heap.free(heap.try_alloc(1 << 20, 8).unwrap());
     let usage = scope.usage();
     assert_eq!([usage.live, usage.peak, usage.allocated], [0; 3]);
+
+    // One that is moved there is not counted any more.
+    let heap = Heap::of(Far(0x1234_5000_0000));
+    let block = scope.run(|| heap.try_alloc(2 * PAGE, 8).unwrap());
+    assert_eq!(scope.usage().live, 2 * PAGE as u64);
+    let block = heap.try_resize(block, 3 * PAGE).unwrap();
+    assert_eq!(scope.usage().live, 0);
+    heap.free(block);
+    assert_eq!(scope.usage().live, 0);
 }
 
 #[test]
