@@ -1,0 +1,115 @@
+//! What a benchmark of an allocator needs `unsafe` for.
+
+use crate::TrackingAllocator;
+use std::{
+    alloc::{GlobalAlloc, Layout, handle_alloc_error},
+    hint::black_box,
+};
+
+/// Allocates and frees a block, `n` times.
+///
+/// # Panics
+///
+/// When the layout is empty. When there is no memory, the process is ended.
+pub fn pairs<A: GlobalAlloc>(allocator: &A, layout: Layout, n: u64) {
+    assert!(layout.size() > 0, "the layout is empty; ask for a byte");
+    for _ in 0..n {
+        // SAFETY: the layout is not empty.
+        let block = black_box(unsafe { allocator.alloc(black_box(layout)) });
+        if block.is_null() {
+            handle_alloc_error(layout);
+        }
+        // SAFETY: it was allocated with this layout just now.
+        unsafe { allocator.dealloc(block, layout) };
+    }
+}
+
+/// Says how long a block is that an allocator gives.
+pub trait Usable: GlobalAlloc {
+    /// Bytes that may be used of a block of this layout: those of its size class. None where the
+    /// allocator does not tell.
+    ///
+    /// # Panics
+    ///
+    /// When the layout is empty. When there is no memory, the process is ended.
+    fn usable(&self, layout: Layout) -> Option<usize>;
+}
+
+impl<A: Usable> TrackingAllocator<A> {
+    /// Bytes that the inner allocator takes for a block of this layout, with its tag, as
+    /// [`Usable::usable`] tells them.
+    ///
+    /// # Panics
+    ///
+    /// As [`Usable::usable`].
+    pub fn taken(&self, layout: Layout) -> Option<usize> {
+        self.inner().usable(Self::asked_for(layout))
+    }
+}
+
+impl Usable for std::alloc::System {
+    fn usable(&self, layout: Layout) -> Option<usize> {
+        #[cfg(all(target_os = "linux", target_env = "gnu", not(miri)))]
+        {
+            use std::ffi::c_void;
+
+            unsafe extern "C" {
+                fn malloc_usable_size(block: *mut c_void) -> usize;
+            }
+            // SAFETY: a block of the system's allocator is one of `malloc`, and lives.
+            let usable = |block: *mut u8| unsafe { malloc_usable_size(block.cast()) };
+            Some(with_block(self, layout, usable))
+        }
+        #[cfg(not(all(target_os = "linux", target_env = "gnu", not(miri))))]
+        {
+            let _ = layout;
+            None
+        }
+    }
+}
+
+#[cfg(feature = "jemalloc")]
+impl Usable for tikv_jemallocator::Jemalloc {
+    fn usable(&self, layout: Layout) -> Option<usize> {
+        // SAFETY: the block is jemalloc's, and lives.
+        let usable =
+            |block: *mut u8| unsafe { tikv_jemalloc_sys::malloc_usable_size(block.cast()) };
+        Some(with_block(self, layout, usable))
+    }
+}
+
+#[cfg(feature = "mimalloc")]
+impl Usable for mimalloc::MiMalloc {
+    fn usable(&self, layout: Layout) -> Option<usize> {
+        use std::ffi::c_void;
+
+        unsafe extern "C" {
+            fn mi_usable_size(block: *const c_void) -> usize;
+        }
+        // SAFETY: the block is mimalloc's, and lives.
+        let usable = |block: *mut u8| unsafe { mi_usable_size(block.cast()) };
+        Some(with_block(self, layout, usable))
+    }
+}
+
+#[cfg(any(
+    feature = "jemalloc",
+    feature = "mimalloc",
+    all(target_os = "linux", target_env = "gnu", not(miri))
+))]
+fn with_block<A: GlobalAlloc, T>(
+    allocator: &A,
+    layout: Layout,
+    look: impl FnOnce(*mut u8) -> T,
+) -> T {
+    assert!(layout.size() > 0, "the layout is empty; ask for a byte");
+    // SAFETY: the layout is not empty.
+    let block = unsafe { allocator.alloc(layout) };
+    if block.is_null() {
+        handle_alloc_error(layout);
+    }
+    let seen = look(block);
+    // SAFETY: it was allocated with this layout.
+    unsafe { allocator.dealloc(block, layout) };
+    seen
+}

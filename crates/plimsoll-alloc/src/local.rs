@@ -1,0 +1,226 @@
+//! What a thread has allocated and freed since it wrote that down last.
+//!
+//! Two batches: one for the scope that the thread is in, written down when it leaves it, and one
+//! for everything that belongs to no scope, which is left alone by that. Both are written down when
+//! they pass [`BATCH`].
+
+use crate::slot::{self, Entry, ROOT, UNCOUNTED};
+use std::cell::Cell;
+
+/// The most bytes by which a batch may be off.
+pub(crate) const BATCH: i64 = 64 << 10;
+
+struct Local {
+    /// The tag of the scope that the thread is in.
+    current: Cell<u64>,
+    /// Of what belongs to no scope, and of the scope.
+    batches: [Batch; 2],
+}
+
+/// Counts of one tag. They wrap, and only their differences mean something.
+struct Batch {
+    allocated: Cell<u64>,
+    freed: Cell<u64>,
+    /// What `allocated` was when it was written down last.
+    since: Cell<u64>,
+    /// The most by which `allocated` was ahead of `freed`.
+    high: Cell<i64>,
+    /// Past this it is written down. 0 before the first time, and once the thread ends, so that
+    /// whatever comes then is written down at once.
+    mark: Cell<i64>,
+}
+
+thread_local! {
+    // Constant, and without a drop: it can be used by the first and by the last instruction of a
+    // thread, and using it never allocates.
+    static LOCAL: Local = const {
+        Local { current: Cell::new(ROOT), batches: [Batch::new(0), Batch::new(BATCH)] }
+    };
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    static EXIT: Exit = const { Exit };
+}
+
+/// Writes down what is left when the thread ends.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+struct Exit;
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+impl Drop for Exit {
+    fn drop(&mut self) {
+        LOCAL.with(|local| {
+            local.flush();
+            for batch in &local.batches {
+                batch.mark.set(0);
+            }
+        });
+    }
+}
+
+impl Local {
+    /// Has the rest written down when the thread ends.
+    #[cold]
+    fn flush_at_exit(&self) {
+        let mark = &self.batches[0].mark;
+        mark.set(BATCH);
+        // Elsewhere the standard library keeps a list of its own, which it may be growing just
+        // now, and it may abort when the allocator asks it for more. There a thread that ends does
+        // not tell the last 64 KiB of what belongs to no scope.
+        #[cfg(all(target_os = "linux", target_env = "gnu"))]
+        // It is refused while the thread ends, when nothing more can be done at its end.
+        if EXIT.try_with(|_| ()).is_err() {
+            mark.set(0);
+        }
+    }
+
+    #[inline(always)]
+    const fn batch(&self, tag: u64) -> &Batch {
+        &self.batches[(tag != ROOT) as usize]
+    }
+
+    fn flush(&self) {
+        self.batches[0].flush(ROOT);
+        self.batches[1].flush(self.current.get());
+    }
+}
+
+impl Batch {
+    const fn new(mark: i64) -> Self {
+        Self {
+            allocated: Cell::new(0),
+            freed: Cell::new(0),
+            since: Cell::new(0),
+            high: Cell::new(0),
+            mark: Cell::new(mark),
+        }
+    }
+
+    /// Whether it has to be written down.
+    #[inline(always)]
+    fn add(&self, bytes: usize) -> bool {
+        let allocated = self.allocated.get().wrapping_add(bytes as u64);
+        self.allocated.set(allocated);
+        let net = allocated.wrapping_sub(self.freed.get()) as i64;
+        if net <= self.high.get() {
+            return false;
+        }
+        self.high.set(net);
+        net > self.mark.get()
+    }
+
+    /// Whether it has to be written down.
+    #[inline(always)]
+    fn sub(&self, bytes: usize) -> bool {
+        let freed = self.freed.get().wrapping_add(bytes as u64);
+        self.freed.set(freed);
+        freed.wrapping_sub(self.allocated.get()) as i64 > self.mark.get()
+    }
+
+    #[inline]
+    fn flush(&self, tag: u64) {
+        let (allocated, freed) = (self.allocated.get(), self.freed.get());
+        let entry = Entry {
+            net: allocated.wrapping_sub(freed) as i64,
+            high: self.high.get(),
+            allocated: allocated.wrapping_sub(self.since.get()),
+        };
+        if entry.allocated != 0 || entry.net != 0 {
+            self.since.set(allocated);
+            self.freed.set(allocated);
+            self.high.set(0);
+            slot::add(tag, entry);
+        }
+    }
+}
+
+/// A block of so many bytes was allocated; its tag.
+#[inline(always)]
+pub(crate) fn allocated(bytes: usize) -> u64 {
+    LOCAL.with(|local| {
+        let tag = local.current.get();
+        if local.batch(tag).add(bytes) {
+            flush(local, tag);
+        }
+        tag
+    })
+}
+
+/// A block with this tag was freed.
+#[inline(always)]
+pub(crate) fn freed(tag: u64, bytes: usize) {
+    LOCAL.with(|local| {
+        if tag != local.current.get() {
+            freed_elsewhere(local, tag, bytes);
+        } else if local.batch(tag).sub(bytes) {
+            flush(local, tag);
+        }
+    });
+}
+
+#[inline(never)]
+fn freed_elsewhere(local: &Local, tag: u64, bytes: usize) {
+    match tag {
+        ROOT => {
+            if local.batch(ROOT).sub(bytes) {
+                flush(local, ROOT);
+            }
+        }
+        UNCOUNTED => {}
+        tag => slot::freed_elsewhere(tag, bytes as u64),
+    }
+}
+
+/// A block with this tag is `new` bytes long instead of `old`.
+#[inline]
+pub(crate) fn resized(tag: u64, old: usize, new: usize) {
+    LOCAL.with(|local| {
+        if tag == local.current.get() || tag == ROOT {
+            let batch = local.batch(tag);
+            // Freed first: one block that grows is not two.
+            let over = batch.sub(old);
+            if batch.add(new) || over {
+                flush(local, tag);
+            }
+        } else if tag != UNCOUNTED {
+            let net = new as i64 - old as i64;
+            let entry = Entry {
+                net,
+                high: net.max(0),
+                allocated: new as u64,
+            };
+            slot::add(tag, entry);
+        }
+    });
+}
+
+#[cold]
+#[inline(never)]
+fn flush(local: &Local, tag: u64) {
+    local.batch(tag).flush(tag);
+    if local.batches[0].mark.get() == 0 {
+        local.flush_at_exit();
+    }
+}
+
+/// Writes down what the thread has counted in the name of the scope it is in, and enters another.
+/// The one it was in.
+#[inline]
+pub(crate) fn switch(tag: u64) -> u64 {
+    LOCAL.with(|local| {
+        let before = local.current.get();
+        if before != ROOT {
+            local.batches[1].flush(before);
+        }
+        local.current.set(tag);
+        before
+    })
+}
+
+/// The tag of the scope that the thread is in.
+pub(crate) fn current() -> u64 {
+    LOCAL.with(|local| local.current.get())
+}
+
+/// Writes down everything that this thread has counted.
+pub(crate) fn flush_all() {
+    LOCAL.with(Local::flush);
+}

@@ -1,0 +1,236 @@
+//! The races for a slot, in every order.
+//!
+//! The slab has three slots besides that of the process. Every model ends with all handles dropped
+//! and all bytes freed, and then every slot has to be free again, once.
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
+
+use crate::slot::{self, Entry, ROOT, SLOTS};
+use ::loom::{model::Builder, thread};
+use std::collections::BTreeSet;
+
+/// Checks every order with a few switches of threads where none is needed.
+fn check(preemptions: usize, test: impl Fn() + Send + Sync + 'static) {
+    let mut model = Builder::new();
+    model.preemption_bound = Some(preemptions);
+    model.check(test);
+}
+
+/// A scope that holds some bytes, and has one handle.
+fn scope(group: Option<u64>, bytes: u64) -> u64 {
+    let tag = slot::open(group).unwrap();
+    allocated(tag, bytes);
+    tag
+}
+
+fn allocated(tag: u64, bytes: u64) {
+    let entry = Entry {
+        net: bytes as i64,
+        high: bytes as i64,
+        allocated: bytes,
+    };
+    slot::add(tag, entry);
+}
+
+fn live(tag: u64) -> Option<i64> {
+    slot::held(tag).map(|held| held.live)
+}
+
+/// Every slot can be taken, once, and holds nothing.
+fn assert_all_are_free() {
+    let tags: BTreeSet<_> = (1..SLOTS).map(|_| slot::open(None).unwrap()).collect();
+    let slots: BTreeSet<_> = tags.iter().map(|tag| *tag as u32).collect();
+    assert_eq!(slots.len(), SLOTS - 1);
+    assert!(tags.iter().all(|tag| live(*tag) == Some(0)));
+    assert_eq!(slot::open(None), None);
+}
+
+#[test]
+fn slot_is_free_again_however_its_end_and_its_last_frees_meet() {
+    check(3, || {
+        let tag = scope(None, 30);
+        let frees = [10, 20].map(|bytes| thread::spawn(move || slot::freed_elsewhere(tag, bytes)));
+        slot::close(tag, 1);
+        for free in frees {
+            free.join().unwrap();
+        }
+        assert_eq!(slot::bound().orphans, 0);
+        assert_all_are_free();
+    });
+}
+
+#[test]
+fn free_that_sleeps_does_not_end_who_has_the_slot_next() {
+    check(3, || {
+        let tag = scope(None, 10);
+        let free = thread::spawn(move || slot::freed_elsewhere(tag, 10));
+        let next = thread::spawn(move || {
+            slot::close(tag, 1);
+            // Perhaps in the same slot, and retains something at once.
+            let next = scope(None, 7);
+            slot::close(next, 2);
+            next
+        });
+        free.join().unwrap();
+        let next = next.join().unwrap();
+        assert_eq!(live(next), Some(7));
+        slot::freed_elsewhere(next, 7);
+        assert_eq!(slot::bound().orphans, 0);
+        assert_all_are_free();
+    });
+}
+
+#[test]
+fn batches_of_two_handles_meet_foreign_frees_and_the_end() {
+    check(2, || {
+        let tag = scope(None, 10);
+        slot::clone(tag);
+        let handle = thread::spawn(move || {
+            allocated(tag, 5);
+            slot::close(tag, 1);
+        });
+        let free = thread::spawn(move || slot::freed_elsewhere(tag, 10));
+        allocated(tag, 1);
+        slot::close(tag, 1);
+        handle.join().unwrap();
+        free.join().unwrap();
+        assert_eq!(live(tag), Some(6));
+        slot::freed_elsewhere(tag, 6);
+        assert_all_are_free();
+    });
+}
+
+#[test]
+fn group_outlives_its_scopes_and_is_free_after_them() {
+    check(2, || {
+        let group = slot::open_group().unwrap();
+        let tag = scope(Some(group), 30);
+        let frees = [10, 20].map(|bytes| thread::spawn(move || slot::freed_elsewhere(tag, bytes)));
+        slot::close(group, 1);
+        slot::close(tag, 2);
+        for free in frees {
+            free.join().unwrap();
+        }
+        assert_eq!(slot::bound().orphans, 0);
+        assert_all_are_free();
+    });
+}
+
+#[test]
+fn bytes_of_a_scope_that_is_given_up_are_orphans_until_they_are_freed() {
+    check(3, || {
+        let group = slot::open_group().unwrap();
+        let kept = scope(Some(group), 10);
+        let open = slot::open(None).unwrap();
+        slot::close(kept, 1);
+        let free = thread::spawn(move || slot::freed_elsewhere(kept, 4));
+        // There is no other slot.
+        let next = scope(Some(group), 3);
+        free.join().unwrap();
+        let sum = slot::bound().orphans + live(group).unwrap();
+        assert_eq!(sum, 6 + 3);
+        assert_eq!(slot::bound().orphans, 6);
+        assert_eq!(live(next), Some(3));
+        slot::freed_elsewhere(kept, 6);
+        assert_eq!(slot::bound().orphans, 0);
+        slot::freed_elsewhere(next, 3);
+        for tag in [next, open, group] {
+            slot::close(tag, 2);
+        }
+        assert_all_are_free();
+    });
+}
+
+#[test]
+fn two_who_need_a_slot_do_not_get_the_same() {
+    check(3, || {
+        let kept = scope(None, 10);
+        let used = slot::open(None).unwrap();
+        slot::close(kept, 1);
+        // One slot was never used, one can be given up.
+        let other = thread::spawn(|| slot::open(None));
+        let free = thread::spawn(move || slot::close(used, 1));
+        let tags = [slot::open(None), other.join().unwrap()];
+        free.join().unwrap();
+        let slots: BTreeSet<_> = tags.iter().flatten().map(|tag| *tag as u32).collect();
+        assert_eq!(slots.len(), 2);
+        slot::freed_elsewhere(kept, 10);
+        for tag in tags.into_iter().flatten() {
+            slot::close(tag, 2);
+        }
+        assert_all_are_free();
+    });
+}
+
+#[test]
+fn handle_by_a_forgotten_guard_is_of_that_scope_or_none() {
+    check(3, || {
+        let tag = scope(None, 0);
+        let late = thread::spawn(move || {
+            if slot::upgrade(tag, 1) {
+                assert_eq!(live(tag), Some(0));
+                slot::close(tag, 1);
+            }
+        });
+        slot::close(tag, 1);
+        let next = slot::open(None).unwrap();
+        late.join().unwrap();
+        assert_eq!(live(next), Some(0));
+        slot::close(next, 1);
+        assert_all_are_free();
+    });
+}
+
+#[test]
+fn what_belongs_to_no_scope_is_a_sum() {
+    check(3, || {
+        let other = thread::spawn(|| allocated(ROOT, 5));
+        slot::freed_elsewhere(ROOT, 3);
+        other.join().unwrap();
+        assert_eq!(live(ROOT), Some(2));
+    });
+}
+
+#[test]
+fn reader_of_what_is_retained_sees_a_scope_of_the_group_or_nothing() {
+    check(3, || {
+        let group = slot::open_group().unwrap();
+        let tag = scope(Some(group), 10);
+        slot::close(tag, 1);
+        let reader = thread::spawn(move || {
+            let mut seen = Vec::new();
+            slot::retained(group, |ended, bytes| seen.push((ended, bytes)));
+            seen
+        });
+        slot::freed_elsewhere(tag, 10);
+        // In the same slot, and in no group.
+        let next = scope(None, 7);
+        slot::close(next, 2);
+        let seen = reader.join().unwrap();
+        assert!(seen.is_empty() || seen == [(1, 10)], "{seen:?}");
+        slot::freed_elsewhere(next, 7);
+        slot::close(group, 3);
+        assert_all_are_free();
+    });
+}
+
+#[test]
+fn group_is_not_given_up_while_the_last_frees_of_its_scopes_reach_it() {
+    check(3, || {
+        let group = slot::open_group().unwrap();
+        let kept = scope(Some(group), 10);
+        let open = slot::open(None).unwrap();
+        slot::close(kept, 1);
+        slot::close(group, 1);
+        let frees = [4, 6].map(|bytes| thread::spawn(move || slot::freed_elsewhere(kept, bytes)));
+        // There is no other slot, unless all is freed before.
+        let next = slot::open(None);
+        for free in frees {
+            free.join().unwrap();
+        }
+        assert_eq!(slot::bound().orphans, 0);
+        for tag in next.into_iter().chain([open]) {
+            slot::close(tag, 2);
+        }
+        assert_all_are_free();
+    });
+}

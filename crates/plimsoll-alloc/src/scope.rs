@@ -1,0 +1,388 @@
+use crate::{
+    Mode, local, mode,
+    slot::{self, Bound, Held, ROOT},
+};
+use std::{
+    fmt,
+    marker::PhantomData,
+    num::NonZeroU64,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+/// What time it is, for whoever ends. The allocator has no clock.
+static NOW: AtomicU64 = AtomicU64::new(0);
+
+/// Says what time it is: any number that grows, seconds since the start, say. Scopes that end from
+/// now on are retained since then.
+pub fn set_now(now: u64) {
+    NOW.store(now, Relaxed);
+}
+
+/// What scopes that have ended still hold.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Retained {
+    /// How many scopes that have ended hold something.
+    pub scopes: u64,
+    /// Bytes that they hold.
+    pub bytes: u64,
+}
+
+/// What the process holds besides scopes, in bytes, and how often there was no place for one.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct ProcessUsage {
+    /// What was allocated in no scope, and is live.
+    pub unscoped: u64,
+    /// What scopes hold whose place was taken.
+    pub orphaned: u64,
+    /// How many scopes had their place taken while they retained something.
+    pub given_up: u64,
+    /// How many scopes and groups found no place, and so count nothing.
+    pub refused: u64,
+}
+
+/// What the process holds besides scopes and groups. 64 KiB may be missing for each thread.
+#[must_use]
+pub fn process_usage() -> ProcessUsage {
+    local::flush_all();
+    let root = slot::held(ROOT).unwrap_or_default();
+    let Bound {
+        orphans,
+        given_up,
+        refused,
+    } = slot::bound();
+    ProcessUsage {
+        unscoped: u64::try_from(root.live).unwrap_or(0),
+        orphaned: u64::try_from(orphans).unwrap_or(0),
+        given_up,
+        refused,
+    }
+}
+
+/// Something that memory is allocated for: a request, say.
+///
+/// What a thread allocates while it is [in](Self::enter) a scope belongs to it until it is freed,
+/// by whomever. Cloning a scope gives another handle to the same one, for work that goes on
+/// elsewhere. A scope ends when its last handle is dropped; what is still held then is
+/// [retained](MemoryGroup::retained).
+///
+/// There can be 65 535 scopes and groups at a time, those that have ended and retain something
+/// included. When there are no places left, that of a scope that ended is taken, and what it retains
+/// becomes an [orphan](ProcessUsage::orphaned). If none has ended, a new scope counts nothing
+/// and [says so](Self::is_counted).
+///
+/// # Exactness
+///
+/// A reading is exact in what concerns the thread that reads, and threads that are not in the scope.
+/// Each of the others may have 64 KiB to tell.
+pub struct MemoryScope {
+    /// None where there was no place for it.
+    tag: Option<NonZeroU64>,
+}
+
+/// Scopes of one kind: those of a route, say. It holds what they hold, after they have ended, too.
+///
+/// Cloning it gives another handle to the same group. It takes a place among scopes, and keeps it as
+/// long as one of its scopes has one.
+#[derive(Clone)]
+pub struct MemoryGroup {
+    scope: MemoryScope,
+}
+
+/// While it lives, what its thread allocates belongs to a scope.
+///
+/// Drop guards in the reverse order of their making. One that is forgotten leaves the thread in the
+/// scope.
+#[must_use = "the scope is left when this is dropped"]
+pub struct Entered<'a> {
+    before: u64,
+    /// The scope cannot end meanwhile, and the guard stays on its thread.
+    scope: PhantomData<(&'a MemoryScope, *const ())>,
+}
+
+/// Memory that is counted in the name of a scope and does not come from the allocator.
+///
+/// It may be dropped anywhere, after the scope has ended, too: until then it is retained. See
+/// [`MemoryScope::charge`].
+#[derive(Debug)]
+#[must_use = "it is counted until this is dropped"]
+pub struct Charge {
+    tag: u64,
+    bytes: u64,
+}
+
+/// What a scope or a group holds, in bytes.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct MemoryUsage {
+    /// Allocated and not freed.
+    pub live: u64,
+    /// The most that was live at a time. For several threads in the scope at once, within 64 KiB for
+    /// each.
+    pub peak: u64,
+    /// Allocated in all. A block that grows or shrinks counts as one of its new size.
+    pub allocated: u64,
+    /// The most that may be live, where there is a limit.
+    pub limit: Option<u64>,
+}
+
+/// More is live than may be.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct OverLimit {
+    live: u64,
+    limit: u64,
+}
+
+impl MemoryScope {
+    /// A scope by itself.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::of(slot::open(None))
+    }
+
+    fn of(tag: Option<u64>) -> Self {
+        Self {
+            tag: tag.and_then(NonZeroU64::new),
+        }
+    }
+
+    /// The scope that the thread is in, if it is in one.
+    #[must_use]
+    pub fn current() -> Option<Self> {
+        let tag = NonZeroU64::new(local::current())?;
+        // It has not ended as long as the thread is in it, unless a guard was forgotten.
+        let open = slot::upgrade(tag.get(), NOW.load(Relaxed));
+        // Not made where it is none: it would be dropped.
+        open.then(|| Self { tag: Some(tag) })
+    }
+
+    /// Whether there was a place for it, so that what it holds is counted.
+    #[must_use]
+    pub const fn is_counted(&self) -> bool {
+        self.tag.is_some()
+    }
+
+    /// Has the thread allocate for this scope until the guard is dropped.
+    pub fn enter(&self) -> Entered<'_> {
+        Entered {
+            before: local::switch(self.tag()),
+            scope: PhantomData,
+        }
+    }
+
+    /// Runs `work` in the scope.
+    pub fn run<T>(&self, work: impl FnOnce() -> T) -> T {
+        let _entered = self.enter();
+        work()
+    }
+
+    /// What it holds.
+    #[must_use]
+    pub fn usage(&self) -> MemoryUsage {
+        if local::current() == self.tag() {
+            local::flush_all();
+        }
+        let held = self.tag.and_then(|tag| slot::held(tag.get()));
+        held.unwrap_or_default().into()
+    }
+
+    /// Sets the most bytes that may be live; none by default. Nothing happens when there are more,
+    /// but that [`check`](Self::check) says so. With 0 nothing may be.
+    pub fn set_limit(&self, bytes: impl Into<Option<u64>>) {
+        if let Some(tag) = self.tag {
+            slot::set_limit(tag.get(), bytes.into());
+        }
+    }
+
+    /// Counts memory that does not come from the allocator as live, until what is returned is
+    /// dropped: what a C library holds, say, or a mapped file.
+    ///
+    /// A scope and its group count 64 TiB in all at the most. Of what is beyond that, nothing is
+    /// counted, and [`Charge::bytes`] says what was. Nothing is counted in [`Mode::Off`] either, nor
+    /// for a scope that [is not counted](Self::is_counted).
+    pub fn charge(&self, bytes: u64) -> Charge {
+        let counted = match (self.tag, mode()) {
+            (_, Mode::Off) | (None, _) => 0,
+            (Some(tag), _) => {
+                // First what this thread has counted, which lives as well.
+                if local::current() == tag.get() {
+                    local::flush_all();
+                }
+                slot::charge(tag.get(), bytes)
+            }
+        };
+        Charge {
+            tag: self.tag(),
+            bytes: counted,
+        }
+    }
+
+    /// Whether it holds no more than it may.
+    ///
+    /// # Errors
+    ///
+    /// When it does.
+    pub fn check(&self) -> Result<(), OverLimit> {
+        let MemoryUsage { live, limit, .. } = self.usage();
+        match limit {
+            Some(limit) if live > limit => Err(OverLimit { live, limit }),
+            _ => Ok(()),
+        }
+    }
+
+    const fn tag(&self) -> u64 {
+        match self.tag {
+            Some(tag) => tag.get(),
+            None => ROOT,
+        }
+    }
+}
+
+impl Default for MemoryScope {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Clone for MemoryScope {
+    fn clone(&self) -> Self {
+        if let Some(tag) = self.tag {
+            slot::clone(tag.get());
+        }
+        Self { tag: self.tag }
+    }
+}
+
+impl Drop for MemoryScope {
+    fn drop(&mut self) {
+        if let Some(tag) = self.tag {
+            slot::close(tag.get(), NOW.load(Relaxed));
+        }
+    }
+}
+
+impl fmt::Debug for MemoryScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryScope")
+            .field("usage", &self.usage())
+            .finish_non_exhaustive()
+    }
+}
+
+impl MemoryGroup {
+    /// A group without scopes.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            scope: MemoryScope::of(slot::open_group()),
+        }
+    }
+
+    /// A scope of this group.
+    #[must_use]
+    pub fn scope(&self) -> MemoryScope {
+        MemoryScope::of(slot::open(self.scope.tag.map(NonZeroU64::get)))
+    }
+
+    /// What scopes of this group that have ended still hold: each with when it ended, by
+    /// [`set_now`], and its bytes. O(places).
+    pub fn each_retained(&self, mut each: impl FnMut(u64, u64)) {
+        let Some(group) = self.scope.tag else {
+            return;
+        };
+        slot::retained(group.get(), |ended, bytes| {
+            if bytes > 0 {
+                each(ended, bytes.unsigned_abs());
+            }
+        });
+    }
+
+    /// What scopes of this group that have ended still hold together. O(places).
+    #[must_use]
+    pub fn retained(&self) -> Retained {
+        let mut retained = Retained::default();
+        self.each_retained(|_, bytes| {
+            retained.scopes += 1;
+            retained.bytes += bytes;
+        });
+        retained
+    }
+
+    /// What its scopes hold, those that have ended included.
+    #[must_use]
+    pub fn usage(&self) -> MemoryUsage {
+        local::flush_all();
+        self.scope.usage()
+    }
+}
+
+impl Default for MemoryGroup {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for MemoryGroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryGroup")
+            .field("usage", &self.usage())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        local::switch(self.before);
+    }
+}
+
+impl fmt::Debug for Entered<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entered").finish_non_exhaustive()
+    }
+}
+
+impl Charge {
+    /// How many bytes are counted.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        slot::freed_elsewhere(self.tag, self.bytes);
+    }
+}
+
+/// Runs `work` in no scope: what it allocates belongs to the process.
+pub fn untracked<T>(work: impl FnOnce() -> T) -> T {
+    let _entered = Entered {
+        before: local::switch(ROOT),
+        scope: PhantomData,
+    };
+    work()
+}
+
+impl From<Held> for MemoryUsage {
+    fn from(held: Held) -> Self {
+        let bytes = |bytes: i64| u64::try_from(bytes).unwrap_or(0);
+        Self {
+            live: bytes(held.live),
+            peak: bytes(held.peak.max(held.live)),
+            allocated: held.allocated,
+            limit: held.limit,
+        }
+    }
+}
+
+impl fmt::Display for OverLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { live, limit } = self;
+        write!(f, "{live} bytes are held, and no more than {limit} may be")
+    }
+}
+
+impl std::error::Error for OverLimit {}

@@ -1,0 +1,596 @@
+//! What scopes and groups hold, in a slab that is never freed.
+//!
+//! A tag names a slot and the *generation* of it. A slot is used again only once nothing is held in
+//! its name, or by giving up on what is: then the generation is another, and what is freed later in
+//! the name of the old one was an *orphan*.
+//!
+//! Whether a slot may be used again depends on three things: its generation, whether it has ended,
+//! and what it holds. They are in one [`Word`], so that one exchange decides, and nobody counts in
+//! the name of a generation that is over.
+
+use crate::sync::{
+    AtomicI64, AtomicU32, AtomicU64,
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
+    fence,
+};
+
+/// Scopes and groups there can be at a time, the process as a whole included. Checkers look at all
+/// of them again and again.
+pub(crate) const SLOTS: usize = if cfg!(plimsoll_loom) {
+    4
+} else if cfg!(miri) {
+    1_024
+} else {
+    65_536
+};
+
+/// The tag of what belongs to no scope, and of the group of what is in none.
+pub(crate) const ROOT: u64 = 0;
+/// The tag of what is not counted.
+pub(crate) const UNCOUNTED: u64 = u32::MAX as u64;
+
+/// The most bytes that may be live by [charges](charge): 64 TiB. A word has room for twice that.
+pub(crate) const MOST_CHARGED: i64 = 1 << 46;
+
+/// How many slots are looked at before one of them is given up.
+const LOOK_AT: u32 = if SLOTS < 256 { SLOTS as u32 } else { 256 };
+
+#[cfg(not(plimsoll_loom))]
+static SLAB: Slab = Slab::new();
+#[cfg(plimsoll_loom)]
+loom::lazy_static! {
+    static ref SLAB: Slab = Slab::default();
+}
+
+/// Zero all over before its first use.
+#[cfg_attr(plimsoll_loom, derive(Default))]
+struct Slab {
+    slots: [Slot; SLOTS],
+    /// Slots that were used and are free: the first one, 0 if there is none, and in the upper half
+    /// how often that changed, so that a thread that slept between its look and its exchange
+    /// notices.
+    free: AtomicU64,
+    /// How many were ever used. The root is, and is not among them.
+    used: AtomicU32,
+    /// Where to look for one to give up.
+    look_at: AtomicU32,
+    /// Slots that have ended and hold something. Below zero for a moment.
+    ended: AtomicI64,
+    /// Bytes that are held in the name of generations that were given up.
+    orphans: AtomicI64,
+    /// Slots that were given up.
+    given_up: AtomicU64,
+    /// How often no slot was found.
+    refused: AtomicU64,
+}
+
+/// 64 bytes, a cache line.
+#[repr(align(64))]
+#[cfg_attr(plimsoll_loom, derive(Default))]
+struct Slot {
+    /// A [`Word`].
+    word: AtomicU64,
+    peak: AtomicI64,
+    allocated: AtomicU64,
+    /// One more than the most bytes that may live; 0 is no limit.
+    limit: AtomicU64,
+    /// When its last handle was dropped, as whoever dropped it tells time.
+    ended: AtomicU64,
+    /// The tag of the group it is in; the root if in none.
+    parent: AtomicU64,
+    /// The upper half of tags. Changes just after that of the word.
+    generation: AtomicU32,
+    /// Handles to it, scopes of a group included; 0 once it has ended.
+    handles: AtomicU32,
+    /// Of a free slot: the next one.
+    next: AtomicU32,
+    /// Whether it is a group: 1 if so.
+    group: AtomicU32,
+}
+
+/// Bytes held in the upper 48 bits, signed; whether the slot has ended in bit 15; the lower 15 bits
+/// of its generation. These are enough to notice that the generation has changed since a look at
+/// the whole of it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Word(u64);
+
+impl Word {
+    const LIVE: u32 = 16;
+    const ENDED: u64 = 1 << 15;
+    const GENERATION: u64 = Self::ENDED - 1;
+
+    /// Negative while what was freed elsewhere is known before what was allocated.
+    const fn live(self) -> i64 {
+        self.0 as i64 >> Self::LIVE
+    }
+
+    const fn plus(self, net: i64) -> Self {
+        Self(self.0.wrapping_add((net as u64) << Self::LIVE))
+    }
+
+    const fn is_of(self, tag: u64) -> bool {
+        self.0 & Self::GENERATION == generation(tag) as u64 & Self::GENERATION
+    }
+
+    const fn has_ended(self) -> bool {
+        self.0 & Self::ENDED != 0
+    }
+
+    const fn ended(self) -> Self {
+        Self(self.0 | Self::ENDED)
+    }
+
+    /// Whether it has ended and nothing is held.
+    const fn is_over(self) -> bool {
+        self.has_ended() && self.live() == 0
+    }
+
+    /// The next generation, which holds nothing.
+    const fn next(self) -> Self {
+        Self((self.0 + 1) & Self::GENERATION)
+    }
+}
+
+/// Generations have 31 bits: the highest bit of a tag is left for others.
+const GENERATIONS: u32 = 0x7fff_ffff;
+
+#[inline(always)]
+const fn tag(index: u32, generation: u32) -> u64 {
+    (generation as u64) << 32 | index as u64
+}
+
+#[inline(always)]
+const fn index(tag: u64) -> u32 {
+    tag as u32
+}
+
+#[inline(always)]
+const fn generation(tag: u64) -> u32 {
+    (tag >> 32) as u32 & GENERATIONS
+}
+
+/// The slot of a tag, unless the tag is of none.
+#[inline(always)]
+fn slot(tag: u64) -> Option<&'static Slot> {
+    SLAB.slots.get(index(tag) as usize)
+}
+
+/// A batch of a thread, about to be written down.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Entry {
+    /// Bytes allocated less bytes freed.
+    pub(crate) net: i64,
+    /// The most that `net` has been.
+    pub(crate) high: i64,
+    pub(crate) allocated: u64,
+}
+
+/// What is held in the name of a scope or a group.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Held {
+    pub(crate) live: i64,
+    pub(crate) peak: i64,
+    pub(crate) allocated: u64,
+    pub(crate) limit: Option<u64>,
+}
+
+/// How often the bound of slots was met, and what that cost.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Bound {
+    pub(crate) orphans: i64,
+    pub(crate) given_up: u64,
+    pub(crate) refused: u64,
+}
+
+/// What was done to a word.
+#[derive(Clone, Copy, Debug)]
+struct Change {
+    /// Bytes held before.
+    before: i64,
+    /// The tag of the group.
+    parent: u64,
+    /// Whether the generation is over by this. Whoever did it has the slot to itself.
+    over: bool,
+}
+
+#[cfg(not(plimsoll_loom))]
+impl Slab {
+    const fn new() -> Self {
+        Self {
+            slots: [const { Slot::new() }; SLOTS],
+            free: AtomicU64::new(0),
+            used: AtomicU32::new(0),
+            look_at: AtomicU32::new(0),
+            ended: AtomicI64::new(0),
+            orphans: AtomicI64::new(0),
+            given_up: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Slot {
+    #[cfg(not(plimsoll_loom))]
+    const fn new() -> Self {
+        Self {
+            word: AtomicU64::new(0),
+            peak: AtomicI64::new(0),
+            allocated: AtomicU64::new(0),
+            limit: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
+            parent: AtomicU64::new(ROOT),
+            generation: AtomicU32::new(0),
+            handles: AtomicU32::new(0),
+            next: AtomicU32::new(0),
+            group: AtomicU32::new(0),
+        }
+    }
+
+    /// Replaces the word of a generation, unless that is over. A word that is over becomes that of
+    /// the next generation.
+    #[inline]
+    fn change(&self, tag: u64, change: impl Fn(Word) -> Word) -> Option<Change> {
+        let mut word = Word(self.word.load(Acquire));
+        if self.generation.load(Relaxed) != generation(tag) {
+            return None;
+        }
+        loop {
+            if !word.is_of(tag) {
+                return None;
+            }
+            let parent = self.parent.load(Relaxed);
+            // Pairs with the fence of `open`: if this is the group of a later generation, the
+            // exchange below fails.
+            fence(Acquire);
+            let changed = change(word);
+            let over = changed.is_over();
+            let new = if over { word.next() } else { changed };
+            match self
+                .word
+                .compare_exchange_weak(word.0, new.0, AcqRel, Acquire)
+            {
+                Ok(_) => {
+                    return Some(Change {
+                        before: word.live(),
+                        parent,
+                        over,
+                    });
+                }
+                Err(now) => word = Word(now),
+            }
+        }
+    }
+
+    /// Writes a batch down. None if the generation is over.
+    #[inline]
+    fn add(&self, tag: u64, entry: Entry) -> Option<Change> {
+        let change = self.change(tag, |word| word.plus(entry.net))?;
+        // Relaxed: these are sums, and nothing is published by them. It is the same generation
+        // still: there is a handle, or a block is held by whoever resizes it.
+        if entry.allocated != 0 {
+            self.allocated.fetch_add(entry.allocated, Relaxed);
+        }
+        let high = change.before + entry.high;
+        if high > self.peak.load(Relaxed) {
+            self.peak.fetch_max(high, Relaxed);
+        }
+        Some(change)
+    }
+
+    fn live(&self) -> i64 {
+        Word(self.word.load(Relaxed)).live()
+    }
+
+    fn is_of(&self, tag: u64) -> bool {
+        self.generation.load(Relaxed) == generation(tag)
+    }
+}
+
+/// Writes a batch down, for a scope and for its group.
+pub(crate) fn add(tag: u64, entry: Entry) {
+    let Some(slot) = slot(tag) else {
+        return;
+    };
+    match slot.add(tag, entry) {
+        Some(change) => {
+            add_to_group(change.parent, entry);
+            if change.over {
+                retire(slot, tag, change.parent, true);
+            }
+        }
+        // It was given up, or its guard was forgotten.
+        None => {
+            SLAB.orphans.fetch_add(entry.net, Relaxed);
+        }
+    }
+}
+
+fn add_to_group(group: u64, entry: Entry) {
+    if group == ROOT {
+        return;
+    }
+    let change = slot(group).and_then(|slot| Some((slot, slot.add(group, entry)?)));
+    // The last scope of it ended just before, on another thread.
+    if let Some((slot, Change { over: true, .. })) = change {
+        retire(slot, group, ROOT, true);
+    }
+}
+
+/// Bytes are freed that were counted in the name of `tag`, by somebody else.
+pub(crate) fn freed_elsewhere(tag: u64, bytes: u64) {
+    let entry = Entry {
+        net: -(bytes as i64),
+        ..Entry::default()
+    };
+    add(tag, entry);
+}
+
+/// Counts bytes in the name of `tag`, no more than there may be. How many it has counted.
+pub(crate) fn charge(tag: u64, bytes: u64) -> u64 {
+    let Some(slot) = slot(tag) else {
+        return 0;
+    };
+    let room = |slot: &Slot| MOST_CHARGED.saturating_sub(slot.live()).max(0) as u64;
+    let group = match slot.parent.load(Relaxed) {
+        ROOT => None,
+        group => self::slot(group),
+    };
+    let bytes = bytes.min(room(slot)).min(group.map_or(u64::MAX, room));
+    let entry = Entry {
+        net: bytes as i64,
+        high: bytes as i64,
+        allocated: bytes,
+    };
+    add(tag, entry);
+    bytes
+}
+
+/// Opens a slot for a scope, of a group or of none. None if all are taken.
+pub(crate) fn open(parent: Option<u64>) -> Option<u64> {
+    let (tag, slot) = take()?;
+    if let Some(parent) = parent {
+        // The group stays as long as there is something in it.
+        clone(parent);
+    }
+    // What the former generation did happened before: whoever reads this group sees that.
+    fence(Release);
+    slot.parent.store(parent.unwrap_or(ROOT), Relaxed);
+    slot.group.store(0, Relaxed);
+    // Pairs with `upgrade`.
+    slot.handles.store(1, Release);
+    Some(tag)
+}
+
+/// Opens a slot for a group. None if all are taken.
+pub(crate) fn open_group() -> Option<u64> {
+    let (tag, slot) = take()?;
+    fence(Release);
+    slot.parent.store(ROOT, Relaxed);
+    slot.group.store(1, Relaxed);
+    slot.handles.store(1, Release);
+    Some(tag)
+}
+
+fn take() -> Option<(u64, &'static Slot)> {
+    let index = take_free().or_else(take_unused).or_else(give_up_on_one);
+    let Some(index) = index else {
+        SLAB.refused.fetch_add(1, Relaxed);
+        return None;
+    };
+    let slot = SLAB.slots.get(index as usize)?;
+    slot.peak.store(0, Relaxed);
+    slot.allocated.store(0, Relaxed);
+    slot.limit.store(0, Relaxed);
+    Some((tag(index, slot.generation.load(Relaxed)), slot))
+}
+
+/// Another handle to an open slot, by whoever has one.
+pub(crate) fn clone(tag: u64) {
+    if let Some(slot) = slot(tag) {
+        slot.handles.fetch_add(1, Relaxed);
+    }
+}
+
+/// Another handle by a thread that is in the scope, unless that has ended under it. `now` is as for
+/// [`close`].
+pub(crate) fn upgrade(tag: u64, now: u64) -> bool {
+    let Some(slot) = slot(tag) else {
+        return false;
+    };
+    let one_more = |handles: u32| (handles > 0).then_some(handles + 1);
+    if slot
+        .handles
+        .fetch_update(Acquire, Relaxed, one_more)
+        .is_err()
+    {
+        return false;
+    }
+    if slot.is_of(tag) {
+        return true;
+    }
+    // It is a handle to whoever has the slot by now.
+    close(self::tag(index(tag), slot.generation.load(Relaxed)), now);
+    false
+}
+
+/// A handle is dropped; `now` is the time.
+pub(crate) fn close(tag: u64, now: u64) {
+    let Some(slot) = slot(tag) else {
+        return;
+    };
+    // As for `Arc`: what all handles did happens before the end.
+    if slot.handles.fetch_sub(1, AcqRel) != 1 {
+        return;
+    }
+    slot.ended.store(now, Relaxed);
+    match slot.change(tag, Word::ended) {
+        Some(change) if change.over => retire(slot, tag, change.parent, false),
+        Some(_) => {
+            SLAB.ended.fetch_add(1, Relaxed);
+        }
+        None => {}
+    }
+}
+
+/// Puts a slot whose word is of the next generation among the free ones.
+fn retire(slot: &Slot, tag: u64, parent: u64, had_ended: bool) {
+    if had_ended {
+        SLAB.ended.fetch_sub(1, Relaxed);
+    }
+    let ended = slot.ended.load(Relaxed);
+    next_generation(slot);
+    put_free(index(tag), slot);
+    if parent != ROOT {
+        close(parent, ended);
+    }
+}
+
+fn next_generation(slot: &Slot) {
+    let generation = slot.generation.load(Relaxed);
+    slot.generation
+        .store(generation.wrapping_add(1) & GENERATIONS, Relaxed);
+}
+
+fn put_free(index: u32, slot: &Slot) {
+    let mut head = SLAB.free.load(Relaxed);
+    loop {
+        slot.next.store(head as u32, Relaxed);
+        let new = (head >> 32).wrapping_add(1) << 32 | u64::from(index);
+        match SLAB.free.compare_exchange_weak(head, new, Release, Relaxed) {
+            Ok(_) => return,
+            Err(now) => head = now,
+        }
+    }
+}
+
+fn take_free() -> Option<u32> {
+    let mut head = SLAB.free.load(Acquire);
+    loop {
+        let index = head as u32;
+        if index == 0 {
+            return None;
+        }
+        let below = SLAB.slots.get(index as usize)?.next.load(Relaxed);
+        let new = (head >> 32).wrapping_add(1) << 32 | u64::from(below);
+        match SLAB.free.compare_exchange_weak(head, new, Acquire, Acquire) {
+            Ok(_) => return Some(index),
+            Err(now) => head = now,
+        }
+    }
+}
+
+fn take_unused() -> Option<u32> {
+    let more = |used: u32| (used + 1 < SLOTS as u32).then_some(used + 1);
+    let before = SLAB.used.fetch_update(Relaxed, Relaxed, more).ok()?;
+    Some(before + 1)
+}
+
+/// Gives up on what is still held in the name of a scope that has ended: of a few, the one that
+/// ended first. None if none has. Looks at every slot at most once, and at none if none has ended.
+#[cold]
+fn give_up_on_one() -> Option<u32> {
+    for _ in 0..SLOTS as u32 / LOOK_AT {
+        if SLAB.ended.load(Relaxed) <= 0 {
+            return None;
+        }
+        let from = SLAB.look_at.fetch_add(LOOK_AT, Relaxed);
+        let some = (0..LOOK_AT).map(|n| from.wrapping_add(n) % SLOTS as u32);
+        let ended = some.filter_map(|index| {
+            let slot = SLAB.slots.get(index as usize)?;
+            let word = Word(slot.word.load(Acquire));
+            // A group holds what its scopes do, and is over soon after the last of them.
+            let one = word.has_ended() && slot.group.load(Relaxed) == 0;
+            one.then(|| (slot.ended.load(Relaxed), index))
+        });
+        if let Some((_, index)) = ended.min()
+            && give_up(index)
+        {
+            return Some(index);
+        }
+    }
+    None
+}
+
+/// Gives up on what is held in the name of a scope, if it has still ended.
+fn give_up(index: u32) -> bool {
+    let Some(slot) = SLAB.slots.get(index as usize) else {
+        return false;
+    };
+    let mut word = Word(slot.word.load(Acquire));
+    loop {
+        if !word.has_ended() {
+            return false;
+        }
+        match slot
+            .word
+            .compare_exchange_weak(word.0, word.next().0, AcqRel, Acquire)
+        {
+            Ok(_) => break,
+            Err(now) => word = Word(now),
+        }
+    }
+    // The slot is this thread's. What is freed from now on in its former name is an orphan.
+    let held = word.live();
+    let (parent, ended) = (slot.parent.load(Relaxed), slot.ended.load(Relaxed));
+    next_generation(slot);
+    SLAB.ended.fetch_sub(1, Relaxed);
+    SLAB.orphans.fetch_add(held, Relaxed);
+    SLAB.given_up.fetch_add(1, Relaxed);
+    if parent != ROOT {
+        let entry = Entry {
+            net: -held,
+            ..Entry::default()
+        };
+        add_to_group(parent, entry);
+        close(parent, ended);
+    }
+    true
+}
+
+/// What is held in the name of a tag; none if its generation is over.
+pub(crate) fn held(tag: u64) -> Option<Held> {
+    let slot = slot(tag)?;
+    slot.is_of(tag).then(|| Held {
+        live: slot.live(),
+        peak: slot.peak.load(Relaxed),
+        allocated: slot.allocated.load(Relaxed),
+        limit: slot.limit.load(Relaxed).checked_sub(1),
+    })
+}
+
+/// Sets the most bytes that may live.
+pub(crate) fn set_limit(tag: u64, limit: Option<u64>) {
+    if let Some(slot) = slot(tag) {
+        let limit = limit.map_or(0, |limit| limit.saturating_add(1));
+        slot.limit.store(limit, Relaxed);
+    }
+}
+
+/// How often there was no slot, and what is held in the name of those given up.
+pub(crate) fn bound() -> Bound {
+    Bound {
+        orphans: SLAB.orphans.load(Relaxed),
+        given_up: SLAB.given_up.load(Relaxed),
+        refused: SLAB.refused.load(Relaxed),
+    }
+}
+
+/// Every scope of a group that has ended and in whose name bytes are held: when it ended, and the
+/// bytes. O(slots).
+pub(crate) fn retained(group: u64, mut each: impl FnMut(u64, i64)) {
+    let used = SLAB.used.load(Relaxed) as usize;
+    for slot in SLAB.slots.iter().take(used + 1).skip(1) {
+        let before = Word(slot.word.load(Acquire));
+        if !before.has_ended() || slot.parent.load(Relaxed) != group {
+            continue;
+        }
+        let ended = slot.ended.load(Relaxed);
+        // Pairs with the fence of `open`: what was read is of the generation that is here, if that
+        // is the same still.
+        fence(Acquire);
+        let now = Word(slot.word.load(Relaxed));
+        if now.has_ended() && now.0 & Word::GENERATION == before.0 & Word::GENERATION {
+            each(ended, now.live());
+        }
+    }
+}

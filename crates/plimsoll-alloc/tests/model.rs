@@ -1,0 +1,492 @@
+//! Any order of allocating, resizing, freeing, entering, leaving and ending, over several threads,
+//! keeps contents and totals: each scope holds what a table says, and all together what another
+//! allocator around ours counts.
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
+#![cfg_attr(
+    plimsoll_loom,
+    allow(dead_code, reason = "atomics are the model checker's")
+)]
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use plimsoll_alloc::{
+    CountingAllocator, MemoryGroup, MemoryScope, TrackingAllocator, process_usage, untracked,
+};
+use proptest::{
+    prelude::*,
+    test_runner::{Config, TestRunner},
+};
+use std::{
+    alloc::{GlobalAlloc, Layout},
+    process::ExitCode,
+    sync::{Arc, Condvar, Mutex, PoisonError},
+    thread,
+};
+
+#[global_allocator]
+static ALLOC: CountingAllocator<TrackingAllocator> =
+    CountingAllocator::new(TrackingAllocator::system());
+
+const THREADS: usize = 3;
+const SCOPES: usize = 4;
+const BATCH: i64 = 64 << 10;
+const CASES: u32 = if cfg!(miri) { 4 } else { 100 };
+const STEPS: usize = if cfg!(miri) { 40 } else { 200 };
+
+fn main() -> ExitCode {
+    if cfg!(plimsoll_loom) {
+        return ExitCode::SUCCESS;
+    }
+    let mut arguments = Arguments::from_args();
+    // Totals are those of the process, so nothing may run beside a test.
+    arguments.test_threads = Some(1);
+    let trials = vec![
+        Trial::test("any_schedule_keeps_contents_and_totals", || {
+            run(prop::collection::vec(steps(), 1..STEPS), |steps| {
+                Model::run(&steps)
+            })
+        }),
+        Trial::test("threads_that_run_free_keep_contents_and_totals", || {
+            let each = prop::collection::vec(steps(), 1..STEPS);
+            run(prop::collection::vec(each, THREADS), |steps| {
+                run_free(&steps);
+            })
+        }),
+    ];
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn run<S: Strategy>(strategy: S, test: impl Fn(S::Value)) -> Result<(), Failed> {
+    let config = Config {
+        cases: CASES,
+        failure_persistence: None,
+        ..Config::default()
+    };
+    let check = |value| {
+        test(value);
+        Ok(())
+    };
+    TestRunner::new(config).run(&strategy, check)?;
+    Ok(())
+}
+
+/// What one of the threads does.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Alloc(Shape, bool),
+    /// Any of the blocks there are.
+    Resize(usize, usize),
+    Free(usize),
+    Enter(usize),
+    EnterNone,
+    Leave,
+    Clone(usize),
+    /// One of the handles of a scope, perhaps its last.
+    Drop(usize),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    size: usize,
+    align: usize,
+}
+
+fn size() -> impl Strategy<Value = usize> {
+    prop_oneof![
+        4 => 1..200_usize,
+        2 => 4_000..4_200_usize,
+        1 => 1..100_000_usize,
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let shape = (size(), 0..14_u32).prop_map(|(size, bits)| Shape {
+        size,
+        // Most are aligned to little.
+        align: 1 << if bits < 8 { bits % 5 } else { bits },
+    });
+    prop_oneof![
+        6 => (shape, any::<bool>()).prop_map(|(shape, zeroed)| Step::Alloc(shape, zeroed)),
+        4 => (any::<usize>(), size()).prop_map(|(which, size)| Step::Resize(which, size)),
+        4 => any::<usize>().prop_map(Step::Free),
+        3 => (0..SCOPES).prop_map(Step::Enter),
+        1 => Just(Step::EnterNone),
+        3 => Just(Step::Leave),
+        1 => (0..SCOPES).prop_map(Step::Clone),
+        2 => (0..SCOPES).prop_map(Step::Drop),
+    ]
+}
+
+fn steps() -> impl Strategy<Value = (usize, Step)> {
+    (0..THREADS, step())
+}
+
+/// A block of the allocator, filled with a byte, and the scope it was allocated in.
+#[derive(Debug)]
+struct Block {
+    at: *mut u8,
+    layout: Layout,
+    fill: u8,
+    owner: Option<usize>,
+}
+
+// SAFETY: a block belongs to whoever has it, as a box does.
+unsafe impl Send for Block {}
+
+impl Block {
+    fn new(Shape { size, align }: Shape, zeroed: bool, owner: Option<usize>) -> Self {
+        let layout = Layout::from_size_align(size, align).unwrap();
+        // SAFETY: there is a byte at least.
+        let at = unsafe {
+            match zeroed {
+                true => ALLOC.alloc_zeroed(layout),
+                false => ALLOC.alloc(layout),
+            }
+        };
+        assert!(at.addr().is_multiple_of(align));
+        let mut block = Self {
+            at,
+            layout,
+            fill: 0,
+            owner,
+        };
+        if zeroed {
+            block.check(size);
+        }
+        block.fill(size as u8 | 1);
+        block
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: it is that long, written, and nobody else has it.
+        unsafe { std::slice::from_raw_parts_mut(self.at, self.layout.size()) }
+    }
+
+    fn fill(&mut self, fill: u8) {
+        self.fill = fill;
+        // SAFETY: it is that long.
+        unsafe { self.at.write_bytes(fill, self.layout.size()) };
+    }
+
+    fn check(&mut self, len: usize) {
+        let fill = self.fill;
+        assert!(self.bytes()[..len].iter().all(|byte| *byte == fill));
+    }
+
+    fn resize(&mut self, size: usize) {
+        let kept = self.layout.size().min(size);
+        self.check(kept);
+        // SAFETY: it has that layout, and the size is not zero.
+        let at = unsafe { ALLOC.realloc(self.at, self.layout, size) };
+        let layout = Layout::from_size_align(size, self.layout.align()).unwrap();
+        assert!(at.addr().is_multiple_of(layout.align()));
+        (self.at, self.layout) = (at, layout);
+        // SAFETY: it is that long; what was kept was written.
+        let kept = unsafe { std::slice::from_raw_parts(at, kept) };
+        assert!(kept.iter().all(|byte| *byte == self.fill));
+        self.fill(size as u8 | 1);
+    }
+
+    fn free(mut self) {
+        self.check(self.layout.size());
+        // SAFETY: it has that layout, and is not used again.
+        unsafe { ALLOC.dealloc(self.at, self.layout) };
+    }
+}
+
+/// Work for a thread, and back. Waiting at it allocates nothing.
+#[derive(Default)]
+struct Desk {
+    job: Mutex<Option<Job>>,
+    changed: Condvar,
+}
+
+enum Job {
+    Alloc(Shape, bool, Option<usize>),
+    Resize(Block, usize),
+    Free(Block),
+    Enter(Option<MemoryScope>),
+    Leave,
+    Done(Option<Block>),
+}
+
+impl Desk {
+    fn put(&self, job: Job) {
+        *self.job.lock().unwrap_or_else(PoisonError::into_inner) = Some(job);
+        self.changed.notify_all();
+    }
+
+    fn take(&self, wanted: impl Fn(&Job) -> bool) -> Job {
+        let mut job = self.job.lock().unwrap();
+        loop {
+            match job.take_if(|job| wanted(job)) {
+                Some(job) => return job,
+                None => job = self.changed.wait(job).unwrap(),
+            }
+        }
+    }
+
+    /// Has a job done.
+    fn ask(&self, job: Job) -> Option<Block> {
+        self.put(job);
+        match self.take(|job| matches!(job, Job::Done(_))) {
+            Job::Done(block) => block,
+            _ => None,
+        }
+    }
+
+    /// Works until it is told to leave.
+    fn work(&self) {
+        loop {
+            let done = match self.take(|job| !matches!(job, Job::Done(_))) {
+                Job::Alloc(shape, zeroed, owner) => Some(Block::new(shape, zeroed, owner)),
+                Job::Resize(mut block, size) => {
+                    block.resize(size);
+                    Some(block)
+                }
+                Job::Free(block) => {
+                    block.free();
+                    None
+                }
+                Job::Enter(scope) => {
+                    self.put(Job::Done(None));
+                    match scope {
+                        Some(scope) => scope.run(|| self.work()),
+                        None => untracked(|| self.work()),
+                    }
+                    None
+                }
+                Job::Leave => return,
+                Job::Done(_) => None,
+            };
+            self.put(Job::Done(done));
+        }
+    }
+}
+
+/// What there is, and what there should be.
+struct Model {
+    group: MemoryGroup,
+    /// The handles of each scope.
+    scopes: Vec<Vec<MemoryScope>>,
+    blocks: Vec<Block>,
+    /// Which scopes each thread is in, by number, the innermost last.
+    inside: Vec<Vec<Option<usize>>>,
+    /// Number of the scope that each place has by now.
+    numbers: Vec<usize>,
+    ended: Vec<usize>,
+    next: usize,
+}
+
+impl Model {
+    fn run(steps: &[(usize, Step)]) {
+        let desks: Vec<_> = (0..THREADS).map(|_| Arc::new(Desk::default())).collect();
+        let threads: Vec<_> = desks
+            .iter()
+            .map(|desk| {
+                let desk = Arc::clone(desk);
+                thread::spawn(move || desk.work())
+            })
+            .collect();
+        let group = MemoryGroup::new();
+        let mut model = Self {
+            scopes: (0..SCOPES).map(|_| vec![group.scope()]).collect(),
+            group,
+            blocks: Vec::new(),
+            inside: vec![Vec::new(); THREADS],
+            numbers: (0..SCOPES).collect(),
+            ended: Vec::new(),
+            next: SCOPES,
+        };
+        for (thread, step) in steps {
+            model.step(*thread, &desks[*thread], *step);
+            model.check(BATCH * THREADS as i64);
+        }
+        for (desk, inside) in desks.iter().zip(&mut model.inside) {
+            inside.drain(..).for_each(|_| {
+                desk.ask(Job::Leave);
+            });
+            desk.put(Job::Leave);
+        }
+        threads
+            .into_iter()
+            .for_each(|thread| thread.join().unwrap());
+        model.check(0);
+        model.check_truth();
+        // What is there then is retained.
+        model.scopes.clear();
+        model.check_truth();
+        let owned = model.blocks.iter().filter(|block| block.owner.is_some());
+        let retained: usize = owned.map(|block| block.layout.size()).sum();
+        assert_eq!(model.group.retained().bytes, retained as u64);
+        model.blocks.drain(..).for_each(Block::free);
+        assert_eq!(model.group.usage().live, 0);
+        assert_eq!(model.group.retained().scopes, 0);
+        model.check_truth();
+    }
+
+    fn step(&mut self, thread: usize, desk: &Desk, step: Step) {
+        let any = |which: usize, blocks: &mut Vec<Block>| {
+            (!blocks.is_empty()).then(|| blocks.swap_remove(which % blocks.len()))
+        };
+        match step {
+            Step::Alloc(shape, zeroed) => {
+                let owner = self.inside[thread].last().copied().flatten();
+                self.blocks
+                    .extend(desk.ask(Job::Alloc(shape, zeroed, owner)));
+            }
+            Step::Resize(which, size) => {
+                if let Some(block) = any(which, &mut self.blocks) {
+                    self.blocks.extend(desk.ask(Job::Resize(block, size)));
+                }
+            }
+            Step::Free(which) => {
+                if let Some(block) = any(which, &mut self.blocks) {
+                    desk.ask(Job::Free(block));
+                }
+            }
+            Step::Enter(place) => {
+                desk.ask(Job::Enter(Some(self.scopes[place][0].clone())));
+                self.inside[thread].push(Some(self.numbers[place]));
+            }
+            Step::EnterNone => {
+                desk.ask(Job::Enter(None));
+                self.inside[thread].push(None);
+            }
+            Step::Leave => {
+                if self.inside[thread].pop().is_some() {
+                    desk.ask(Job::Leave);
+                }
+            }
+            Step::Clone(place) => {
+                let handle = self.scopes[place][0].clone();
+                self.scopes[place].push(handle);
+            }
+            Step::Drop(place) => {
+                self.scopes[place].pop();
+                if self.scopes[place].is_empty() {
+                    self.scopes[place].push(self.group.scope());
+                    self.ended.push(self.numbers[place]);
+                    self.numbers[place] = self.next;
+                    self.next += 1;
+                }
+            }
+        }
+    }
+
+    fn held(&self, number: usize) -> i64 {
+        let own = self
+            .blocks
+            .iter()
+            .filter(|block| block.owner == Some(number));
+        own.map(|block| block.layout.size() as i64).sum()
+    }
+
+    /// Each scope holds what it should, but for what threads in it have to tell.
+    fn check(&self, off: i64) {
+        let mut all = 0;
+        for (handles, number) in self.scopes.iter().zip(&self.numbers) {
+            let live = handles[0].usage().live as i64;
+            let held = self.held(*number);
+            assert!((live - held).abs() <= off, "{live} for {held} of {number}");
+            all += held;
+        }
+        all += self
+            .ended
+            .iter()
+            .map(|number| self.held(*number))
+            .sum::<i64>();
+        let live = self.group.usage().live as i64;
+        assert!((live - all).abs() <= off, "{live} for {all} of the group");
+    }
+
+    /// Everything that lives is counted once.
+    fn check_truth(&self) {
+        let process = process_usage();
+        let counted = process.unscoped + process.orphaned + self.group.usage().live;
+        assert_eq!(counted, ALLOC.live_bytes());
+    }
+}
+
+/// Blocks that threads pass on to each other.
+type Shared = Mutex<Vec<Block>>;
+
+fn run_free(steps: &[Vec<(usize, Step)>]) {
+    let group = MemoryGroup::new();
+    let scopes: Arc<Vec<_>> = Arc::new((0..SCOPES).map(|_| group.scope()).collect());
+    // Long enough not to grow in a scope.
+    let blocks: Arc<Shared> = Arc::new(Mutex::new(Vec::with_capacity(THREADS * STEPS)));
+    let threads: Vec<_> = steps
+        .iter()
+        .map(|steps| {
+            let (steps, scopes, blocks) = (steps.clone(), Arc::clone(&scopes), Arc::clone(&blocks));
+            thread::spawn(move || {
+                let mut steps = steps.iter();
+                while free(&mut steps, &scopes, &blocks, None) {}
+            })
+        })
+        .collect();
+    threads
+        .into_iter()
+        .for_each(|thread| thread.join().unwrap());
+    let held = |number: Option<usize>| {
+        let blocks = blocks.lock().unwrap();
+        let own = blocks.iter().filter(|block| block.owner == number);
+        own.map(|block| block.layout.size() as u64).sum::<u64>()
+    };
+    let mut all = 0;
+    for (number, scope) in scopes.iter().enumerate() {
+        assert_eq!(scope.usage().live, held(Some(number)));
+        all += scope.usage().live;
+    }
+    assert_eq!(group.usage().live, all);
+    let truth = || {
+        let process = process_usage();
+        let counted = process.unscoped + process.orphaned + group.usage().live;
+        assert_eq!(counted, ALLOC.live_bytes());
+    };
+    truth();
+    drop(scopes);
+    truth();
+    assert_eq!(group.retained().bytes, all);
+    blocks.lock().unwrap().drain(..).for_each(Block::free);
+    assert_eq!(group.usage().live, 0);
+    truth();
+}
+
+/// Does the steps until one leaves. Whether there are more.
+fn free(
+    steps: &mut std::slice::Iter<'_, (usize, Step)>,
+    scopes: &[MemoryScope],
+    blocks: &Shared,
+    owner: Option<usize>,
+) -> bool {
+    let any = |which: usize| {
+        let mut blocks = blocks.lock().unwrap();
+        let len = blocks.len();
+        (len > 0).then(|| blocks.swap_remove(which % len))
+    };
+    let put = |block| blocks.lock().unwrap().push(block);
+    while let Some((_, step)) = steps.next() {
+        match *step {
+            Step::Alloc(shape, zeroed) => put(Block::new(shape, zeroed, owner)),
+            Step::Resize(which, size) => {
+                if let Some(mut block) = any(which) {
+                    block.resize(size);
+                    put(block);
+                }
+            }
+            Step::Free(which) => any(which).into_iter().for_each(Block::free),
+            Step::Enter(place) => {
+                let scope = scopes[place].clone();
+                scope.run(|| free(steps, scopes, blocks, Some(place)));
+            }
+            Step::EnterNone => {
+                untracked(|| free(steps, scopes, blocks, None));
+            }
+            Step::Clone(place) => drop(scopes[place].clone()),
+            Step::Drop(_) => drop(MemoryScope::current()),
+            Step::Leave => return true,
+        }
+    }
+    false
+}

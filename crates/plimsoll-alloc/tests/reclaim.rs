@@ -1,0 +1,54 @@
+//! Memory given back by allocators other than the system's, which are not installed here.
+#![cfg(all(
+    any(feature = "jemalloc", feature = "mimalloc"),
+    target_os = "linux",
+    not(any(plimsoll_loom, miri))
+))]
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
+
+use plimsoll_alloc::{CountingAllocator, MemoryScope, Reclaim, TrackingAllocator};
+use std::{
+    alloc::{GlobalAlloc, Layout},
+    sync::{Mutex, PoisonError},
+};
+
+/// What is resident is so for the process, so nothing may run beside a test.
+static ONE: Mutex<()> = Mutex::new(());
+
+fn gives_back(allocator: &(impl GlobalAlloc + Reclaim)) {
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let layout = Layout::new::<[u8; 2_000]>();
+    let scope = MemoryScope::new();
+    let blocks: Vec<_> = scope.run(|| {
+        (0..40_000)
+            .map(|_| {
+                // SAFETY: it is not empty, and written to as long as it is.
+                unsafe {
+                    let block = allocator.alloc(layout);
+                    block.write_bytes(1, layout.size());
+                    block
+                }
+            })
+            .collect()
+    });
+    assert!(scope.usage().live >= 80_000_000);
+    for block in blocks {
+        // SAFETY: it has that layout, and is not used again.
+        unsafe { allocator.dealloc(block, layout) };
+    }
+    let reclaimed = allocator.reclaim();
+    assert!(reclaimed.freed().unwrap() > 60_000_000, "{reclaimed:?}");
+}
+
+#[test]
+#[cfg(feature = "jemalloc")]
+fn jemalloc_gives_free_memory_back() {
+    let jemalloc = TrackingAllocator::new(tikv_jemallocator::Jemalloc);
+    gives_back(&CountingAllocator::new(jemalloc));
+}
+
+#[test]
+#[cfg(feature = "mimalloc")]
+fn mimalloc_gives_free_memory_back() {
+    gives_back(&TrackingAllocator::new(mimalloc::MiMalloc));
+}
