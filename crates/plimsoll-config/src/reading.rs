@@ -95,7 +95,7 @@ impl Reading {
         for node in [&file.root, &environment.root] {
             self.pass("", settings, node, others);
         }
-        self.show("", settings, None, Source::Code);
+        self.show("", settings, None, &Source::Code);
     }
 
     /// Reads the settings of one group of a file. Whether there are other groups that nobody knows is
@@ -117,7 +117,7 @@ impl Reading {
                 }
             }
         }
-        self.show(key, settings, None, Source::Code);
+        self.show(key, settings, None, &Source::Code);
     }
 
     /// The items of the list that a file has under `key`, each with a name of its own under `name`.
@@ -190,7 +190,7 @@ impl Reading {
         if let Some(variable) = place.ok().and_then(|place| variables.get(place)) {
             self.pass(&path, settings, &variable.node, &[]);
         }
-        self.show(&path, settings, Some(general), item.source.clone());
+        self.show(&path, settings, Some(general), &item.source);
     }
 
     /// Says which variables are about items of other names than these, or about several of them.
@@ -363,7 +363,7 @@ impl Reading {
         path: &str,
         settings: &mut dyn Settings,
         general: Option<&str>,
-        otherwise: Source,
+        otherwise: &Source,
     ) {
         let inherited = general.map(|general| join(path, general));
         let first = self.values.len();
@@ -372,7 +372,7 @@ impl Reading {
             path: path.to_owned(),
             inherited: inherited.as_deref(),
             general: general.unwrap_or_default(),
-            otherwise: &otherwise,
+            otherwise,
             first,
             broken: Vec::new(),
         };
