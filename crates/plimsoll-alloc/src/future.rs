@@ -1,33 +1,56 @@
-use crate::MemoryScope;
+use crate::{Entered, MemoryScope};
 use std::{
     mem::ManuallyDrop,
     pin::Pin,
     task::{Context, Poll},
 };
 
-/// A future that is polled, and dropped, in a scope.
+/// A future, or a stream or a body, that is polled and dropped in a scope, if it has one.
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
-pub struct Scoped<F> {
-    future: ManuallyDrop<F>,
-    scope: MemoryScope,
+pub struct Scoped<T> {
+    inner: ManuallyDrop<T>,
+    scope: Option<MemoryScope>,
 }
 
 impl MemoryScope {
-    /// Has a future polled, and dropped, in this scope.
-    pub const fn scoped<F>(self, future: F) -> Scoped<F> {
-        Scoped {
-            future: ManuallyDrop::new(future),
-            scope: self,
-        }
+    /// Has a future, or anything else, polled and dropped in this scope.
+    pub const fn scoped<T>(self, inner: T) -> Scoped<T> {
+        Scoped::new(inner, Some(self))
     }
 }
 
-impl<F> Scoped<F> {
+impl<T> Scoped<T> {
+    /// Has something polled and dropped in a scope; where there is none, as it would be anyway.
+    pub const fn new(inner: T, scope: Option<MemoryScope>) -> Self {
+        Self {
+            inner: ManuallyDrop::new(inner),
+            scope,
+        }
+    }
+
     /// The scope.
     #[must_use]
-    pub const fn scope(&self) -> &MemoryScope {
-        &self.scope
+    pub const fn scope(&self) -> Option<&MemoryScope> {
+        self.scope.as_ref()
+    }
+
+    /// What is inside, outside of the scope.
+    #[must_use]
+    pub fn inner(&self) -> &T {
+        &self.inner
+    }
+
+    /// What is inside, and the scope, which is left when the guard is dropped: for traits that are
+    /// polled and not known here.
+    #[inline]
+    pub fn enter(self: Pin<&mut Self>) -> (Option<Entered<'_>>, Pin<&mut T>) {
+        // SAFETY: what is inside is not moved out of what is pinned: it is only borrowed here, and
+        // dropped in place; the scope is not pinned.
+        let this = unsafe { self.get_unchecked_mut() };
+        let entered = this.scope.as_ref().map(MemoryScope::enter);
+        // SAFETY: as above.
+        (entered, unsafe { Pin::new_unchecked(&mut *this.inner) })
     }
 }
 
@@ -36,19 +59,15 @@ impl<F: Future> Future for Scoped<F> {
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        // SAFETY: the future is not moved out of what is pinned: it is only borrowed here, and
-        // dropped in place; the scope is not pinned.
-        let this = unsafe { self.get_unchecked_mut() };
-        let _entered = this.scope.enter();
-        // SAFETY: as above.
-        unsafe { Pin::new_unchecked(&mut *this.future) }.poll(cx)
+        let (_entered, future) = self.enter();
+        future.poll(cx)
     }
 }
 
-impl<F> Drop for Scoped<F> {
+impl<T> Drop for Scoped<T> {
     fn drop(&mut self) {
-        let _entered = self.scope.enter();
+        let _entered = self.scope.as_ref().map(MemoryScope::enter);
         // SAFETY: it is dropped once, in place, and not used afterwards.
-        unsafe { ManuallyDrop::drop(&mut self.future) };
+        unsafe { ManuallyDrop::drop(&mut self.inner) };
     }
 }

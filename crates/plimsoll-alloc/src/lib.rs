@@ -58,5 +58,5 @@ pub use self::{
         Charge, Entered, MemoryGroup, MemoryScope, MemoryUsage, OverLimit, ProcessUsage, Retained,
         process_usage, set_now, untracked,
     },
-    tracking::{Mode, TrackingAllocator, mode, set_mode},
+    tracking::{Mode, TrackingAllocator, is_installed, mode, set_mode},
 };

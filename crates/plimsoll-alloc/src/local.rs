@@ -215,6 +215,14 @@ pub(crate) fn switch(tag: u64) -> u64 {
     })
 }
 
+/// Bytes that this thread has allocated, whatever for. It wraps.
+pub(crate) fn allocated_here() -> u64 {
+    LOCAL.with(|local| {
+        let allocated = local.batches.iter().map(|batch| batch.allocated.get());
+        allocated.fold(0, u64::wrapping_add)
+    })
+}
+
 /// The tag of the scope that the thread is in.
 pub(crate) fn current() -> u64 {
     LOCAL.with(|local| local.current.get())

@@ -71,6 +71,16 @@ pub fn set_mode(mode: Mode) {
     MODE.store(mode as u8, Relaxed);
 }
 
+/// Whether a [`TrackingAllocator`] is the program's allocator, and counts. Without one, scopes hold
+/// nothing.
+#[must_use]
+pub fn is_installed() -> bool {
+    let before = local::allocated_here();
+    // Unseen by the optimiser, which may take an allocation away that nobody looks at.
+    drop(std::hint::black_box(Box::new([0_u8; 64])));
+    local::allocated_here() != before
+}
+
 /// How much is counted.
 pub fn mode() -> Mode {
     match MODE.load(Relaxed) {

@@ -1,7 +1,8 @@
-use super::endpoint::Visit;
+use super::{endpoint::Visit, memory::Weighing};
 use bytes::Buf;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
+use plimsoll_alloc::Scoped;
 use std::{
     pin::Pin,
     task::{Context, Poll, ready},
@@ -12,14 +13,20 @@ pin_project! {
     #[derive(Debug)]
     pub struct EdgeBody<B> {
         #[pin]
-        inner: B,
+        inner: Scoped<B>,
         visit: Option<Visit>,
+        // Dropped last: what is inside weighs, too.
+        weighing: Option<Weighing>,
     }
 }
 
 impl<B> EdgeBody<B> {
-    pub(super) fn new(inner: B, visit: Option<Visit>) -> Self {
-        Self { inner, visit }
+    pub(super) fn new(inner: Scoped<B>, visit: Option<Visit>, weighing: Option<Weighing>) -> Self {
+        Self {
+            inner,
+            visit,
+            weighing,
+        }
     }
 }
 
@@ -31,15 +38,19 @@ impl<B: Body> Body for EdgeBody<B> {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        let mut this = self.project();
-        let frame = ready!(this.inner.as_mut().poll_frame(cx));
+        let this = self.project();
+        let (entered, mut inner) = this.inner.enter();
+        let frame = ready!(inner.as_mut().poll_frame(cx));
+        let is_last = inner.is_end_stream();
+        // What is counted from here on is not the request's.
+        drop(entered);
         match (&frame, this.visit.as_mut()) {
             (Some(Ok(frame)), Some(visit)) => {
                 if let Some(data) = frame.data_ref() {
                     visit.sent(data.remaining());
                 }
                 // The connection does not ask again after the last frame.
-                if visit.is_body_open() && this.inner.is_end_stream() {
+                if visit.is_body_open() && is_last {
                     visit.body_ended();
                 }
             }
@@ -55,10 +66,10 @@ impl<B: Body> Body for EdgeBody<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.inner.inner().is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        self.inner.inner().size_hint()
     }
 }

@@ -1,8 +1,9 @@
 //! What is counted, by endpoint.
 
-use super::{EndpointSnapshot, cells::Cells};
+use super::{EndpointMemory, EndpointSnapshot, cells::Cells, memory::Weighing};
 use http::{Method, Response, StatusCode, header};
 use http_body::Body;
+use plimsoll_alloc::{MemoryGroup, MemoryScope};
 use plimsoll_core::{Clock, Name, stripe};
 use std::{
     collections::HashMap,
@@ -39,6 +40,8 @@ pub(super) struct Endpoint {
     clock: Clock,
     /// Made when a thread of theirs first comes.
     stripes: [OnceLock<Arc<Cells>>; STRIPES],
+    /// Where requests are weighed: where that can be done.
+    memory: Option<MemoryGroup>,
 }
 
 /// One request in flight. Dropping it is the end of the request.
@@ -156,6 +159,8 @@ impl Endpoint {
             name,
             clock,
             stripes: [const { OnceLock::new() }; STRIPES],
+            // Taken anew for each endpoint, since the first may come before counting begins.
+            memory: plimsoll_alloc::is_installed().then(MemoryGroup::new),
         }
     }
 
@@ -172,6 +177,17 @@ impl Endpoint {
         self.stripes.iter().filter_map(OnceLock::get)
     }
 
+    /// The scope of a request, and what weighs it at its end.
+    pub(super) fn weigh(&self) -> Option<(MemoryScope, Weighing)> {
+        let scope = self.memory.as_ref()?.scope();
+        if !scope.is_counted() {
+            // There is no place for it, and it would be weighed as nothing.
+            return None;
+        }
+        let weighing = Weighing::new(self.cells().weights().clone(), scope.clone());
+        Some((scope, weighing))
+    }
+
     fn in_flight(&self) -> usize {
         // One reference is ours.
         self.stripes()
@@ -181,6 +197,7 @@ impl Endpoint {
 
     fn snapshot(&self) -> EndpointSnapshot {
         let mut snapshot = EndpointSnapshot::new(self.name, self.in_flight());
+        snapshot.memory = self.memory.as_ref().map(EndpointMemory::of);
         for cells in self.stripes() {
             cells.add_to(&mut snapshot);
         }

@@ -1,9 +1,10 @@
 //! Future types.
 
-use super::{EdgeBody, endpoint::Visit};
+use super::{EdgeBody, endpoint::Visit, memory::Weighing};
 use http::Response;
 use http_body::Body;
 use pin_project_lite::pin_project;
+use plimsoll_alloc::Scoped;
 use std::{
     pin::Pin,
     task::{Context, Poll},
@@ -15,18 +16,20 @@ pin_project! {
     #[must_use = "futures do nothing unless polled"]
     pub struct EdgeFuture<F> {
         #[pin]
-        inner: F,
-        // Moves on into the body.
+        inner: Scoped<F>,
+        // Both move on into the body.
         visit: Option<Visit>,
+        weighing: Option<Weighing>,
     }
 }
 
 impl<F> EdgeFuture<F> {
-    pub(super) fn new(inner: F, mut visit: Visit) -> Self {
+    pub(super) fn new(inner: Scoped<F>, mut visit: Visit, weighing: Option<Weighing>) -> Self {
         visit.left();
         Self {
             inner,
             visit: Some(visit),
+            weighing,
         }
     }
 }
@@ -39,11 +42,11 @@ where
     type Output = Result<Response<EdgeBody<B>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
+        let mut this = self.project();
         if let Some(visit) = this.visit {
             visit.entered();
         }
-        match this.inner.poll(cx) {
+        match this.inner.as_mut().poll(cx) {
             Poll::Pending => {
                 if let Some(visit) = this.visit {
                     visit.left();
@@ -55,7 +58,8 @@ where
                     visit.responded(&response);
                 }
                 let (head, body) = response.into_parts();
-                let body = EdgeBody::new(body, this.visit.take());
+                let body = Scoped::new(body, this.inner.scope().cloned());
+                let body = EdgeBody::new(body, this.visit.take(), this.weighing.take());
                 Poll::Ready(Ok(Response::from_parts(head, body)))
             }
             Poll::Ready(Err(error)) => {

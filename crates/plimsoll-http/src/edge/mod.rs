@@ -29,6 +29,23 @@
 //! clients choose. At most [`EdgeLayer::max_endpoints`] labels are told apart; later ones share
 //! `__overflow__`.
 //!
+//! # Memory
+//!
+//! Where a [`TrackingAllocator`](plimsoll_alloc::TrackingAllocator) is the program's allocator, each
+//! request is weighed: what it allocated, what it held at most, and what of it is still held after
+//! it has ended. [`EndpointMemory`] tells, by endpoint; so do
+//!
+//! | metric (feature `metrics`) | kind | labels |
+//! |---|---|---|
+//! | `plimsoll_http_memory_live_bytes` | gauge | `endpoint` |
+//! | `plimsoll_http_memory_retained_bytes` | gauge | `endpoint` |
+//! | `plimsoll_http_memory_allocated_bytes_total` | counter | `endpoint` |
+//! | `plimsoll_http_memory_peak_bytes` | histogram, as above | `endpoint` |
+//!
+//! What the handler, its body, and futures that they hold allocate belongs to the request, as long as
+//! anybody has it. What the connection allocates for it, its head among that, and what tasks do that
+//! it spawned, does not.
+//!
 //! # Cost
 //!
 //! No allocation per request, and some sixty nanoseconds on one thread. Threads count in up to four
@@ -44,6 +61,7 @@ mod body;
 mod cells;
 mod endpoint;
 pub mod future;
+mod memory;
 #[cfg(feature = "metrics")]
 mod publish;
 mod snapshot;
@@ -51,14 +69,17 @@ mod snapshot;
 pub use self::{
     body::EdgeBody,
     cells::BOUNDS,
+    memory::{EndpointMemory, SIZES},
     snapshot::{EndpointSnapshot, RequestCounts},
 };
 use self::{
     endpoint::{Endpoint, Endpoints, Visit},
     future::EdgeFuture,
+    memory::Weighing,
 };
 use http::{Extensions, Request, Response};
 use http_body::Body;
+use plimsoll_alloc::{MemoryScope, Scoped};
 use plimsoll_core::Name;
 use std::{
     fmt,
@@ -185,22 +206,29 @@ where
 
     fn call(&mut self, request: Request<A>) -> Self::Future {
         // Made first: it counts the request even if the inner service panics in `call`.
-        let visit = self.route.visit(&request);
-        EdgeFuture::new(self.inner.call(request), visit)
+        let (visit, weigh) = self.route.visit(&request);
+        match weigh {
+            None => EdgeFuture::new(Scoped::new(self.inner.call(request), None), visit, None),
+            Some((scope, weighing)) => {
+                let call = || self.inner.call(request);
+                let inner = scope.run(call);
+                EdgeFuture::new(scope.scoped(inner), visit, Some(weighing))
+            }
+        }
     }
 }
 
 // === impl Route ===
 
 impl Route {
-    fn visit<A>(&self, request: &Request<A>) -> Visit {
+    fn visit<A>(&self, request: &Request<A>) -> (Visit, Option<(MemoryScope, Weighing)>) {
         let label = label(request.extensions());
         let first = self.first.get();
         if let Some(first) = first.filter(|first| first.name() == label) {
-            return Visit::begin(first, request.method());
+            return (Visit::begin(first, request.method()), first.weigh());
         }
         let endpoint = self.endpoints.get(label);
-        let visit = Visit::begin(&endpoint, request.method());
+        let visit = (Visit::begin(&endpoint, request.method()), endpoint.weigh());
         if first.is_none() {
             let _ = self.first.set(endpoint);
         }

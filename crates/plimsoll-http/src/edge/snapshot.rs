@@ -1,4 +1,4 @@
-use super::cells::BOUNDS;
+use super::{EndpointMemory, cells::BOUNDS};
 use plimsoll_core::Name;
 use std::time::Duration;
 
@@ -12,6 +12,8 @@ pub struct EndpointSnapshot {
     pub in_flight: usize,
     /// Responses whose body failed or was dropped before its end.
     pub cut: u64,
+    /// What its requests allocate and hold; none where that is not known.
+    pub memory: Option<EndpointMemory>,
     /// The requests that ended, by method and status class, as far as there were any.
     pub requests: Vec<RequestCounts>,
 }
@@ -37,6 +39,7 @@ impl EndpointSnapshot {
             endpoint,
             in_flight,
             cut: 0,
+            memory: None,
             requests: Vec::new(),
         }
     }
