@@ -1,7 +1,7 @@
 //! The routes of *admin*: holdings and tasks here, others below.
 
 use crate::{
-    breakers, configuration,
+    breakers, configuration, memory,
     problem::{self, Problem},
     shared::Shared,
     view::{HoldingsView, SweepView, SweptView, TasksView},
@@ -23,6 +23,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/api/v1/tasks", get(tasks))
         .merge(breakers::routes())
         .merge(configuration::routes())
+        .merge(memory::routes())
         .method_not_allowed_fallback(problem::method_not_allowed)
         .fallback(problem::not_found)
         .with_state(shared)

@@ -1,6 +1,7 @@
 use crate::{
     authority::{Authority, Origin, is_loopback},
     guard::Guard,
+    shared::Parts,
 };
 use plimsoll_breaker::Breakers;
 use plimsoll_config::Configuration;
@@ -8,6 +9,7 @@ use plimsoll_core::{
     ConfigError,
     settings::{self, Fields, Kind, Secret, Setting, Settings, Value, address, secret, texts},
 };
+use plimsoll_http::EdgeLayer;
 use std::{
     fmt,
     net::{Ipv4Addr, SocketAddr},
@@ -33,6 +35,7 @@ pub struct ControlConfig {
     publishers: Vec<Publisher>,
     breakers: Option<Breakers>,
     configuration: Option<Arc<dyn Configuration>>,
+    edge: Option<EdgeLayer>,
 }
 
 /// Writes to the recorder what is counted elsewhere.
@@ -65,6 +68,7 @@ impl ControlConfig {
             publishers: Vec::new(),
             breakers: None,
             configuration: None,
+            edge: None,
         }
     }
 
@@ -162,8 +166,27 @@ impl ControlConfig {
         self.configuration.is_some()
     }
 
-    pub(crate) fn given_configuration(&self) -> Option<Arc<dyn Configuration>> {
-        self.configuration.clone()
+    /// Sets the edge whose requests *admin* shows.
+    ///
+    /// None by default; `plimsoll::Plimsoll` then sets its own. Its metrics are published by
+    /// [`before_scrape`](Self::before_scrape).
+    pub fn edge(mut self, edge: EdgeLayer) -> Self {
+        self.edge = Some(edge);
+        self
+    }
+
+    /// Whether [`edge`](Self::edge) was given one.
+    #[must_use]
+    pub fn has_edge(&self) -> bool {
+        self.edge.is_some()
+    }
+
+    pub(crate) fn parts(&self) -> Parts {
+        Parts {
+            breakers: self.breakers.clone().unwrap_or_default(),
+            configuration: self.configuration.clone(),
+            edge: self.edge.clone(),
+        }
     }
 
     pub(crate) fn publishers(&self) -> Vec<Publisher> {

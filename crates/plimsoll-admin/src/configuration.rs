@@ -68,7 +68,7 @@ async fn reload(State(shared): State<Arc<Shared>>, uri: Uri) -> Result<Response,
 
 fn find(shared: &Shared) -> Result<Arc<dyn Configuration>, Problem> {
     let none = || Problem::new(StatusCode::NOT_FOUND, "the service shows no configuration");
-    shared.configuration.clone().ok_or_else(none)
+    shared.parts.configuration.clone().ok_or_else(none)
 }
 
 /// A problem document with a member for each problem (RFC 9457 §3.2).

@@ -72,8 +72,7 @@ impl Control {
     ) -> Result<Self, ControlError> {
         let main = Handle::try_current().map_err(|_| ControlError::NoRuntime)?;
         let publishers = config.publishers();
-        let breakers = config.given_breakers().cloned().unwrap_or_default();
-        let configuration = config.given_configuration();
+        let parts = config.parts();
         let plan = config.plan()?;
         let sites = Site::bind(&plan)?;
         let addr = |wanted: fn(&Site) -> bool| {
@@ -83,13 +82,7 @@ impl Control {
         let (probe_addr, admin_addr) = (addr(|site| site.probe), addr(|site| site.admin));
 
         let shared = Arc::new(Shared::new(
-            registry,
-            lifecycle,
-            breakers,
-            configuration,
-            metrics,
-            publishers,
-            main,
+            registry, lifecycle, parts, metrics, publishers, main,
         ));
         let guard = Arc::new(plan.guard);
         let sites = sites.into_iter().map(|site| {

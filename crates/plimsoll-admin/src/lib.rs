@@ -17,6 +17,7 @@
 //! | admin | `GET /api/v1/breakers/{name}` | one of them, with a page of its history |
 //! | admin | `POST /api/v1/breakers/{name}/{action}` | has it `open`, `close`, `force-open`, `half-open`, `reset`, `disable`, keep `metrics-only`, or do its `cleanup` |
 //! | admin | `POST /api/v1/breakers/cleanup` | cleans them all up |
+//! | admin | `GET /api/v1/memory/requests` | what the requests of [`ControlConfig::edge`] allocate, hold at most and leave behind, by endpoint |
 //! | admin | `GET /api/v1/config` | every setting of [`ControlConfig::configuration`] with where it comes from, and what was wrong with the last reload |
 //! | admin | `POST /api/v1/config/reload` | reads files and variables again; what changed, or 422 and everything that is wrong |
 //!
@@ -77,6 +78,7 @@ mod configuration;
 mod control;
 mod error;
 mod guard;
+mod memory;
 mod probe;
 mod problem;
 mod recorder;

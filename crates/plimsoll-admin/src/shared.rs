@@ -4,6 +4,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use plimsoll_breaker::Breakers;
 use plimsoll_config::Configuration;
 use plimsoll_core::{Lifecycle, Registry};
+use plimsoll_http::EdgeLayer;
 use std::{sync::Arc, time::Duration};
 use tokio::{runtime::Handle, sync::Semaphore, time::timeout};
 
@@ -13,12 +14,19 @@ pub(crate) const SWEEP_TIMEOUT: Duration = Duration::from_secs(30);
 /// The most sweeps under way that were asked for here.
 pub(crate) const MAX_SWEEPS: usize = 4;
 
+/// What a service has besides holdings and tasks, as far as it has.
+#[derive(Clone, Default)]
+pub(crate) struct Parts {
+    pub(crate) breakers: Breakers,
+    pub(crate) configuration: Option<Arc<dyn Configuration>>,
+    pub(crate) edge: Option<EdgeLayer>,
+}
+
 /// What the routes know.
 pub(crate) struct Shared {
     pub(crate) registry: Registry,
     pub(crate) lifecycle: Lifecycle,
-    breakers: Breakers,
-    pub(crate) configuration: Option<Arc<dyn Configuration>>,
+    pub(crate) parts: Parts,
     pub(crate) metrics: Option<PrometheusHandle>,
     /// Run before each scrape.
     pub(crate) publishers: Vec<Publisher>,
@@ -37,8 +45,7 @@ impl Shared {
     pub(crate) fn new(
         registry: Registry,
         lifecycle: Lifecycle,
-        breakers: Breakers,
-        configuration: Option<Arc<dyn Configuration>>,
+        parts: Parts,
         metrics: Option<PrometheusHandle>,
         publishers: Vec<Publisher>,
         main: Handle,
@@ -46,8 +53,7 @@ impl Shared {
         Self {
             registry,
             lifecycle,
-            breakers,
-            configuration,
+            parts,
             metrics,
             publishers,
             main,
@@ -92,7 +98,7 @@ impl Shared {
         &self,
         question: impl FnOnce(&Breakers) -> T + Send + 'static,
     ) -> impl FnOnce() -> T + Send + 'static {
-        let (breakers, main) = (self.breakers.clone(), self.main.clone());
+        let (breakers, main) = (self.parts.breakers.clone(), self.main.clone());
         move || {
             let _inside = main.enter();
             question(&breakers)

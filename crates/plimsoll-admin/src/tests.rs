@@ -4,7 +4,7 @@ use crate::{
     api,
     ask::TIMEOUT,
     probe,
-    shared::{MAX_SWEEPS, SWEEP_TIMEOUT, Shared},
+    shared::{MAX_SWEEPS, Parts, SWEEP_TIMEOUT, Shared},
 };
 use axum::{
     Router,
@@ -34,8 +34,7 @@ fn shared(registry: &Registry, lifecycle: &Lifecycle, main: Handle) -> Arc<Share
     let shared = Shared::new(
         registry,
         lifecycle,
-        Breakers::new(),
-        None,
+        Parts::default(),
         None,
         Vec::new(),
         main,
@@ -179,7 +178,17 @@ fn with_an_observer_that_hangs(
     };
     breaker.observe(observer).unwrap();
     let (registry, lifecycle, main) = (Registry::new(), Lifecycle::new(), Handle::current());
-    let shared = Shared::new(registry, lifecycle, breakers, None, None, Vec::new(), main);
+    let shared = Shared::new(
+        registry,
+        lifecycle,
+        Parts {
+            breakers,
+            ..Parts::default()
+        },
+        None,
+        Vec::new(),
+        main,
+    );
     (api::router(Arc::new(shared)), release, entered)
 }
 
@@ -263,8 +272,10 @@ impl Hanging {
         let shared = Shared::new(
             registry,
             lifecycle,
-            Breakers::new(),
-            Some(Arc::new(hanging)),
+            Parts {
+                configuration: Some(Arc::new(hanging)),
+                ..Parts::default()
+            },
             None,
             Vec::new(),
             main,
@@ -359,8 +370,10 @@ async fn a_reload_after_the_end_of_the_service_is_answered() {
     let shared = Shared::new(
         Registry::new(),
         Lifecycle::new(),
-        Breakers::new(),
-        Some(Arc::new(hanging)),
+        Parts {
+            configuration: Some(Arc::new(hanging)),
+            ..Parts::default()
+        },
         None,
         Vec::new(),
         main.handle().clone(),

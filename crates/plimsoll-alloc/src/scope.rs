@@ -28,12 +28,14 @@ pub struct Retained {
     pub bytes: u64,
 }
 
-/// What the process holds besides scopes, in bytes, and how often there was no place for one.
+/// What the process holds, in bytes, and how often there was no place for a scope.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct ProcessUsage {
     /// What was allocated in no scope, and is live.
     pub unscoped: u64,
+    /// What scopes hold, those that have ended included.
+    pub scoped: u64,
     /// What scopes hold whose place was taken.
     pub orphaned: u64,
     /// How many scopes had their place taken while they retained something.
@@ -42,7 +44,15 @@ pub struct ProcessUsage {
     pub refused: u64,
 }
 
-/// What the process holds besides scopes and groups. 64 KiB may be missing for each thread.
+impl ProcessUsage {
+    /// All that was allocated and not freed.
+    #[must_use]
+    pub const fn live(&self) -> u64 {
+        self.unscoped + self.scoped + self.orphaned
+    }
+}
+
+/// What the process holds. 64 KiB may be missing for each thread. O(places).
 #[must_use]
 pub fn process_usage() -> ProcessUsage {
     local::flush_all();
@@ -54,6 +64,7 @@ pub fn process_usage() -> ProcessUsage {
     } = slot::bound();
     ProcessUsage {
         unscoped: u64::try_from(root.live).unwrap_or(0),
+        scoped: u64::try_from(slot::scoped()).unwrap_or(0),
         orphaned: u64::try_from(orphans).unwrap_or(0),
         given_up,
         refused,

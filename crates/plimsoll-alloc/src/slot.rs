@@ -575,6 +575,17 @@ pub(crate) fn bound() -> Bound {
     }
 }
 
+/// Bytes that are held in the name of all scopes. O(slots).
+pub(crate) fn scoped() -> i64 {
+    let used = SLAB.used.load(Relaxed) as usize;
+    let slots = SLAB.slots.iter().take(used + 1).skip(1);
+    // A group holds what its scopes do.
+    let scopes = slots.filter(|slot| slot.group.load(Relaxed) == 0);
+    scopes
+        .map(|slot| Word(slot.word.load(Relaxed)).live())
+        .sum()
+}
+
 /// Every scope of a group that has ended and in whose name bytes are held: when it ended, and the
 /// bytes. O(slots).
 pub(crate) fn retained(group: u64, mut each: impl FnMut(u64, i64)) {

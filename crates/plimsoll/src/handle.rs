@@ -101,8 +101,12 @@ impl Plimsoll {
         let edge = EdgeLayer::new();
         #[cfg(all(feature = "admin", feature = "http"))]
         let control = control.map(|control| {
-            let edge = edge.clone();
-            control.before_scrape(move || edge.publish_metrics())
+            let published = edge.clone();
+            let control = control.before_scrape(move || published.publish_metrics());
+            match control.has_edge() {
+                true => control,
+                false => control.edge(edge.clone()),
+            }
         });
         #[cfg(feature = "adapter")]
         let adapters = AdapterDirectory::new();

@@ -53,6 +53,7 @@ pub use plimsoll_adapter::{
 };
 #[cfg(feature = "admin")]
 pub use plimsoll_admin::ControlConfig;
+pub use plimsoll_alloc::{self as alloc, MemoryScope, TrackingAllocator};
 #[cfg(feature = "breaker")]
 pub use plimsoll_breaker::{
     self as breaker, Breakers, CircuitBreaker, CircuitBreakerConfig, CircuitBreakerLayer,

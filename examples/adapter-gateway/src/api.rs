@@ -4,6 +4,7 @@ use crate::{
     adapters::Known,
     body::JsonBody,
     flaky::{Flaky, Mode},
+    leak,
     problem::Problem,
     question::{Found, Question},
     reply::Reply,
@@ -65,6 +66,7 @@ pub fn router(gateway: Gateway) -> Router {
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(gateway)
+        .merge(leak::routes())
 }
 
 async fn front_page(State(gateway): State<Gateway>, headers: HeaderMap) -> String {
@@ -91,6 +93,12 @@ to come again. See how they are, and drop what is too old of what they remember:
 
   curl http://{host}/adapters
   curl -X POST http://{host}/adapters/cleanup
+
+See which route holds how much memory, after you had one keep some:
+
+  curl http://{host}/demo/leak -H 'content-type: application/json' -d '{{"kib": 256}}'
+  curl ADMIN/api/v1/memory/requests
+  curl -X DELETE http://{host}/demo/leak
 
 Which adapters there are, and their limits, is in adapters.yaml and config.yaml, in the folder that
 --config names. Change them while the gateway runs: it reads them again by itself. On the admin

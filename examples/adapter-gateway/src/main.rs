@@ -18,8 +18,10 @@ use adapter_gateway::{
     vector::{self, Index},
 };
 use clap::Parser as _;
-use plimsoll::{Config, ConfigFiles, LoadError, Loaded, Plimsoll, config_files::EXIT_CODE};
-use plimsoll_alloc::CountingAllocator;
+use plimsoll::{
+    Config, ConfigFiles, LoadError, Loaded, Plimsoll, TrackingAllocator, alloc::process_usage,
+    config_files::EXIT_CODE,
+};
 use std::{
     collections::HashMap,
     env, fmt,
@@ -33,9 +35,9 @@ use std::{
 use tokio::{net::TcpListener, task};
 use tracing_subscriber::EnvFilter;
 
-/// Counts what is allocated, so that a load can tell whether anything is left behind.
+/// Knows for every block which request it was allocated for.
 #[global_allocator]
-static HEAP: CountingAllocator = CountingAllocator::system();
+static ALLOC: TrackingAllocator = TrackingAllocator::system();
 
 /// The adapter that repeats the question, and fails on request.
 const ECHO: &str = "demo-flaky";
@@ -135,7 +137,7 @@ async fn run(args: Args) -> Result<u8, BoxError> {
                 flaky,
                 flip: args.flip,
                 reloads,
-                heap: || HEAP.live_bytes(),
+                heap: || process_usage().live(),
             };
             Some((plimsoll.spawn("load", drive.run())?, watch))
         }

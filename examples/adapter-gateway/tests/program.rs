@@ -792,3 +792,62 @@ fn what_keeps_it_from_starting_is_said_in_one_line() {
         assert!(error.contains(remedy), "{error}");
     }
 }
+
+#[test]
+fn a_route_that_leaks_is_told_with_its_bytes_and_the_others_are_not() {
+    let program = Running::start("program-leak", "0");
+    for _ in 0..8 {
+        let answer = rest(program.begin("/demo/leak", r#"{"kib": 256}"#));
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        let answer = rest(program.begin("/ask", r#"{"question": "Who leaks?"}"#));
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    let weighed = || {
+        let answer = document(&program.administer("/api/v1/memory/requests"));
+        assert_eq!(answer["weighed"], true);
+        let endpoints = answer["endpoints"].as_array().expect("a list").clone();
+        let named = |name: &str| {
+            let mut endpoints = endpoints.iter();
+            let endpoint = endpoints.find(|endpoint| endpoint["endpoint"] == name);
+            endpoint.expect("an endpoint").clone()
+        };
+        (endpoints[0].clone(), named("/demo/leak"), named("/ask"))
+    };
+    let (first, leak, ask) = weighed();
+    assert_eq!(
+        first["endpoint"], "/demo/leak",
+        "whoever retains most comes first"
+    );
+    let retained = leak["retained_bytes"].as_u64().expect("bytes");
+    let kept = 8 * 256 * 1_024;
+    assert!((kept..kept + kept / 100).contains(&retained), "{leak}");
+    assert_eq!(leak["retaining_requests"], 8);
+    // The first questions open connections, which stay.
+    assert!(
+        ask["retained_bytes"].as_u64().expect("bytes") < kept / 20,
+        "{ask}"
+    );
+    assert!(ask["peak"]["max"].as_u64().expect("bytes") > 0, "{ask}");
+    let metrics = program.administer("/metrics");
+    let told = r#"plimsoll_http_memory_retained_bytes{endpoint="/demo/leak"} "#;
+    assert!(metrics.contains(told), "{metrics}");
+
+    for (body, status) in [
+        (r#"{"kib": 0}"#, 422),
+        (r#"{"kib": 1025}"#, 422),
+        ("{}", 422),
+    ] {
+        let answer = rest(program.begin("/demo/leak", body));
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")),
+            "{answer}"
+        );
+    }
+    let gone = exchange(program.listen, "DELETE", "/demo/leak", "");
+    assert!(gone.ends_with(r#"{"kept_bytes":0}"#), "{gone}");
+    let (_, leak, _) = weighed();
+    assert!(
+        leak["retained_bytes"].as_u64().expect("bytes") < 10_000,
+        "{leak}"
+    );
+}

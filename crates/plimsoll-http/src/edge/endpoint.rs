@@ -1,6 +1,10 @@
 //! What is counted, by endpoint.
 
-use super::{EndpointMemory, EndpointSnapshot, cells::Cells, memory::Weighing};
+use super::{
+    EndpointMemory, EndpointSnapshot,
+    cells::Cells,
+    memory::{Weighing, can_weigh},
+};
 use http::{Method, Response, StatusCode, header};
 use http_body::Body;
 use plimsoll_alloc::{MemoryGroup, MemoryScope};
@@ -160,7 +164,7 @@ impl Endpoint {
             clock,
             stripes: [const { OnceLock::new() }; STRIPES],
             // Taken anew for each endpoint, since the first may come before counting begins.
-            memory: plimsoll_alloc::is_installed().then(MemoryGroup::new),
+            memory: can_weigh().then(MemoryGroup::new),
         }
     }
 

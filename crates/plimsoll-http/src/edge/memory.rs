@@ -3,7 +3,7 @@
 //! A request has a scope of its own in the group of its endpoint. It is in it during `call`, every
 //! poll of the future and of the body, and the drop of either; it is weighed when its body is gone.
 
-use plimsoll_alloc::{MemoryGroup, MemoryScope};
+use plimsoll_alloc::{MemoryGroup, MemoryScope, Retained};
 use std::{
     fmt,
     sync::{
@@ -59,6 +59,13 @@ pub struct EndpointMemory {
     pub max_peak: u64,
     allocations: [u64; BUCKETS],
     peaks: [u64; BUCKETS],
+}
+
+/// Whether requests can be weighed, since a [`TrackingAllocator`](plimsoll_alloc::TrackingAllocator)
+/// is the program's allocator.
+#[must_use]
+pub fn can_weigh() -> bool {
+    plimsoll_alloc::is_installed()
 }
 
 impl Weights {
@@ -119,7 +126,10 @@ impl EndpointMemory {
     pub(super) fn of(group: &MemoryGroup) -> Self {
         let live = group.usage().live;
         // Looking for what is retained takes a look at every scope of the process.
-        let retained = (live > 0).then(|| group.retained()).unwrap_or_default();
+        let retained = match live {
+            0 => Retained::default(),
+            _ => group.retained(),
+        };
         Self {
             live,
             retained: retained.bytes,

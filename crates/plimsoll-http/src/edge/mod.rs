@@ -69,7 +69,7 @@ mod snapshot;
 pub use self::{
     body::EdgeBody,
     cells::BOUNDS,
-    memory::{EndpointMemory, SIZES},
+    memory::{EndpointMemory, SIZES, can_weigh},
     snapshot::{EndpointSnapshot, RequestCounts},
 };
 use self::{
