@@ -18,7 +18,7 @@ const TASKS_SPAWNED: &str = "plimsoll_tasks_spawned_total";
 const TASKS_REFUSED: &str = "plimsoll_tasks_refused_total";
 const TASKS_PANICKED: &str = "plimsoll_tasks_panicked_total";
 
-const GAUGES: [(&str, &str); 24] = [
+const GAUGES: [(&str, &str); 26] = [
     (TASKS, "Named tasks alive."),
     (READY, "1 while the service is ready, else 0."),
     (
@@ -43,6 +43,14 @@ const GAUGES: [(&str, &str); 24] = [
     (
         "plimsoll_http_request_seconds_sum",
         "Time from request heads to the ends of their response bodies.",
+    ),
+    (
+        "plimsoll_http_memory_live_bytes",
+        "Bytes that requests of the endpoint hold, those that have ended included.",
+    ),
+    (
+        "plimsoll_http_memory_retained_bytes",
+        "Bytes that requests of the endpoint hold which have ended.",
     ),
     ("plimsoll_connections_open", "Connections open."),
     (
@@ -87,7 +95,7 @@ const GAUGES: [(&str, &str); 24] = [
     ),
 ];
 
-const COUNTERS: [(&str, &str); 30] = [
+const COUNTERS: [(&str, &str); 33] = [
     (
         "plimsoll_breaker_keys_removed_total",
         "Keys whose circuit breaker was forgotten, by reason.",
@@ -114,6 +122,18 @@ const COUNTERS: [(&str, &str); 30] = [
     ),
     ("plimsoll_sweep_overdue_total", "Sweeps that were overdue."),
     ("plimsoll_http_requests_total", "Requests that ended."),
+    (
+        "plimsoll_http_memory_allocated_bytes_total",
+        "Bytes that requests allocated which have ended.",
+    ),
+    (
+        "plimsoll_http_memory_peak_bytes_bucket",
+        "Requests by the most bytes that they held at a time.",
+    ),
+    (
+        "plimsoll_http_memory_peak_bytes_count",
+        "Requests that were weighed.",
+    ),
     (
         "plimsoll_http_request_seconds_bucket",
         "Requests by the time from their head to the end of the response body.",

@@ -384,3 +384,31 @@ async fn a_reload_after_the_end_of_the_service_is_answered() {
     assert!(text(response).await.contains("the reload was dropped"));
     drop(release);
 }
+
+#[tokio::test]
+async fn requests_are_shown_where_there_is_an_edge_and_weighed_where_the_allocator_tells() {
+    let (registry, lifecycle) = (Registry::new(), Lifecycle::new());
+    let none = api::router(shared(&registry, &lifecycle, Handle::current()));
+    let path = "/api/v1/memory/requests";
+    assert_eq!(ask(&none, Method::GET, path).await.status(), 404);
+    let parts = Parts {
+        edge: Some(plimsoll_http::EdgeLayer::new()),
+        ..Parts::default()
+    };
+    let shared = Shared::new(
+        registry,
+        lifecycle,
+        parts,
+        None,
+        Vec::new(),
+        Handle::current(),
+    );
+    let router = api::router(Arc::new(shared));
+    let answer = ask(&router, Method::GET, path).await;
+    assert_eq!(answer.status(), 200);
+    assert_eq!(text(answer).await, r#"{"weighed":false,"endpoints":[]}"#);
+    let with_parameters = format!("{path}?limit=1");
+    let answer = ask(&router, Method::GET, &with_parameters).await;
+    assert_eq!(answer.status(), 400);
+    assert_eq!(ask(&router, Method::POST, path).await.status(), 405);
+}

@@ -1,28 +1,35 @@
 use crate::{Entered, MemoryScope};
 use std::{
+    borrow::Borrow,
     mem::ManuallyDrop,
     pin::Pin,
     task::{Context, Poll},
 };
 
 /// A future, or a stream or a body, that is polled and dropped in a scope, if it has one.
+///
+/// `S` is the scope, or something that holds it and has more to do once what is inside is dropped.
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
-pub struct Scoped<T> {
+pub struct Scoped<T, S: Borrow<MemoryScope> = MemoryScope> {
     inner: ManuallyDrop<T>,
-    scope: Option<MemoryScope>,
+    scope: Option<S>,
 }
 
 impl MemoryScope {
     /// Has a future, or anything else, polled and dropped in this scope.
     pub const fn scoped<T>(self, inner: T) -> Scoped<T> {
-        Scoped::new(inner, Some(self))
+        Scoped {
+            inner: ManuallyDrop::new(inner),
+            scope: Some(self),
+        }
     }
 }
 
-impl<T> Scoped<T> {
+impl<T, S: Borrow<MemoryScope>> Scoped<T, S> {
     /// Has something polled and dropped in a scope; where there is none, as it would be anyway.
-    pub const fn new(inner: T, scope: Option<MemoryScope>) -> Self {
+    #[inline]
+    pub fn new(inner: T, scope: Option<S>) -> Self {
         Self {
             inner: ManuallyDrop::new(inner),
             scope,
@@ -31,30 +38,40 @@ impl<T> Scoped<T> {
 
     /// The scope.
     #[must_use]
-    pub const fn scope(&self) -> Option<&MemoryScope> {
+    pub const fn scope(&self) -> Option<&S> {
         self.scope.as_ref()
+    }
+
+    /// Takes the scope out. What is inside is polled and dropped in none from here on.
+    #[must_use]
+    #[inline]
+    pub fn take_scope(self: Pin<&mut Self>) -> Option<S> {
+        // SAFETY: the scope is not pinned, and nothing else is touched.
+        unsafe { self.get_unchecked_mut() }.scope.take()
     }
 
     /// What is inside, outside of the scope.
     #[must_use]
+    #[inline]
     pub fn inner(&self) -> &T {
         &self.inner
     }
 
     /// What is inside, and the scope, which is left when the guard is dropped: for traits that are
     /// polled and not known here.
+    #[must_use]
     #[inline]
     pub fn enter(self: Pin<&mut Self>) -> (Option<Entered<'_>>, Pin<&mut T>) {
         // SAFETY: what is inside is not moved out of what is pinned: it is only borrowed here, and
         // dropped in place; the scope is not pinned.
         let this = unsafe { self.get_unchecked_mut() };
-        let entered = this.scope.as_ref().map(MemoryScope::enter);
+        let entered = this.scope.as_ref().map(|scope| scope.borrow().enter());
         // SAFETY: as above.
         (entered, unsafe { Pin::new_unchecked(&mut *this.inner) })
     }
 }
 
-impl<F: Future> Future for Scoped<F> {
+impl<F: Future, S: Borrow<MemoryScope>> Future for Scoped<F, S> {
     type Output = F::Output;
 
     #[inline]
@@ -64,9 +81,10 @@ impl<F: Future> Future for Scoped<F> {
     }
 }
 
-impl<T> Drop for Scoped<T> {
+impl<T, S: Borrow<MemoryScope>> Drop for Scoped<T, S> {
+    #[inline]
     fn drop(&mut self) {
-        let _entered = self.scope.as_ref().map(MemoryScope::enter);
+        let _entered = self.scope.as_ref().map(|scope| scope.borrow().enter());
         // SAFETY: it is dropped once, in place, and not used afterwards.
         unsafe { ManuallyDrop::drop(&mut self.inner) };
     }

@@ -87,6 +87,7 @@ fn counted(scopes: &[&MemoryScope]) -> u64 {
 /// Everything that lives is counted once. Only while no other thread has something to tell.
 fn assert_truth(scopes: &[&MemoryScope]) {
     assert_eq!(counted(scopes), ALLOC.live_bytes());
+    assert_eq!(process_usage().live(), ALLOC.live_bytes());
 }
 
 /// Allocates and frees in and out of scopes, and keeps something of each.

@@ -13,20 +13,14 @@ pin_project! {
     #[derive(Debug)]
     pub struct EdgeBody<B> {
         #[pin]
-        inner: Scoped<B>,
+        inner: Scoped<B, Weighing>,
         visit: Option<Visit>,
-        // Dropped last: what is inside weighs, too.
-        weighing: Option<Weighing>,
     }
 }
 
 impl<B> EdgeBody<B> {
-    pub(super) fn new(inner: Scoped<B>, visit: Option<Visit>, weighing: Option<Weighing>) -> Self {
-        Self {
-            inner,
-            visit,
-            weighing,
-        }
+    pub(super) fn new(inner: Scoped<B, Weighing>, visit: Option<Visit>) -> Self {
+        Self { inner, visit }
     }
 }
 

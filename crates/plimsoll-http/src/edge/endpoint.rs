@@ -7,7 +7,7 @@ use super::{
 };
 use http::{Method, Response, StatusCode, header};
 use http_body::Body;
-use plimsoll_alloc::{MemoryGroup, MemoryScope};
+use plimsoll_alloc::MemoryGroup;
 use plimsoll_core::{Clock, Name, stripe};
 use std::{
     collections::HashMap,
@@ -181,15 +181,14 @@ impl Endpoint {
         self.stripes.iter().filter_map(OnceLock::get)
     }
 
-    /// The scope of a request, and what weighs it at its end.
-    pub(super) fn weigh(&self) -> Option<(MemoryScope, Weighing)> {
+    /// The scope of a request, which is weighed at its end.
+    pub(super) fn weigh(&self) -> Option<Weighing> {
         let scope = self.memory.as_ref()?.scope();
         if !scope.is_counted() {
             // There is no place for it, and it would be weighed as nothing.
             return None;
         }
-        let weighing = Weighing::new(self.cells().weights().clone(), scope.clone());
-        Some((scope, weighing))
+        Some(Weighing::new(self.cells().weights().clone(), scope))
     }
 
     fn in_flight(&self) -> usize {

@@ -16,20 +16,18 @@ pin_project! {
     #[must_use = "futures do nothing unless polled"]
     pub struct EdgeFuture<F> {
         #[pin]
-        inner: Scoped<F>,
-        // Both move on into the body.
+        // What weighs the request, and the visit, move on into the body.
+        inner: Scoped<F, Weighing>,
         visit: Option<Visit>,
-        weighing: Option<Weighing>,
     }
 }
 
 impl<F> EdgeFuture<F> {
-    pub(super) fn new(inner: Scoped<F>, mut visit: Visit, weighing: Option<Weighing>) -> Self {
+    pub(super) fn new(inner: Scoped<F, Weighing>, mut visit: Visit) -> Self {
         visit.left();
         Self {
             inner,
             visit: Some(visit),
-            weighing,
         }
     }
 }
@@ -58,8 +56,10 @@ where
                     visit.responded(&response);
                 }
                 let (head, body) = response.into_parts();
-                let body = Scoped::new(body, this.inner.scope().cloned());
-                let body = EdgeBody::new(body, this.visit.take(), this.weighing.take());
+                // The inner future, which has ended, is dropped outside of the scope. What it frees
+                // is the request's all the same.
+                let body = Scoped::new(body, this.inner.take_scope());
+                let body = EdgeBody::new(body, this.visit.take());
                 Poll::Ready(Ok(Response::from_parts(head, body)))
             }
             Poll::Ready(Err(error)) => {

@@ -3,8 +3,9 @@
 //! A request has a scope of its own in the group of its endpoint. It is in it during `call`, every
 //! poll of the future and of the body, and the drop of either; it is weighed when its body is gone.
 
-use plimsoll_alloc::{MemoryGroup, MemoryScope, Retained};
+use plimsoll_alloc::{Entered, MemoryGroup, MemoryScope, Retained};
 use std::{
+    borrow::Borrow,
     fmt,
     sync::{
         Arc,
@@ -103,6 +104,16 @@ fn bucket(bytes: u64) -> usize {
 impl Weighing {
     pub(super) const fn new(weights: Arc<Weights>, scope: MemoryScope) -> Self {
         Self { weights, scope }
+    }
+
+    pub(super) fn enter(&self) -> Entered<'_> {
+        self.scope.enter()
+    }
+}
+
+impl Borrow<MemoryScope> for Weighing {
+    fn borrow(&self) -> &MemoryScope {
+        &self.scope
     }
 }
 

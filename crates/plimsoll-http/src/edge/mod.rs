@@ -79,7 +79,7 @@ use self::{
 };
 use http::{Extensions, Request, Response};
 use http_body::Body;
-use plimsoll_alloc::{MemoryScope, Scoped};
+use plimsoll_alloc::Scoped;
 use plimsoll_core::Name;
 use std::{
     fmt,
@@ -206,22 +206,18 @@ where
 
     fn call(&mut self, request: Request<A>) -> Self::Future {
         // Made first: it counts the request even if the inner service panics in `call`.
-        let (visit, weigh) = self.route.visit(&request);
-        match weigh {
-            None => EdgeFuture::new(Scoped::new(self.inner.call(request), None), visit, None),
-            Some((scope, weighing)) => {
-                let call = || self.inner.call(request);
-                let inner = scope.run(call);
-                EdgeFuture::new(scope.scoped(inner), visit, Some(weighing))
-            }
-        }
+        let (visit, weighing) = self.route.visit(&request);
+        let entered = weighing.as_ref().map(Weighing::enter);
+        let inner = self.inner.call(request);
+        drop(entered);
+        EdgeFuture::new(Scoped::new(inner, weighing), visit)
     }
 }
 
 // === impl Route ===
 
 impl Route {
-    fn visit<A>(&self, request: &Request<A>) -> (Visit, Option<(MemoryScope, Weighing)>) {
+    fn visit<A>(&self, request: &Request<A>) -> (Visit, Option<Weighing>) {
         let label = label(request.extensions());
         let first = self.first.get();
         if let Some(first) = first.filter(|first| first.name() == label) {
