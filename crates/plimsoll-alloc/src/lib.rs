@@ -56,7 +56,7 @@ pub use self::{
     reclaim::{Reclaim, Reclaimed},
     scope::{
         Charge, Entered, MemoryGroup, MemoryScope, MemoryUsage, OverLimit, ProcessUsage, Retained,
-        process_usage, set_now, untracked,
+        live_bytes, process_usage, set_now, untracked,
     },
     tracking::{Mode, TrackingAllocator, is_installed, mode, set_mode},
 };

@@ -28,14 +28,12 @@ pub struct Retained {
     pub bytes: u64,
 }
 
-/// What the process holds, in bytes, and how often there was no place for a scope.
+/// What the process holds besides scopes, in bytes, and how often there was no place for one.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct ProcessUsage {
     /// What was allocated in no scope, and is live.
     pub unscoped: u64,
-    /// What scopes hold, those that have ended included.
-    pub scoped: u64,
     /// What scopes hold whose place was taken.
     pub orphaned: u64,
     /// How many scopes had their place taken while they retained something.
@@ -44,15 +42,17 @@ pub struct ProcessUsage {
     pub refused: u64,
 }
 
-impl ProcessUsage {
-    /// All that was allocated and not freed.
-    #[must_use]
-    pub const fn live(&self) -> u64 {
-        self.unscoped + self.scoped + self.orphaned
-    }
+/// Everything that the process holds, in bytes: in scopes, in none, and orphans. 64 KiB may be
+/// missing for each thread. O(places).
+#[must_use]
+pub fn live_bytes() -> u64 {
+    let ProcessUsage {
+        unscoped, orphaned, ..
+    } = process_usage();
+    unscoped + orphaned + u64::try_from(slot::scoped()).unwrap_or(0)
 }
 
-/// What the process holds. 64 KiB may be missing for each thread. O(places).
+/// What the process holds besides scopes. 64 KiB may be missing for each thread.
 #[must_use]
 pub fn process_usage() -> ProcessUsage {
     local::flush_all();
@@ -64,7 +64,6 @@ pub fn process_usage() -> ProcessUsage {
     } = slot::bound();
     ProcessUsage {
         unscoped: u64::try_from(root.live).unwrap_or(0),
-        scoped: u64::try_from(slot::scoped()).unwrap_or(0),
         orphaned: u64::try_from(orphans).unwrap_or(0),
         given_up,
         refused,

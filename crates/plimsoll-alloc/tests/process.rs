@@ -8,8 +8,8 @@
 
 use libtest_mimic::{Arguments, Trial};
 use plimsoll_alloc::{
-    CountingAllocator, MemoryGroup, MemoryScope, Mode, Reclaim, TrackingAllocator, mode,
-    process_usage, set_mode, set_now, untracked,
+    CountingAllocator, MemoryGroup, MemoryScope, Mode, Reclaim, TrackingAllocator, live_bytes,
+    mode, process_usage, set_mode, set_now, untracked,
 };
 use std::{
     cell::RefCell,
@@ -38,6 +38,7 @@ fn main() -> ExitCode {
     // Totals are those of the process, so nothing may run beside a test.
     arguments.test_threads = Some(1);
     let mut trials = vec![
+        trial("everything_that_lives_is_told_in_one_figure", one_figure),
         trial("threads_that_end_tell_everything", threads),
         trial(
             "thread_locals_may_allocate_and_free_to_the_last",
@@ -84,10 +85,23 @@ fn counted(scopes: &[&MemoryScope]) -> u64 {
     process.unscoped + process.orphaned + scopes.sum::<u64>()
 }
 
+fn one_figure() {
+    let (group, alone) = (MemoryGroup::new(), MemoryScope::new());
+    let open = group.scope();
+    let kept = [
+        bytes(1_000),
+        open.run(|| bytes(20_000)),
+        alone.run(|| bytes(300_000)),
+        group.scope().run(|| bytes(4_000_000)),
+    ];
+    assert_eq!(live_bytes(), ALLOC.live_bytes());
+    drop(kept);
+    assert_eq!(live_bytes(), ALLOC.live_bytes());
+}
+
 /// Everything that lives is counted once. Only while no other thread has something to tell.
 fn assert_truth(scopes: &[&MemoryScope]) {
     assert_eq!(counted(scopes), ALLOC.live_bytes());
-    assert_eq!(process_usage().live(), ALLOC.live_bytes());
 }
 
 /// Allocates and frees in and out of scopes, and keeps something of each.

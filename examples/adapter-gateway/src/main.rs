@@ -19,7 +19,7 @@ use adapter_gateway::{
 };
 use clap::Parser as _;
 use plimsoll::{
-    Config, ConfigFiles, LoadError, Loaded, Plimsoll, TrackingAllocator, alloc::process_usage,
+    Config, ConfigFiles, LoadError, Loaded, Plimsoll, TrackingAllocator, alloc::live_bytes,
     config_files::EXIT_CODE,
 };
 use std::{
@@ -137,7 +137,7 @@ async fn run(args: Args) -> Result<u8, BoxError> {
                 flaky,
                 flip: args.flip,
                 reloads,
-                heap: || process_usage().live(),
+                heap: live_bytes,
             };
             Some((plimsoll.spawn("load", drive.run())?, watch))
         }
