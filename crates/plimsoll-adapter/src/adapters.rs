@@ -419,7 +419,7 @@ impl<Req, Res> Drop for Set<Req, Res> {
     }
 }
 
-/// No adapters, for now.
+/// No adapters.
 impl<Req, Res> Default for Adapters<Req, Res> {
     fn default() -> Self {
         Self {

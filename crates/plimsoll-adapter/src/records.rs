@@ -1,8 +1,10 @@
 //! How many records all adapters keep together, and what is done when those are too many.
 
 use crate::{AdapterMemory, MemorySummary, adapter::Shared};
-use plimsoll_core::settings::{Kind, Setting, Value};
-use plimsoll_core::{ConfigError, Name, Problems, Removed};
+use plimsoll_core::{
+    ConfigError, Name, Problems, Removed,
+    settings::{Kind, Setting, Value},
+};
 use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},

@@ -97,8 +97,7 @@ pub(crate) fn read(node: &Node, setting: &dyn Setting, memory: Memory) -> Result
 fn expected(kind: &Kind, words: &[&str]) -> String {
     let mut expected = match kind {
         Kind::Integer(_) => format!("a whole number {kind}"),
-        Kind::Number(_) => format!("a number {kind}"),
-        Kind::Percent => format!("a number {kind}"),
+        Kind::Number(_) | Kind::Percent => format!("a number {kind}"),
         Kind::Duration(_) => format!("a time {kind}, in seconds or like \"30m\""),
         Kind::Bytes(_) => format!("a size {kind}, in bytes or like \"64MiB\" or \"40%\""),
         _ => kind.to_string(),

@@ -80,14 +80,6 @@ impl Problems {
         }
     }
 
-    /// Adds the problems of a part, whose fields are shown as `part.field`.
-    pub fn add_of(&mut self, part: &str, error: ConfigError) {
-        for problem in error.0 {
-            let field = format!("{part}.{}", problem.field);
-            self.add(field, problem.value, problem.expected);
-        }
-    }
-
     /// Adds a problem if `value` is out of its range. A NaN is out of every range.
     pub fn number<T>(&mut self, field: &'static str, value: T, range: RangeInclusive<T>)
     where
@@ -109,14 +101,6 @@ impl Problems {
         if !range.contains(&value) {
             let expected = Kind::Duration(range).to_string();
             self.add(field, Value::Duration(value).to_string(), expected);
-        }
-    }
-
-    /// Adds a problem if `value` is not above 0 and at most 100.
-    pub fn percent(&mut self, field: &'static str, value: f64) {
-        if !(value > 0.0 && value <= 100.0) {
-            let expected = String::from("above 0 and at most 100 percent");
-            self.add(field, value.to_string(), expected);
         }
     }
 

@@ -9,24 +9,13 @@ use crate::{
     sql::Sql,
 };
 use plimsoll::{
-    AdapterBuilder, AdapterSpec, Adapters, Answers, Name,
-    adapter::{ConfigError, RecordAlert},
-    config_files::Effective,
-    settings::Value,
+    AdapterBuilder, AdapterSpec, Adapters, Answers, Name, adapter::ConfigError,
+    config_files::Effective, settings::Value,
 };
-use std::{
-    collections::BTreeSet,
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
-use tokio::time::Instant;
+use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 /// One downstream that finds passages for questions.
 pub type Adapter = plimsoll::Adapter<Question, Vec<Found>>;
-
-/// How often the log tells that there were more.
-const ALERT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What an adapter calls.
 #[derive(Clone, Debug)]
@@ -117,16 +106,11 @@ pub fn by_default(values: &[Effective]) -> BTreeSet<String> {
 
 impl Known {
     /// These adapters, of which those are asked by default that `by_default` names at the time.
-    ///
-    /// When their histories hold more records than they may, the log tells, every ten seconds at
-    /// most.
     #[must_use]
     pub fn new(
         all: Adapters<Question, Vec<Found>>,
         by_default: impl Fn() -> BTreeSet<String> + Send + Sync + 'static,
     ) -> Self {
-        let alerts = Alerts::default();
-        all.on_record_alert(move |alert| alerts.tell(alert));
         Self {
             all,
             by_default: Arc::new(by_default),
@@ -181,44 +165,5 @@ impl fmt::Debug for Known {
         f.debug_struct("Known")
             .field("all", &self.all)
             .finish_non_exhaustive()
-    }
-}
-
-/// What the log was told of too many records. Under load they are too many again and again.
-#[derive(Debug, Default)]
-struct Alerts(Mutex<Told>);
-
-#[derive(Debug, Default)]
-struct Told {
-    last: Option<Instant>,
-    /// Alerts since then.
-    more: u64,
-}
-
-impl Alerts {
-    fn tell(&self, alert: &RecordAlert) {
-        let now = Instant::now();
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let quiet = told.last.map(|last| now.saturating_duration_since(last));
-        if quiet.is_some_and(|quiet| quiet < ALERT_INTERVAL) {
-            told.more += 1;
-            return;
-        }
-        let untold = std::mem::take(&mut told.more);
-        told.last = Some(now);
-        drop(told);
-        let RecordAlert {
-            records,
-            threshold,
-            remaining,
-            ..
-        } = alert;
-        tracing::warn!(
-            records,
-            threshold,
-            remaining,
-            untold,
-            "adapters had too many records, and gave up the oldest"
-        );
     }
 }

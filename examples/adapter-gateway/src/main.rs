@@ -45,13 +45,10 @@ const ECHO: &str = "demo-flaky";
 /// How much longer than the adapters a gateway under load may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// That there are too many records is told by the gateway itself, and less often.
-const LOG: &str = "info,plimsoll_adapter::records=error";
-
 #[tokio::main]
 async fn main() {
     let args = Args::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOG));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

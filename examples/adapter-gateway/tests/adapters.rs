@@ -313,7 +313,7 @@ async fn histories_that_are_too_many_together_give_up_their_oldest_records_and_t
     for _ in 0..MAX_RECORDS / 2 {
         ask(&known).await;
     }
-    let told = "adapters had too many records, and";
+    let told = "the histories of adapters had too many records";
     assert_eq!(known.all().memory_summary().records(), MAX_RECORDS);
     assert_eq!(log.lines_with(told), 0);
     ask(&known).await;
@@ -334,7 +334,7 @@ async fn histories_that_are_too_many_together_give_up_their_oldest_records_and_t
         ask(&known).await;
     }
     assert_eq!(log.lines_with(told), 2);
-    assert_eq!(log.lines_with("untold=9"), 1);
+    assert_eq!(log.lines_with("left_out=9"), 1);
 }
 
 #[test]

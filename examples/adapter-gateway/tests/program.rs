@@ -60,8 +60,11 @@ impl Files {
         fs::read_to_string(folder.join(name)).expect("a file")
     }
 
+    /// Puts a file in its place at once, since one that is read half written is another file.
     fn write(&self, name: &str, text: &str) {
-        fs::write(self.config.join(name), text).expect("a file");
+        let new = self.config.join(format!("{name}.new"));
+        fs::write(&new, text).expect("a file");
+        fs::rename(new, self.config.join(name)).expect("a file");
     }
 
     /// Changes the list of adapters as it was committed.

@@ -1,7 +1,8 @@
 //! What requests allocate, hold at most and leave behind, by endpoint.
 //!
 //! A request has a scope of its own in the group of its endpoint. It is in it during `call`, every
-//! poll of the future and of the body, and the drop of either; it is weighed when its body is gone.
+//! poll of the future and of the body, and the drop of the body, or of the future if that comes
+//! before a response; it is weighed when its body is gone.
 
 use plimsoll_alloc::{Entered, MemoryGroup, MemoryScope, Retained};
 use std::{
