@@ -220,6 +220,11 @@ fn problem(error: &BoxError) -> Response<Bytes> {
         });
         return respond(StatusCode::INTERNAL_SERVER_ERROR, &document);
     };
+    refusal(rejected)
+}
+
+/// The response that tells of a refusal.
+pub(crate) fn refusal(rejected: &Rejected) -> Response<Bytes> {
     let reason = rejected.reason();
     let status = StatusCode::from_u16(reason.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
     let document = serde_json::json!({

@@ -11,6 +11,8 @@ pub(crate) enum Cause {
     #[cfg(feature = "admin")]
     Control(plimsoll_admin::ControlError),
     Lifecycle(plimsoll_core::ConfigError),
+    #[cfg(feature = "http")]
+    Memory(plimsoll_core::ConfigError),
     NoRuntime,
     #[cfg(feature = "http")]
     Server(plimsoll_core::ConfigError),
@@ -24,7 +26,7 @@ impl StartError {
             Cause::Lifecycle(error) => Some(error),
             Cause::NoRuntime => None,
             #[cfg(feature = "http")]
-            Cause::Server(error) => Some(error),
+            Cause::Memory(error) | Cause::Server(error) => Some(error),
         }
     }
 }

@@ -15,9 +15,11 @@ use plimsoll_core::{
     Holding, Lifecycle, Name, Registry, lifecycle::SpawnError, registry::RegisterError,
 };
 use std::sync::Arc;
+#[cfg(feature = "http")]
+use std::time::Duration;
 use tokio::{runtime::Handle, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
-#[cfg(feature = "config")]
+#[cfg(any(feature = "config", feature = "http"))]
 use tokio_util::sync::DropGuard;
 #[cfg(feature = "http")]
 use {
@@ -59,6 +61,9 @@ struct Inner {
     edge: EdgeLayer,
     #[cfg(feature = "http")]
     server: Server,
+    /// The process is looked at until this is dropped.
+    #[cfg(feature = "http")]
+    _process: DropGuard,
     /// Its listeners answer until this is dropped, which is after the stop.
     #[cfg(feature = "admin")]
     control: Option<Control>,
@@ -89,6 +94,8 @@ impl Plimsoll {
             lifecycle,
             #[cfg(feature = "http")]
             server,
+            #[cfg(feature = "http")]
+            memory,
             #[cfg(feature = "admin")]
             control,
             ..
@@ -98,7 +105,9 @@ impl Plimsoll {
         let registry = Registry::with_config(registry);
         // The recorder comes first: a metric handle made before it records nothing.
         #[cfg(feature = "http")]
-        let edge = EdgeLayer::new();
+        let edge = EdgeLayer::new().memory(&memory).map_err(Cause::Memory)?;
+        #[cfg(all(feature = "config", feature = "http"))]
+        live.set_edge(edge.clone());
         #[cfg(all(feature = "admin", feature = "http"))]
         let control = control.map(|control| {
             let published = edge.clone();
@@ -133,6 +142,8 @@ impl Plimsoll {
         // Not a task of the lifecycle: it sweeps until the registry is gone, holds nothing, and
         // has nothing to end.
         runtime.spawn(registry.sweeper());
+        #[cfg(feature = "http")]
+        let process = watch_process(&runtime, &registry, &edge);
         #[cfg(feature = "config")]
         let watch = live::watch(&live, &lifecycle);
         Ok(Self {
@@ -151,6 +162,8 @@ impl Plimsoll {
                 edge,
                 #[cfg(feature = "http")]
                 server,
+                #[cfg(feature = "http")]
+                _process: process,
                 #[cfg(feature = "admin")]
                 control,
             }),
@@ -510,6 +523,22 @@ impl Plimsoll {
     pub fn probe_addr(&self) -> Option<SocketAddr> {
         self.inner.control.as_ref()?.probe_addr()
     }
+}
+
+/// Looks at what the process holds as a whole now and then, and has the log of heavy requests swept.
+#[cfg(feature = "http")]
+fn watch_process(runtime: &Handle, registry: &Registry, edge: &EdgeLayer) -> DropGuard {
+    let ended = CancellationToken::new();
+    let guard = ended.clone().drop_guard();
+    // As the sweeper, it holds nothing, and has nothing to end.
+    runtime.spawn(async move {
+        let watching = plimsoll_memory::process::watch(Duration::from_secs(1));
+        ended.run_until_cancelled(watching).await;
+    });
+    if let Err(error) = registry.register(edge.heavy().clone()) {
+        tracing::error!(%error, "the log of heavy requests is not swept");
+    }
+    guard
 }
 
 /// The name of the service's own listener in reports and metrics.

@@ -76,6 +76,10 @@ pub use plimsoll_http::{
 pub use plimsoll_http::{GrpcOutcome, HttpOutcome, grpc, outcome};
 #[cfg(feature = "client")]
 pub use plimsoll_http::{HttpClient, HttpClientConfig, client};
+#[cfg(feature = "http")]
+pub use plimsoll_memory::{
+    self as memory, Attribution, Budget, BudgetMode, MemoryConfig, MemoryLayer,
+};
 
 /// The examples of the README and the guide, compiled.
 #[cfg(all(

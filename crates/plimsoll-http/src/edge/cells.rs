@@ -3,12 +3,11 @@
 use super::{
     EndpointSnapshot, RequestCounts,
     endpoint::{Class, METHODS},
-    memory::Weights,
 };
 use plimsoll_core::Clock;
 use std::{
     sync::{
-        Arc, OnceLock,
+        OnceLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -53,8 +52,6 @@ pub(super) struct Cells {
     cut: AtomicU64,
     /// One cell for each method and status class, made when first needed.
     cells: [OnceLock<Box<Cell>>; METHODS.len() * CLASSES],
-    /// Made when a request is first weighed.
-    weights: OnceLock<Arc<Weights>>,
 }
 
 /// The requests of one method and status class.
@@ -72,7 +69,6 @@ impl Cells {
             clock,
             cut: AtomicU64::new(0),
             cells: [const { OnceLock::new() }; METHODS.len() * CLASSES],
-            weights: OnceLock::new(),
         }
     }
 
@@ -92,10 +88,6 @@ impl Cells {
         cell.buckets[bucket].fetch_add(1, Relaxed);
     }
 
-    pub(super) fn weights(&self) -> &Arc<Weights> {
-        self.weights.get_or_init(Arc::default)
-    }
-
     pub(super) fn record_cut(&self) {
         self.cut.fetch_add(1, Relaxed);
     }
@@ -103,9 +95,6 @@ impl Cells {
     /// Adds what was counted here. Concurrent requests may be counted in part.
     pub(super) fn add_to(&self, snapshot: &mut EndpointSnapshot) {
         snapshot.cut += self.cut.load(Relaxed);
-        if let (Some(memory), Some(weights)) = (&mut snapshot.memory, self.weights.get()) {
-            weights.add_to(memory);
-        }
         for (place, cell) in self.cells.iter().enumerate() {
             let Some(cell) = cell.get() else { continue };
             let (method, class) = (METHODS[place / CLASSES], Class::ALL[place % CLASSES]);

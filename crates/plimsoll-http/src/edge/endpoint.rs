@@ -1,20 +1,16 @@
 //! What is counted, by endpoint.
 
-use super::{
-    EndpointMemory, EndpointSnapshot,
-    cells::Cells,
-    memory::{Weighing, can_weigh},
-};
-use http::{Method, Response, StatusCode, header};
+use super::{EndpointSnapshot, cells::Cells};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::Body;
-use plimsoll_alloc::MemoryGroup;
 use plimsoll_core::{Clock, Name, stripe};
+use plimsoll_memory::{Begun, Budget, Estimate, HeavyLog, MemoryConfig, Weigher, Weighing};
 use std::{
     collections::HashMap,
     fmt,
     sync::{
         Arc, OnceLock, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -33,6 +29,11 @@ pub(super) struct Endpoints {
     by_name: RwLock<HashMap<Name, Arc<Endpoint>>>,
     overflow: OnceLock<Arc<Endpoint>>,
     overflowed: AtomicU64,
+    /// Taken before `by_name`, and held while an endpoint is made by what it says.
+    memory: RwLock<MemoryConfig>,
+    heavy: HeavyLog,
+    /// Whether responses tell what was held.
+    headers: AtomicBool,
     /// Held while publishing, so that older totals never overwrite newer ones.
     #[cfg(feature = "metrics")]
     pub(super) publishing: std::sync::Mutex<()>,
@@ -44,8 +45,7 @@ pub(super) struct Endpoint {
     clock: Clock,
     /// Made when a thread of theirs first comes.
     stripes: [OnceLock<Arc<Cells>>; STRIPES],
-    /// Where requests are weighed: where that can be done.
-    memory: Option<MemoryGroup>,
+    weigher: Weigher,
 }
 
 /// One request in flight. Dropping it is the end of the request.
@@ -60,6 +60,8 @@ pub(super) struct Visit {
     class: Class,
     /// Whether a response body has begun and not ended yet.
     body_open: bool,
+    /// Where nobody counts what it allocates.
+    estimate: Option<Estimate>,
 }
 
 /// How a request ended.
@@ -84,6 +86,9 @@ impl Endpoints {
             by_name: RwLock::default(),
             overflow: OnceLock::new(),
             overflowed: AtomicU64::new(0),
+            memory: RwLock::default(),
+            heavy: HeavyLog::default(),
+            headers: AtomicBool::new(false),
             #[cfg(feature = "metrics")]
             publishing: std::sync::Mutex::default(),
         }
@@ -99,6 +104,7 @@ impl Endpoints {
         if full {
             return self.past_bound();
         }
+        let memory = self.memory.read().unwrap_or_else(PoisonError::into_inner);
         let mut known = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(endpoint) = known.get(label) {
             return endpoint.clone();
@@ -110,20 +116,59 @@ impl Endpoints {
             Name::OVERFLOW
         };
         if name == Name::OVERFLOW {
-            drop(known);
+            drop((known, memory));
             return self.past_bound();
         }
-        known
+        let endpoint = known
             .entry(name)
-            .or_insert_with(|| Arc::new(Endpoint::new(name, self.clock.clone())))
-            .clone()
+            .or_insert_with(|| self.make(name, &memory));
+        endpoint.clone()
     }
 
     fn past_bound(&self) -> Arc<Endpoint> {
         self.overflowed.fetch_add(1, Relaxed);
-        self.overflow
-            .get_or_init(|| Arc::new(Endpoint::new(Name::OVERFLOW, self.clock.clone())))
-            .clone()
+        let memory = self.memory.read().unwrap_or_else(PoisonError::into_inner);
+        let endpoint = self
+            .overflow
+            .get_or_init(|| self.make(Name::OVERFLOW, &memory));
+        endpoint.clone()
+    }
+
+    fn make(&self, name: Name, memory: &MemoryConfig) -> Arc<Endpoint> {
+        let budget = memory.budget_for(name.as_str());
+        let (heavy, clock) = (self.heavy.clone(), self.clock.clone());
+        Arc::new(Endpoint {
+            name,
+            stripes: [const { OnceLock::new() }; STRIPES],
+            weigher: Weigher::with_clock(name, heavy, budget, clock.clone()),
+            clock,
+        })
+    }
+
+    /// Has all requests from now on go by this.
+    pub(super) fn set_memory(&self, config: &MemoryConfig) {
+        let mut memory = self.memory.write().unwrap_or_else(PoisonError::into_inner);
+        memory.clone_from(config);
+        memory.apply_to(&self.heavy);
+        self.headers.store(memory.has_headers(), Relaxed);
+        for endpoint in self.all() {
+            let budget = memory.budget_for(endpoint.name());
+            endpoint.weigher.set_budget(budget);
+        }
+    }
+
+    pub(super) fn memory(&self) -> MemoryConfig {
+        let memory = self.memory.read();
+        memory.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) const fn heavy(&self) -> &HeavyLog {
+        &self.heavy
+    }
+
+    /// Whether responses tell what was held.
+    pub(super) fn has_headers(&self) -> bool {
+        self.headers.load(Relaxed)
     }
 
     pub(super) fn in_flight(&self) -> usize {
@@ -158,16 +203,6 @@ impl fmt::Debug for Endpoints {
 // === impl Endpoint ===
 
 impl Endpoint {
-    fn new(name: Name, clock: Clock) -> Self {
-        Self {
-            name,
-            clock,
-            stripes: [const { OnceLock::new() }; STRIPES],
-            // Taken anew for each endpoint, since the first may come before counting begins.
-            memory: can_weigh().then(MemoryGroup::new),
-        }
-    }
-
     pub(super) fn name(&self) -> &'static str {
         self.name.as_str()
     }
@@ -181,16 +216,6 @@ impl Endpoint {
         self.stripes.iter().filter_map(OnceLock::get)
     }
 
-    /// The scope of a request, which is weighed at its end.
-    pub(super) fn weigh(&self) -> Option<Weighing> {
-        let scope = self.memory.as_ref()?.scope();
-        if !scope.is_counted() {
-            // There is no place for it, and it would be weighed as nothing.
-            return None;
-        }
-        Some(Weighing::new(self.cells().weights().clone(), scope))
-    }
-
     fn in_flight(&self) -> usize {
         // One reference is ours.
         self.stripes()
@@ -199,8 +224,8 @@ impl Endpoint {
     }
 
     fn snapshot(&self) -> EndpointSnapshot {
-        let mut snapshot = EndpointSnapshot::new(self.name, self.in_flight());
-        snapshot.memory = self.memory.as_ref().map(EndpointMemory::of);
+        let stats = self.weigher.stats();
+        let mut snapshot = EndpointSnapshot::new(self.name, self.in_flight(), stats);
         for cells in self.stripes() {
             cells.add_to(&mut snapshot);
         }
@@ -211,17 +236,34 @@ impl Endpoint {
 // === impl Visit ===
 
 impl Visit {
-    pub(super) fn begin(endpoint: &Endpoint, method: &Method) -> Self {
+    /// Begins a request, and weighs it if the allocator counts for it.
+    pub(super) fn begin<A>(endpoint: &Endpoint, request: &Request<A>) -> (Self, Option<Weighing>) {
         let cells = endpoint.cells().clone();
-        Self {
-            started: cells.ticks(),
+        let started = cells.ticks();
+        let method = method_index(request.method());
+        let own = request.extensions().get::<Budget>().copied();
+        let (weighing, estimate) = match endpoint.weigher.begin_at(own, started) {
+            Begun::Weighed(mut weighing) => {
+                weighing.set_method(METHODS[usize::from(method)]);
+                (Some(weighing), None)
+            }
+            Begun::Estimated(mut estimate) => {
+                estimate.set_method(METHODS[usize::from(method)]);
+                estimate.add(declared_length(request.headers()).unwrap_or(0));
+                (None, Some(estimate))
+            }
+        };
+        let visit = Self {
+            started,
             cells,
             bytes: 0,
             length: u64::MAX,
-            method: method_index(method),
+            method,
             class: Class::Error,
             body_open: false,
-        }
+            estimate,
+        };
+        (visit, weighing)
     }
 
     /// The service works on the request. If it fails or panics, this is how the request ended.
@@ -238,6 +280,9 @@ impl Visit {
     pub(super) fn responded<B: Body>(&mut self, response: &Response<B>) {
         let status = response.status();
         self.class = Class::of(status);
+        if let Some(estimate) = &self.estimate {
+            estimate.set_status(status.as_u16());
+        }
         // These have no body on the wire, whatever the service returned with them.
         let bodiless = self.method == HEAD
             || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
@@ -248,14 +293,24 @@ impl Visit {
             self.length = length;
             self.body_open = length > 0;
         } else if !response.body().is_end_stream() {
-            self.length = declared_length(response).unwrap_or(u64::MAX);
+            self.length = declared_length(response.headers()).unwrap_or(u64::MAX);
             self.body_open = self.length > 0;
         }
+    }
+
+    /// It was ended, and answered by a document of so many bytes.
+    pub(super) fn refused(&mut self, status: StatusCode, length: usize) {
+        self.class = Class::of(status);
+        self.length = length as u64;
+        self.body_open = self.method != HEAD && length > 0;
     }
 
     /// A frame of the body has gone out.
     pub(super) fn sent(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
+        if let Some(estimate) = &mut self.estimate {
+            estimate.add(bytes as u64);
+        }
         // A connection that has sent as much as it announced does not ask for more.
         if self.bytes >= self.length {
             self.body_ended();
@@ -293,8 +348,9 @@ impl fmt::Debug for Visit {
 }
 
 /// How many bytes the head of `response` says that its body has.
-fn declared_length<B>(response: &Response<B>) -> Option<u64> {
-    let value = response.headers().get(header::CONTENT_LENGTH)?;
+/// How long a body is, as far as its head says so.
+pub(super) fn declared_length(headers: &HeaderMap) -> Option<u64> {
+    let value = headers.get(header::CONTENT_LENGTH)?;
     value.to_str().ok()?.parse().ok()
 }
 

@@ -1,10 +1,12 @@
 //! Future types.
 
-use super::{EdgeBody, endpoint::Visit, memory::Weighing};
+use super::{EdgeBody, endpoint::Visit, memory::Rules};
+use crate::reject::refusal;
 use http::Response;
 use http_body::Body;
 use pin_project_lite::pin_project;
 use plimsoll_alloc::Scoped;
+use plimsoll_memory::Weighing;
 use std::{
     pin::Pin,
     task::{Context, Poll},
@@ -17,17 +19,19 @@ pin_project! {
     pub struct EdgeFuture<F> {
         #[pin]
         // What weighs the request, and the visit, move on into the body.
-        inner: Scoped<F, Weighing>,
+        inner: Option<Scoped<F, Weighing>>,
         visit: Option<Visit>,
+        rules: Rules,
     }
 }
 
 impl<F> EdgeFuture<F> {
-    pub(super) fn new(inner: Scoped<F, Weighing>, mut visit: Visit) -> Self {
+    pub(super) fn new(inner: Scoped<F, Weighing>, mut visit: Visit, rules: Rules) -> Self {
         visit.left();
         Self {
-            inner,
+            inner: Some(inner),
             visit: Some(visit),
+            rules,
         }
     }
 }
@@ -44,21 +48,40 @@ where
         if let Some(visit) = this.visit {
             visit.entered();
         }
-        match this.inner.as_mut().poll(cx) {
+        let inner = this.inner.as_mut().as_pin_mut();
+        let mut inner = inner.expect("polled after completion");
+        let polled = inner.as_mut().poll(cx);
+        let weighing = inner.as_ref().get_ref().scope();
+        if let Some((weighing, rejected)) = weighing.and_then(|it| this.rules.refuse(it)) {
+            // What came of it is freed where it was allocated.
+            let entered = weighing.enter();
+            drop(polled);
+            drop(entered);
+            let response = refusal(&rejected);
+            weighing.set_status(response.status().as_u16());
+            weighing.refused();
+            this.inner.set(None);
+            return Poll::Ready(Ok(EdgeBody::refusal(response, this.visit.take())));
+        }
+        match polled {
             Poll::Pending => {
                 if let Some(visit) = this.visit {
                     visit.left();
                 }
                 Poll::Pending
             }
-            Poll::Ready(Ok(response)) => {
+            Poll::Ready(Ok(mut response)) => {
                 if let Some(visit) = this.visit {
                     visit.responded(&response);
                 }
+                this.rules.tell(weighing, response.headers_mut());
                 let (head, body) = response.into_parts();
+                if let Some(weighing) = weighing {
+                    weighing.set_status(head.status.as_u16());
+                }
                 // The inner future, which has ended, is dropped outside of the scope. What it frees
                 // is the request's all the same.
-                let body = Scoped::new(body, this.inner.take_scope());
+                let body = Scoped::new(body, inner.take_scope());
                 let body = EdgeBody::new(body, this.visit.take());
                 Poll::Ready(Ok(Response::from_parts(head, body)))
             }

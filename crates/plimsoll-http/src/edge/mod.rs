@@ -69,18 +69,19 @@ mod snapshot;
 pub use self::{
     body::EdgeBody,
     cells::BOUNDS,
-    memory::{EndpointMemory, SIZES, can_weigh},
     snapshot::{EndpointSnapshot, RequestCounts},
 };
 use self::{
     endpoint::{Endpoint, Endpoints, Visit},
     future::EdgeFuture,
-    memory::Weighing,
+    memory::Rules,
 };
+use bytes::Bytes;
 use http::{Extensions, Request, Response};
 use http_body::Body;
 use plimsoll_alloc::Scoped;
-use plimsoll_core::Name;
+use plimsoll_core::{BoxError, ConfigError, Name};
+use plimsoll_memory::{HeavyLog, MemoryConfig, Weighing};
 use std::{
     fmt,
     sync::{Arc, OnceLock},
@@ -135,6 +136,39 @@ impl EdgeLayer {
         Self {
             endpoints: Arc::new(Endpoints::new(endpoints)),
         }
+    }
+
+    /// Sets what requests may hold, and what is told of those that hold much.
+    ///
+    /// # Errors
+    ///
+    /// Names each value that is out of its range.
+    pub fn memory(self, config: &MemoryConfig) -> Result<Self, ConfigError> {
+        self.reconfigure_memory(config)?;
+        Ok(self)
+    }
+
+    /// Changes that for requests that begin from now on, at all clones of this layer.
+    ///
+    /// # Errors
+    ///
+    /// As [`memory`](Self::memory). Nothing was changed then.
+    pub fn reconfigure_memory(&self, config: &MemoryConfig) -> Result<(), ConfigError> {
+        config.validate()?;
+        self.endpoints.set_memory(config);
+        Ok(())
+    }
+
+    /// What requests may hold.
+    #[must_use]
+    pub fn memory_config(&self) -> MemoryConfig {
+        self.endpoints.memory()
+    }
+
+    /// The requests that held most.
+    #[must_use]
+    pub fn heavy(&self) -> &HeavyLog {
+        self.endpoints.heavy()
     }
 
     /// How many requests are in flight. O(endpoints).
@@ -194,7 +228,7 @@ impl<S> Layer<S> for EdgeLayer {
 impl<S, A, B> Service<Request<A>> for Edge<S>
 where
     S: Service<Request<A>, Response = Response<B>>,
-    B: Body,
+    B: Body<Data: From<Bytes>, Error: Into<BoxError>>,
 {
     type Response = Response<EdgeBody<B>>;
     type Error = S::Error;
@@ -206,29 +240,42 @@ where
 
     fn call(&mut self, request: Request<A>) -> Self::Future {
         // Made first: it counts the request even if the inner service panics in `call`.
-        let (visit, weighing) = self.route.visit(&request);
+        let (visit, weighing, rules) = self.route.visit(&request);
         let entered = weighing.as_ref().map(Weighing::enter);
         let inner = self.inner.call(request);
         drop(entered);
-        EdgeFuture::new(Scoped::new(inner, weighing), visit)
+        EdgeFuture::new(Scoped::new(inner, weighing), visit, rules)
     }
 }
 
 // === impl Route ===
 
 impl Route {
-    fn visit<A>(&self, request: &Request<A>) -> (Visit, Option<Weighing>) {
+    fn visit<A>(&self, request: &Request<A>) -> (Visit, Option<Weighing>, Rules) {
         let label = label(request.extensions());
-        let first = self.first.get();
-        if let Some(first) = first.filter(|first| first.name() == label) {
-            return (Visit::begin(first, request.method()), first.weigh());
+        match self.first.get() {
+            Some(first) if first.name() == label => self.begin(first, request),
+            first => {
+                let endpoint = self.endpoints.get(label);
+                let begun = self.begin(&endpoint, request);
+                if first.is_none() {
+                    let _ = self.first.set(endpoint);
+                }
+                begun
+            }
         }
-        let endpoint = self.endpoints.get(label);
-        let visit = (Visit::begin(&endpoint, request.method()), endpoint.weigh());
-        if first.is_none() {
-            let _ = self.first.set(endpoint);
-        }
-        visit
+    }
+
+    #[inline]
+    fn begin<A>(
+        &self,
+        endpoint: &Endpoint,
+        request: &Request<A>,
+    ) -> (Visit, Option<Weighing>, Rules) {
+        let (visit, weighing) = Visit::begin(endpoint, request);
+        let headers = self.endpoints.has_headers();
+        let rules = Rules::new(weighing.as_ref(), request.headers(), headers);
+        (visit, weighing, rules)
     }
 }
 

@@ -1,16 +1,12 @@
 //! What the edge tells the `metrics` facade.
 
-use super::{EndpointMemory, EndpointSnapshot, RequestCounts, SIZES, cells::BOUNDS};
+use super::{EndpointSnapshot, RequestCounts, cells::BOUNDS};
 use metrics::{counter, gauge};
 use std::sync::LazyLock;
 
 /// The bounds of the buckets in seconds, as the text that a scrape shows.
 static SECONDS: LazyLock<[String; BOUNDS.len()]> =
     LazyLock::new(|| BOUNDS.map(|bound| bound.as_secs_f64().to_string()));
-
-/// The bounds of the buckets in bytes, as the text that a scrape shows.
-static BYTES: LazyLock<[String; SIZES.len()]> =
-    LazyLock::new(|| SIZES.map(|size| size.to_string()));
 
 pub(super) fn publish(snapshot: &EndpointSnapshot) {
     let endpoint = snapshot.endpoint.as_str();
@@ -19,24 +15,8 @@ pub(super) fn publish(snapshot: &EndpointSnapshot) {
     for counts in &snapshot.requests {
         publish_counts(endpoint, counts);
     }
-    if let Some(memory) = &snapshot.memory {
-        publish_memory(endpoint, memory);
-    }
-}
-
-fn publish_memory(endpoint: &'static str, memory: &EndpointMemory) {
-    gauge!("plimsoll_http_memory_live_bytes", "endpoint" => endpoint).set(memory.live as f64);
-    gauge!("plimsoll_http_memory_retained_bytes", "endpoint" => endpoint)
-        .set(memory.retained as f64);
-    counter!("plimsoll_http_memory_allocated_bytes_total", "endpoint" => endpoint)
-        .absolute(memory.allocated);
-    let name = "plimsoll_http_memory_peak_bytes_bucket";
-    for ((_, within), bound) in memory.peaks_within().zip(&*BYTES) {
-        counter!(name, "endpoint" => endpoint, "le" => bound.as_str()).absolute(within);
-    }
-    let requests = memory.requests();
-    counter!(name, "endpoint" => endpoint, "le" => "+Inf").absolute(requests);
-    counter!("plimsoll_http_memory_peak_bytes_count", "endpoint" => endpoint).absolute(requests);
+    let memory = &snapshot.memory;
+    memory.publish("plimsoll_http_memory", "endpoint", endpoint);
 }
 
 fn publish_counts(endpoint: &'static str, counts: &RequestCounts) {

@@ -1,5 +1,6 @@
-use super::{EndpointMemory, cells::BOUNDS};
+use super::cells::BOUNDS;
 use plimsoll_core::Name;
+use plimsoll_memory::MemoryStats;
 use std::time::Duration;
 
 /// What was counted at one endpoint.
@@ -12,8 +13,8 @@ pub struct EndpointSnapshot {
     pub in_flight: usize,
     /// Responses whose body failed or was dropped before its end.
     pub cut: u64,
-    /// What its requests allocate and hold; none where that is not known.
-    pub memory: Option<EndpointMemory>,
+    /// What its requests allocate and hold.
+    pub memory: MemoryStats,
     /// The requests that ended, by method and status class, as far as there were any.
     pub requests: Vec<RequestCounts>,
 }
@@ -34,12 +35,12 @@ pub struct RequestCounts {
 }
 
 impl EndpointSnapshot {
-    pub(super) const fn new(endpoint: Name, in_flight: usize) -> Self {
+    pub(super) const fn new(endpoint: Name, in_flight: usize, memory: MemoryStats) -> Self {
         Self {
             endpoint,
             in_flight,
             cut: 0,
-            memory: None,
+            memory,
             requests: Vec::new(),
         }
     }

@@ -9,6 +9,8 @@ use plimsoll_config::{
     Change, Configuration, Effective, Listed, LoadError, Reading, Reload, Source, watch::Watcher,
 };
 use plimsoll_core::{Lifecycle, Problems, settings::Value};
+#[cfg(feature = "http")]
+use plimsoll_http::EdgeLayer;
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
@@ -36,6 +38,10 @@ pub(crate) trait Reloads: Configuration {
 
     /// The files to watch.
     fn watched(&self) -> Vec<PathBuf>;
+
+    /// Has the edge go by what the files say, after each change.
+    #[cfg(feature = "http")]
+    fn set_edge(&self, edge: EdgeLayer);
 
     /// Says which adapters the files and variables name that are not there.
     #[cfg(feature = "http")]
@@ -143,6 +149,9 @@ pub(crate) struct Live<X> {
     state: Mutex<State<X>>,
     /// Who holds it. Taken for a moment, under `state` or alone.
     changing: Mutex<Option<ThreadId>>,
+    /// Taken for a moment, under `shown` or alone.
+    #[cfg(feature = "http")]
+    edge: Mutex<Option<EdgeLayer>>,
     /// Never held for long.
     shown: Mutex<Shown>,
 }
@@ -185,10 +194,13 @@ struct Read<X> {
     told: Vec<(AdapterControl, AdapterConfig)>,
 }
 
+/// The group of settings of what requests may hold.
+const MEMORY: &str = "memory";
+
 /// Whether a setting counts while the service runs.
 fn is_live(key: &str) -> bool {
     let group = key.split_once('.').map_or(key, |(group, _)| group);
-    matches!(group, ADAPTERS | GENERAL)
+    matches!(group, ADAPTERS | GENERAL | MEMORY)
 }
 
 impl<X: AdapterSettings> Live<X> {
@@ -235,6 +247,8 @@ impl<X: AdapterSettings> Live<X> {
                 fitted: None,
                 refused: None,
             }),
+            #[cfg(feature = "http")]
+            edge: Mutex::default(),
             shown: Mutex::new(Shown {
                 config,
                 values: values.into(),
@@ -295,6 +309,18 @@ impl<X: AdapterSettings> Live<X> {
         }
         let mut shown = lock(&self.shown);
         shown.config.fault_tolerance = config.fault_tolerance;
+        #[cfg(feature = "http")]
+        {
+            shown.config.memory = config.memory;
+            if let Some(edge) = lock(&self.edge).as_ref() {
+                let memory = &shown.config.memory;
+                let changed = edge.reconfigure_memory(memory);
+                // Whoever read it has checked it.
+                if let Err(error) = changed {
+                    tracing::error!(%error, "what requests may hold is not changed");
+                }
+            }
+        }
         let mut reload = Reload::between(&shown.values, &values, is_live);
         let comings = comings_and_goings(&shown.values, &values);
         reload.changes.splice(0..0, comings);
@@ -415,6 +441,11 @@ impl<X: AdapterSettings> Configuration for Live<X> {
 }
 
 impl<X: AdapterSettings> Reloads for Live<X> {
+    #[cfg(feature = "http")]
+    fn set_edge(&self, edge: EdgeLayer) {
+        *lock(&self.edge) = Some(edge);
+    }
+
     fn add(&self, adapter: AdapterControl) -> Result<(), LoadError> {
         let Some(config) = adapter.config() else {
             return Ok(());

@@ -29,6 +29,8 @@ use plimsoll_core::{
 };
 #[cfg(feature = "http")]
 use plimsoll_http::ServerConfig;
+#[cfg(feature = "http")]
+use plimsoll_memory::MemoryConfig;
 
 /// The settings of a [`Plimsoll`](crate::Plimsoll), part by part.
 ///
@@ -50,6 +52,8 @@ pub struct Config {
     pub(crate) lifecycle: LifecycleConfig,
     #[cfg(feature = "http")]
     pub(crate) server: ServerConfig,
+    #[cfg(feature = "http")]
+    pub(crate) memory: MemoryConfig,
     #[cfg(feature = "admin")]
     pub(crate) control: Option<ControlConfig>,
     #[cfg(feature = "adapter")]
@@ -75,6 +79,8 @@ impl Config {
             lifecycle: LifecycleConfig::default(),
             #[cfg(feature = "http")]
             server: ServerConfig::default(),
+            #[cfg(feature = "http")]
+            memory: MemoryConfig::default(),
             #[cfg(feature = "admin")]
             control: Some(ControlConfig::new()),
             #[cfg(feature = "adapter")]
@@ -100,6 +106,14 @@ impl Config {
     #[cfg(feature = "http")]
     pub fn server(mut self, server: ServerConfig) -> Self {
         self.server = server;
+        self
+    }
+
+    /// Sets what requests may hold, and what is told of those that hold much. What files say of that
+    /// counts at once when they change.
+    #[cfg(feature = "http")]
+    pub fn memory(mut self, memory: MemoryConfig) -> Self {
+        self.memory = memory;
         self
     }
 
@@ -152,6 +166,8 @@ impl Settings for Config {
         {
             let about = "What the service takes from its clients.";
             fields.group("server", about, &mut self.server);
+            let about = "What requests may hold, and what is told of those that hold much.";
+            fields.group("memory", about, &mut self.memory);
         }
         #[cfg(feature = "admin")]
         {

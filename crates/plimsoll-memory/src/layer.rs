@@ -1,0 +1,148 @@
+use crate::{Begun, Budget, HeavyLog, MemoryStats, Weigher, Weighing};
+use pin_project_lite::pin_project;
+use plimsoll_alloc::Scoped;
+use plimsoll_core::{BoxError, Name, RejectReason, Rejected};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+use tower_layer::Layer;
+use tower_service::Service;
+
+/// Weighs the calls of a service, and ends those that hold more than their budget.
+///
+/// See the [crate docs](crate). Clones share what they weigh.
+#[derive(Clone, Debug)]
+pub struct MemoryLayer {
+    weigher: Arc<Weigher>,
+}
+
+/// A service whose calls are weighed.
+///
+/// See the [crate docs](crate).
+#[derive(Clone, Debug)]
+pub struct MemoryService<S> {
+    inner: S,
+    weigher: Arc<Weigher>,
+}
+
+impl MemoryLayer {
+    /// Weighs calls by this name, the source of refusals. There is no budget.
+    #[must_use]
+    pub fn new(name: impl Into<Name>) -> Self {
+        Self::with_weigher(Weigher::new(name.into(), HeavyLog::default(), None))
+    }
+
+    /// Weighs calls by a weigher that was made before.
+    #[must_use]
+    pub fn with_weigher(weigher: impl Into<Arc<Weigher>>) -> Self {
+        Self {
+            weigher: weigher.into(),
+        }
+    }
+
+    /// Sets the most bytes that a call may hold, from now on.
+    #[must_use]
+    pub fn budget(self, budget: impl Into<Option<Budget>>) -> Self {
+        self.weigher.set_budget(budget.into());
+        self
+    }
+
+    /// What was weighed, and by whom.
+    #[must_use]
+    pub fn weigher(&self) -> &Weigher {
+        &self.weigher
+    }
+
+    /// What was weighed.
+    #[must_use]
+    pub fn stats(&self) -> MemoryStats {
+        self.weigher.stats()
+    }
+}
+
+impl<S> Layer<S> for MemoryLayer {
+    type Service = MemoryService<S>;
+
+    fn layer(&self, inner: S) -> MemoryService<S> {
+        MemoryService {
+            inner,
+            weigher: self.weigher.clone(),
+        }
+    }
+}
+
+impl<S, Req> Service<Req> for MemoryService<S>
+where
+    S: Service<Req>,
+    S::Error: Into<BoxError>,
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = MemoryFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Req) -> Self::Future {
+        let (weighing, estimated) = match self.weigher.begin(None) {
+            Begun::Weighed(weighing) => (Some(weighing), None),
+            Begun::Estimated(estimate) => (None, Some(estimate)),
+        };
+        let entered = weighing.as_ref().map(Weighing::enter);
+        let inner = self.inner.call(request);
+        drop(entered);
+        MemoryFuture {
+            inner: Some(Scoped::new(inner, weighing)),
+            estimated,
+            name: self.weigher.name(),
+        }
+    }
+}
+
+pin_project! {
+    /// The response future of [`MemoryService`].
+    #[derive(Debug)]
+    #[must_use = "futures do nothing unless polled"]
+    pub struct MemoryFuture<F> {
+        #[pin]
+        inner: Option<Scoped<F, Weighing>>,
+        estimated: Option<crate::Estimate>,
+        name: Name,
+    }
+}
+
+impl<F, T, E> Future for MemoryFuture<F>
+where
+    F: Future<Output = Result<T, E>>,
+    E: Into<BoxError>,
+{
+    type Output = Result<T, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let inner = this.inner.as_mut().as_pin_mut();
+        let mut inner = inner.expect("polled after completion");
+        let polled = inner.as_mut().poll(cx);
+        let weighing = inner.into_ref().get_ref().scope();
+        let over = weighing.filter(|it| it.over_budget().is_some());
+        if let Some(weighing) = over {
+            weighing.refused();
+            // What came of it goes where it came from.
+            let entered = weighing.enter();
+            drop(polled);
+            drop(entered);
+            this.inner.set(None);
+            *this.estimated = None;
+            let rejected = Rejected::new(RejectReason::OverBudget, *this.name);
+            return Poll::Ready(Err(rejected.into()));
+        }
+        if polled.is_ready() {
+            this.inner.set(None);
+            *this.estimated = None;
+        }
+        polled.map_err(Into::into)
+    }
+}

@@ -1,0 +1,210 @@
+//! What was weighed, added up.
+
+use crate::{Attribution, Budget};
+use plimsoll_alloc::{MemoryGroup, Retained};
+use std::time::Duration;
+
+/// The upper bounds of the buckets of sizes: the powers of two from 1 KiB to 1 GiB.
+pub const SIZES: [u64; 21] = {
+    let mut sizes = [0; 21];
+    let mut place = 0;
+    while place < sizes.len() {
+        sizes[place] = 1 << (10 + place);
+        place += 1;
+    }
+    sizes
+};
+
+pub(crate) const BUCKETS: usize = SIZES.len() + 1;
+
+/// The upper bounds of the ages that what is retained is told apart by. The last class is older.
+pub const AGES: [Duration; 3] = [
+    Duration::from_secs(60),
+    Duration::from_secs(10 * 60),
+    Duration::from_secs(60 * 60),
+];
+
+/// What one request, or call, took, in bytes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Sample {
+    /// Allocated in all.
+    pub allocated: u64,
+    /// The most that it held at a time.
+    pub peak: u64,
+    /// What it left behind when it ended.
+    pub left: u64,
+    /// How far that can be trusted.
+    pub attribution: Attribution,
+}
+
+/// What requests of one kind allocate and hold, in bytes.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct MemoryStats {
+    /// Held now by requests of this kind, those that have ended included.
+    pub live: u64,
+    /// Held now by requests that have ended: by a cache, say, or by whoever leaks.
+    pub retained: Retained,
+    /// The same by how long ago they ended: within each of [`AGES`], and before. None where
+    /// nobody [watches the process](crate::process::watch), and so nobody knows.
+    pub retained_by_age: Option<[Retained; AGES.len() + 1]>,
+    /// What each allocated.
+    pub allocated: Histogram,
+    /// The most that each held at a time.
+    pub peak: Histogram,
+    /// What each left behind when it ended.
+    pub left: Histogram,
+    /// How many held more than their budget at any time.
+    pub over_budget: u64,
+    /// How many of them were ended before there was a response.
+    pub refused: u64,
+    /// How many of them were ended when the response had begun.
+    pub cut: u64,
+    /// The budget, unless a request has its own.
+    pub budget: Option<Budget>,
+    pub(crate) by_attribution: [u64; Attribution::ALL.len()],
+}
+
+/// How many of something there were, by size in bytes.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Histogram {
+    /// All of them together.
+    pub sum: u64,
+    /// The largest.
+    pub max: u64,
+    pub(crate) buckets: [u64; BUCKETS],
+}
+
+impl MemoryStats {
+    /// What a group holds, with nothing weighed yet.
+    pub(crate) fn of(group: Option<&MemoryGroup>, budget: Option<Budget>) -> Self {
+        let mut stats = Self {
+            live: group.map_or(0, |group| group.usage().live),
+            retained: Retained::default(),
+            retained_by_age: None,
+            allocated: Histogram::default(),
+            peak: Histogram::default(),
+            left: Histogram::default(),
+            over_budget: 0,
+            refused: 0,
+            cut: 0,
+            budget,
+            by_attribution: [0; Attribution::ALL.len()],
+        };
+        // Looking for what is retained takes a look at every scope of the process.
+        if let (Some(group), 1..) = (group, stats.live) {
+            stats.retain(group);
+        }
+        stats
+    }
+
+    fn retain(&mut self, group: &MemoryGroup) {
+        let now = crate::process::now();
+        let mut by_age = [Retained::default(); AGES.len() + 1];
+        group.each_retained(|ended, bytes| {
+            let age = Duration::from_secs(now.unwrap_or(0).saturating_sub(ended));
+            let within = |bound: &Duration| age <= *bound;
+            let class = AGES.iter().position(within).unwrap_or(AGES.len());
+            for retained in [&mut self.retained, &mut by_age[class]] {
+                retained.scopes += 1;
+                retained.bytes += bytes;
+            }
+        });
+        self.retained_by_age = now.map(|_| by_age);
+    }
+
+    /// How many requests were weighed.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.by_attribution.iter().sum()
+    }
+
+    /// How many of them were weighed so.
+    #[must_use]
+    pub const fn attributed(&self, attribution: Attribution) -> u64 {
+        self.by_attribution[attribution as usize]
+    }
+
+    /// Whether the allocator counted for any of them.
+    #[must_use]
+    pub const fn is_counted(&self) -> bool {
+        self.attributed(Attribution::Exact) + self.attributed(Attribution::AllocatedOnly) > 0
+    }
+
+    /// The worst that a request was weighed by; none before the first.
+    #[must_use]
+    pub fn attribution(&self) -> Option<Attribution> {
+        let mut worst_first = Attribution::ALL.into_iter().rev();
+        worst_first.find(|attribution| self.attributed(*attribution) > 0)
+    }
+}
+
+impl Histogram {
+    /// How many there were.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    /// How many were no more than each of [`SIZES`], smallest first.
+    pub fn within(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let mut sum = 0;
+        SIZES.iter().zip(&self.buckets).map(move |(bound, count)| {
+            sum += count;
+            (*bound, sum)
+        })
+    }
+
+    /// What a share of them, 0 to 1, were no more than: one of [`SIZES`], or the largest if that is
+    /// less. None if there were none.
+    #[must_use]
+    pub fn quantile(&self, share: f64) -> Option<u64> {
+        let count = self.count();
+        if count == 0 {
+            return None;
+        }
+        let wanted = (count as f64 * share.clamp(0.0, 1.0)).ceil() as u64;
+        let mut bounds = self.within();
+        let bound = bounds.find(|(_, within)| *within >= wanted.max(1));
+        Some(bound.map_or(self.max, |(bound, _)| bound.min(self.max)))
+    }
+}
+
+/// The place of a size: the first bound that it is not above.
+pub(crate) fn bucket(bytes: u64) -> usize {
+    let above_first = bytes.saturating_sub(1) >> 10;
+    let bits = u64::BITS - above_first.leading_zeros();
+    (bits as usize).min(SIZES.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_is_in_the_first_bucket_that_holds_it() {
+        assert_eq!(SIZES[0], 1_024);
+        assert_eq!(SIZES[20], 1 << 30);
+        for (place, bound) in SIZES.into_iter().enumerate() {
+            assert_eq!(bucket(bound), place);
+            assert_eq!(bucket(bound + 1), place + 1);
+        }
+        assert_eq!((bucket(0), bucket(u64::MAX)), (0, BUCKETS - 1));
+    }
+
+    #[test]
+    fn quantiles_are_bounds_and_never_above_the_largest() {
+        let mut peaks = Histogram::default();
+        assert_eq!(peaks.quantile(0.5), None);
+        for peak in [100, 1_500, 1_500, 3_000] {
+            peaks.buckets[bucket(peak)] += 1;
+            peaks.max = peaks.max.max(peak);
+        }
+        assert_eq!(peaks.count(), 4);
+        let quantiles = [0.0, 0.25, 0.5, 0.75, 0.76, 1.0].map(|share| peaks.quantile(share));
+        let expected = [1_024, 1_024, 2_048, 2_048, 3_000, 3_000].map(Some);
+        assert_eq!(quantiles, expected);
+    }
+}
