@@ -7,9 +7,13 @@ use plimsoll_admin::{Control, ControlConfig};
 use plimsoll_config::{
     Change, Configuration, Effective, Environment, File, LoadError, Reading, Reload, Source,
 };
-use plimsoll_core::{Lifecycle, LifecycleConfig, Registry, settings::Secret, settings::Value};
+use plimsoll_core::{
+    Lifecycle, LifecycleConfig, Registry,
+    settings::{self, Fields, Secret, Settings, Value},
+};
 use serde_json::json;
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     sync::{
         Arc, Mutex,
@@ -82,6 +86,38 @@ async fn each_setting_is_shown_with_its_value_and_its_place() {
             } },
             "problems": [],
         })
+    );
+}
+
+#[tokio::test]
+async fn sizes_by_name_are_an_object() {
+    struct Budgets(BTreeMap<String, u64>);
+    impl Settings for Budgets {
+        fn visit(&mut self, fields: &mut dyn Fields) {
+            let budgets = &mut settings::sizes(&mut self.0, 1..=1 << 40);
+            fields.setting("budgets", "How much each may have.", budgets);
+        }
+    }
+    let file = File::parse(
+        "config.yaml",
+        "budgets:\n  /demo/heavy: 8MiB\n  a.b: 1025\n",
+    )
+    .unwrap();
+    let mut reading = Reading::new();
+    let mut budgets = Budgets(BTreeMap::new());
+    reading.root(&mut budgets, &[], &file, &Environment::empty());
+    let fake = Fake {
+        values: reading.finish().unwrap(),
+        ..Fake::default()
+    };
+    let (_control, addr) = start(ControlConfig::new(), &Arc::new(fake));
+    let budgets = json!({
+        "value": { "/demo/heavy": "8MiB", "a.b": "1025" },
+        "source": "config.yaml", "line": 2, "column": 3,
+    });
+    assert_eq!(
+        get(addr, CONFIG).json()["config"],
+        json!({ "budgets": budgets })
     );
 }
 

@@ -10,11 +10,14 @@ use plimsoll_config::{
 use plimsoll_core::{
     LifecycleConfig,
     settings::{
-        self, Fields, Secret, Settings, Value, address, bytes, flag, number, percent, secret, text,
-        texts,
+        self, Fields, Secret, Settings, Value, address, bytes, flag, number, percent, secret,
+        sizes, text, texts,
     },
 };
-use std::{collections::HashMap, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+};
 
 /// A service as there may be one.
 #[derive(Clone, Debug)]
@@ -39,6 +42,7 @@ struct Cache {
     share: f64,
     factor: f64,
     eager: bool,
+    budgets: BTreeMap<String, u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -70,6 +74,7 @@ impl Default for Cache {
             share: 50.0,
             factor: 1.0,
             eager: false,
+            budgets: BTreeMap::new(),
         }
     }
 }
@@ -101,6 +106,8 @@ impl Settings for Cache {
         let factor = &mut number(&mut self.factor, 0.0..=f64::MAX);
         fields.setting("factor", "How much more.", factor);
         fields.setting("eager", "Whether at once.", &mut flag(&mut self.eager));
+        let budgets = &mut sizes(&mut self.budgets, 1..=u64::MAX);
+        fields.setting("budgets", "How large each.", budgets);
     }
 }
 

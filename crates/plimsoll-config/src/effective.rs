@@ -73,6 +73,11 @@ pub(crate) fn plain(value: &Value) -> serde_json::Value {
         Value::Integer(value) => json!(value),
         Value::Number(value) => json!(value),
         Value::Texts(values) => json!(values),
+        Value::Sizes(sizes) => {
+            let sizes = sizes.iter();
+            let sizes = sizes.map(|(name, size)| (name.clone(), plain(&Value::Bytes(*size))));
+            sizes.collect::<Map<_, _>>().into()
+        }
         value => json!(value.to_string()),
     }
 }
@@ -105,6 +110,13 @@ pub fn to_yaml(values: &[Effective], list: Option<&str>) -> String {
         let indent = INDENT.repeat(groups.len());
         let _ = match value {
             Value::Secret(_) => writeln!(out, "{indent}# {name}: *** # {source}"),
+            Value::Sizes(sizes) if !sizes.is_empty() => {
+                let head = writeln!(out, "{indent}{name}: # {source}");
+                sizes.iter().fold(head, |before, (name, size)| {
+                    let (name, size) = (quoted(name), Value::Bytes(*size));
+                    before.and_then(|()| writeln!(out, "{indent}{INDENT}{name}: {size}"))
+                })
+            }
             value => writeln!(out, "{indent}{name}: {} # {source}", yaml(value)),
         };
     }
@@ -134,6 +146,8 @@ fn yaml(value: &Value) -> String {
             let texts: Vec<_> = texts.iter().map(|text| quoted(text)).collect();
             format!("[{}]", texts.join(", "))
         }
+        // There are others below.
+        Value::Sizes(_) => "{}".to_owned(),
         value => quoted(&value.to_string()),
     }
 }

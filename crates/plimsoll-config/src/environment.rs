@@ -10,7 +10,9 @@ use std::{env, ffi::OsString};
 ///
 /// Names are in capitals; what is neither a letter nor a digit is an underscore, so that
 /// `PLIMSOLL__ADAPTERS__QA_SQL__…` is about the adapter `qa-sql`. A list is its values with commas
-/// between. Quotes are a part of a value.
+/// between; sizes by name are `name=8MiB,other=512KiB`, where a name ends at its last equals sign,
+/// and has no comma. Quotes are a part of a value. An empty variable says nothing, and a comma alone
+/// is a list of none.
 ///
 /// There may be 10 000 variables, each of 64 KiB and with 16 names.
 #[derive(Clone, Debug)]

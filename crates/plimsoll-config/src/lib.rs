@@ -135,6 +135,7 @@ mod problem;
 mod reading;
 mod reload;
 mod schema;
+mod sizes;
 mod source;
 mod text;
 #[cfg(feature = "watch")]

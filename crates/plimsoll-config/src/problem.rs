@@ -175,10 +175,6 @@ impl Problems {
         problems.any(|problem| problem.key == key && problem.source == *source)
     }
 
-    pub(crate) fn has(&self, key: &str) -> bool {
-        self.problems.iter().any(|problem| problem.key == key)
-    }
-
     pub(crate) fn into_result(self) -> Result<(), LoadError> {
         match self.problems.is_empty() {
             true => Ok(()),

@@ -1,8 +1,8 @@
 use crate::{
     Effective, Environment, File, LoadError, Source,
     node::{Content, Entry, Node, as_in_a_variable},
-    problem::Problems,
-    text::{self, Memory},
+    problem::{Problem, Problems},
+    text::{self, Memory, Wrong},
 };
 use plimsoll_core::{
     ConfigError,
@@ -488,9 +488,10 @@ impl Fields for FindSecret {
 }
 
 fn join(path: &str, key: &str) -> String {
-    match path {
-        "" => key.to_owned(),
-        path => format!("{path}.{key}"),
+    match (path, key) {
+        ("", key) => key.to_owned(),
+        (path, "") => path.to_owned(),
+        (path, key) => format!("{path}.{key}"),
     }
 }
 
@@ -538,7 +539,14 @@ impl Fields for Pass<'_> {
                 let path = join(&self.path, key);
                 self.reading.sources.given(path, &node.source, None);
             }
-            Err(expected) => {
+            Err(Wrong::Parts(parts)) => {
+                let path = join(&self.path, key);
+                for part in parts {
+                    let key = join(&path, &part.key);
+                    self.reading.problems.add(Problem { key, ..part });
+                }
+            }
+            Err(Wrong::Value(expected)) => {
                 let secret = setting.kind() == Kind::Secret;
                 self.wrong(node, key, expected, secret);
             }
@@ -657,15 +665,21 @@ impl Show<'_> {
         let given = self.find(&path).cloned();
         let source = given.map_or(Source::Code, |given| given.source);
         if let Some(kind) = kind
-            && !kind.admits(&value)
-            && !self.reading.problems.has(&path)
+            && !self.reading.problems.any_under(&path)
         {
             let place = match &source {
                 Source::Code => self.otherwise,
                 source => source,
             };
-            let problems = &mut self.reading.problems;
-            problems.value(place.clone(), &*path, value.to_string(), kind);
+            let mut checked = plimsoll_core::Problems::default();
+            checked.check(path.clone(), &kind, &value);
+            if let Err(error) = checked.into_result() {
+                for problem in error.problems() {
+                    let (key, value) = (&*problem.field, &*problem.value);
+                    let problems = &mut self.reading.problems;
+                    problems.value(place.clone(), key, value, &problem.expected);
+                }
+            }
         }
         self.reading.values.push(Effective {
             key: path,
@@ -699,7 +713,7 @@ impl Show<'_> {
             let Some(Effective { value, source, .. }) = named.next() else {
                 continue;
             };
-            if self.reading.problems.has(&path) {
+            if self.reading.problems.any_under(&path) {
                 continue;
             }
             // What contradicts the code is better looked for where the other side was given: the

@@ -90,7 +90,9 @@ impl Fields for Describe {
             schema["default"] = plain(&value);
         }
         let range = match kind {
-            Kind::Duration(_) | Kind::Bytes(_) | Kind::CallsOrTime(..) => format!(" It is {kind}."),
+            Kind::Duration(_) | Kind::Bytes(_) | Kind::CallsOrTime(..) | Kind::Sizes(_) => {
+                format!(" It is {kind}.")
+            }
             _ => String::new(),
         };
         self.add(key, &format!("{about}{range}"), schema);
@@ -181,6 +183,15 @@ fn of_kind(kind: &Kind) -> serde_json::Value {
         Kind::CountOrShare(range) => or_text(&integer(range), "^\\s*[0-9.eE+-]+\\s*%?\\s*$"),
         Kind::Choice(names) => json!({ "enum": names }),
         Kind::Texts => json!({ "anyOf": [{ "type": "array", "items": any_text() }, any_text()] }),
+        Kind::Sizes(range) => {
+            let group = json!({
+                "type": "object",
+                "maxProperties": Kind::MAX_NAMES,
+                "propertyNames": { "pattern": NAME },
+                "additionalProperties": of_kind(&Kind::Bytes(range.clone())),
+            });
+            or_text(&group, &sizes())
+        }
         // An address is checked by whoever listens.
         Kind::Address => json!({ "type": "string", "pattern": ":[0-9]+\\s*$" }),
         _ => any_text(),
@@ -192,6 +203,16 @@ const NUMBER: &str = "^\\s*[0-9.eE+-]+\\s*$";
 const TIME: &str = "^\\s*([0-9.eE+-]+|([0-9][0-9.\\s]*[a-zA-Zµ]+\\s*)+)\\s*$";
 const SIZE: &str =
     "^\\s*([0-9.]+\\s*((([kKmMgGtTpPeE][iI]?)?[bB]|[kKmMgGtTpPeE][iI])?)|[0-9.eE+-]+\\s*%)\\s*$";
+
+/// A name of a size. Its length is in characters here, of which each has a byte at least.
+const NAME: &str = "^[^\\p{Cc}]{1,256}$";
+
+/// A text for several sizes by name.
+fn sizes() -> String {
+    let size = SIZE.trim_start_matches('^').trim_end_matches('$');
+    let one = format!("([^,]*[^,\\s][^,]*={size}|\\s*)");
+    format!("^{one}(,{one})*$")
+}
 
 fn integer(range: &RangeInclusive<u64>) -> serde_json::Value {
     let mut schema = json!({ "type": "integer", "minimum": range.start() });

@@ -1,23 +1,39 @@
 //! What the texts of values mean.
 
-use crate::node::{Content, Node};
+use crate::{
+    Problem,
+    node::{Content, Node},
+    sizes,
+};
 use plimsoll_core::settings::{Kind, Secret, Setting, Value};
 use std::time::Duration;
 
-/// Reads the value of a setting. What it must be, if it is not.
-pub(crate) fn read(node: &Node, setting: &dyn Setting, memory: Memory) -> Result<Value, String> {
+/// What is wrong with a value.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Wrong {
+    /// What it must be.
+    Value(String),
+    /// What is wrong with parts of it, each with its place. Its key is below that of the value.
+    Parts(Vec<Problem>),
+}
+
+/// Reads the value of a setting.
+pub(crate) fn read(node: &Node, setting: &dyn Setting, memory: Memory) -> Result<Value, Wrong> {
     let (kind, words) = (setting.kind(), setting.words());
-    let expected = || expected(&kind, words);
-    let scalar = match &node.content {
-        Content::Scalar(scalar) => scalar,
-        Content::List(items) if kind == Kind::Texts => {
+    let expected = || Wrong::Value(expected(&kind, words));
+    let scalar = match (&node.content, &kind) {
+        (Content::Scalar(scalar), _) => scalar,
+        (Content::List(items), Kind::Texts) => {
             let texts = items.iter().map(|item| match &item.content {
                 Content::Scalar(scalar) if !scalar.is_null() => Ok(scalar.text.clone()),
                 _ => Err(expected()),
             });
             return Ok(Value::Texts(texts.collect::<Result<_, _>>()?));
         }
-        Content::List(_) | Content::Map(_) => return Err(expected()),
+        (Content::Map(entries), Kind::Sizes(range)) => {
+            return sizes::of_group(node, entries, range, memory).map(Value::Sizes);
+        }
+        (Content::List(_) | Content::Map(_), _) => return Err(expected()),
     };
     if scalar.is_null() {
         return words
@@ -59,7 +75,7 @@ pub(crate) fn read(node: &Node, setting: &dyn Setting, memory: Memory) -> Result
                 }
                 (Some(_), None) => {
                     let what = "a number of bytes: how much memory there may be is not known here";
-                    return Err(what.to_owned());
+                    return Err(Wrong::Value(what.to_owned()));
                 }
                 (None, _) => None,
             },
@@ -86,6 +102,10 @@ pub(crate) fn read(node: &Node, setting: &dyn Setting, memory: Memory) -> Result
             let texts = texts.filter(|text| !text.is_empty()).map(str::to_owned);
             Some(Value::Texts(texts.collect()))
         }
+        Kind::Sizes(range) => {
+            let sizes = sizes::of_text(&node.source, text, range, memory);
+            sizes.transpose()?.map(Value::Sizes)
+        }
         // A kind of a later version of core.
         _ => None,
     };
@@ -100,6 +120,7 @@ fn expected(kind: &Kind, words: &[&str]) -> String {
         Kind::Number(_) | Kind::Percent => format!("a number {kind}"),
         Kind::Duration(_) => format!("a time {kind}, in seconds or like \"30m\""),
         Kind::Bytes(_) => format!("a size {kind}, in bytes or like \"64MiB\" or \"40%\""),
+        Kind::Sizes(_) => format!("{kind}, like {{a: 64MiB}} or \"a=64MiB\""),
         _ => kind.to_string(),
     };
     if !words.is_empty() {
@@ -206,7 +227,10 @@ mod tests {
         };
         let mut size = 0_u64;
         let setting = settings::bytes(&mut size, range);
-        read(&node, &setting, Memory::Given(memory))
+        read(&node, &setting, Memory::Given(memory)).map_err(|wrong| match wrong {
+            Wrong::Value(expected) => expected,
+            Wrong::Parts(parts) => panic!("{parts:?} are no parts of a size"),
+        })
     }
 
     #[test]

@@ -73,6 +73,39 @@ impl Problems {
         });
     }
 
+    /// Adds a problem if `kind` does not [admit](Kind::admits) the value. Of sizes by name, each
+    /// that is wrong is told by itself, under `field.name`.
+    pub fn check(&mut self, field: impl Into<Cow<'static, str>>, kind: &Kind, value: &Value) {
+        let field = field.into();
+        match (kind, value) {
+            _ if kind.admits(value) => {}
+            (Kind::Sizes(_), Value::Sizes(sizes)) if sizes.len() > Kind::MAX_NAMES => {
+                let expected = format!("a group of at most {} names", Kind::MAX_NAMES);
+                self.add(field, format!("a group of {}", sizes.len()), expected);
+            }
+            (Kind::Sizes(range), Value::Sizes(sizes)) => {
+                for (name, size) in sizes {
+                    self.check_size(&field, range, name, *size);
+                }
+            }
+            _ => self.add(field, value.to_string(), kind.to_string()),
+        }
+    }
+
+    fn check_size(&mut self, field: &str, range: &RangeInclusive<u64>, name: &str, size: u64) {
+        let shown = Value::Bytes(size);
+        if !Kind::admits_name(name) {
+            let most = Kind::MAX_NAME_BYTES;
+            let expected = format!("for names of 1 to {most} bytes without control characters");
+            // It may be of any length.
+            let name: String = name.chars().take(80).collect();
+            self.add(field.to_owned(), format!("{shown} for {name:?}"), expected);
+        } else {
+            let kind = Kind::Bytes(range.clone());
+            self.check(format!("{field}.{name}"), &kind, &shown);
+        }
+    }
+
     /// Adds the problems that another check found, if any.
     pub fn add_all(&mut self, checked: Result<(), ConfigError>) {
         if let Err(error) = checked {

@@ -77,6 +77,14 @@ const TOLD: &[(&str, &str)] = &[
         "bad-secret-is-a-list",
         "`server.token` is a list of 1, but must be a text",
     ),
+    (
+        "bad-size-by-name",
+        "1:33: `cache.budgets./b` is lots, but must be a size",
+    ),
+    (
+        "bad-sizes-are-a-list",
+        "`cache.budgets` is a list of 1, but must be a group of names",
+    ),
     ("bad-tab", "is no YAML: "),
     ("bad-tag", "has the tag !x"),
     ("bad-two-documents", "is a second document"),
@@ -107,6 +115,10 @@ const TOLD: &[(&str, &str)] = &[
     (
         "bad-variable-of-a-value",
         "is a part of PLIMSOLL__CACHE, which is a value",
+    ),
+    (
+        "bad-variable-of-one-size",
+        "`cache.budgets.ask` is one of several sizes by name",
     ),
     (
         "bad-variable-twice",

@@ -305,3 +305,47 @@ fn a_range_that_the_code_breaks_is_told_of_the_code() {
     let expected = ["code: `count` is 0, but must be between 1 and 1000"];
     assert_eq!(told(&reading.finish().unwrap_err()), expected);
 }
+
+#[test]
+fn sizes_by_name_that_the_code_breaks_are_told_one_by_one() {
+    let names = "for names of 1 to 256 bytes without control characters";
+    let small = "`budgets./a` is 7, but must be between 1KiB and 1TiB";
+    let unnamed = format!("`budgets` is 1KiB for \"\", but must be {names}");
+    let broken = |broken: &[(&str, u64)]| {
+        let sizes = broken
+            .iter()
+            .map(|(name, size)| ((*name).to_owned(), *size));
+        let mut every = Every {
+            budgets: sizes.collect(),
+            ..Every::default()
+        };
+        let checked = plimsoll_core::settings::check(&every).unwrap_err();
+        let mut reading = Reading::new();
+        reading.root(&mut every, &[], &File::empty(), &Environment::empty());
+        (checked.to_string(), told(&reading.finish().unwrap_err()))
+    };
+    let (checked, read) = broken(&[("", 1_024), ("/a", 7), ("/b", 1_024)]);
+    assert_eq!(checked, format!("{unnamed}; {small}"));
+    assert_eq!(read, [format!("code: {unnamed}"), format!("code: {small}")]);
+    let names: Vec<_> = (0..1_001).map(|name| name.to_string()).collect();
+    let many: Vec<_> = names.iter().map(|name| (&**name, 0)).collect();
+    let (checked, read) = broken(&many);
+    let what = "`budgets` is a group of 1001, but must be a group of at most 1000 names";
+    assert_eq!(checked, what);
+    assert_eq!(read, [format!("code: {what}")]);
+}
+
+#[test]
+fn sizes_that_a_file_has_wrong_are_not_told_of_the_code_as_well() {
+    let mut every = Every {
+        budgets: [("a".to_owned(), 7)].into(),
+        ..Every::default()
+    };
+    let mut reading = Reading::new();
+    let file = File::parse("config.yaml", "budgets: {a: 8}").unwrap();
+    reading.root(&mut every, &[], &file, &Environment::empty());
+    assert!(reading.is_wrong("budgets"));
+    let problems = told(&reading.finish().unwrap_err());
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].starts_with("config.yaml:1:14: `budgets.a` is 8"));
+}

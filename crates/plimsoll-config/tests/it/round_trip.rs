@@ -6,10 +6,11 @@ use crate::support::{
 };
 use plimsoll_breaker::{AfterHalfOpen, CircuitBreakerConfig, HistoryConfig, ProbeRule, Window};
 use plimsoll_config::{Effective, Environment, File, Reading, Source, to_json, to_yaml};
-use plimsoll_core::settings::{Settings, Value};
+use plimsoll_core::settings::{Kind, Settings, Value};
 use proptest::prelude::*;
 use serde_json::json;
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
@@ -85,6 +86,12 @@ fn name() -> BoxedStrategy<String> {
     any_text().prop_filter("no name", fits).boxed()
 }
 
+/// Names of sizes: anything without control characters.
+fn name_of_size() -> BoxedStrategy<String> {
+    let fits = |text: &String| Kind::admits_name(text);
+    any_text().prop_filter("no name", fits).boxed()
+}
+
 fn every() -> impl Strategy<Value = Every> {
     let numbers = (
         any::<bool>(),
@@ -112,6 +119,7 @@ fn every() -> impl Strategy<Value = Every> {
         any_text(),
         proptest::option::of(any_text()),
         proptest::collection::vec(any_text(), 0..4),
+        proptest::collection::btree_map(name_of_size(), 1_024..=TIB, 0..4),
     );
     let retries = (1..=10_u32, time(Duration::ZERO..=DAY));
     let retries = retries.prop_map(|(attempts, wait)| Retries { attempts, wait });
@@ -123,7 +131,7 @@ fn every() -> impl Strategy<Value = Every> {
     (numbers, times, words, groups).prop_map(|(numbers, times, words, groups)| {
         let (flag, count, most, ratio, rate, size) = numbers;
         let (timeout, idle, window, workers) = times;
-        let (mode, listen, title, note, hosts) = words;
+        let (mode, listen, title, note, hosts, budgets) = words;
         let ((low, high), retries, (first, second, third)) = groups;
         Every {
             flag,
@@ -142,6 +150,7 @@ fn every() -> impl Strategy<Value = Every> {
             note,
             token: None,
             hosts,
+            budgets,
             bounds: Bounds { low, high },
             retries,
             login: None,
@@ -301,7 +310,8 @@ proptest! {
 
 #[test]
 fn yaml_has_the_source_of_every_value_behind_it() {
-    let yaml = "profile: large\nrate: off\nhosts: [a, 'b\"']\ntitle: 'x # y'\n";
+    let yaml = "profile: large\nrate: off\nhosts: [a, 'b\"']\ntitle: 'x # y'\n\
+                budgets: {/b: 8MiB, a: 1025}\n";
     let (_, values) = good(
         yaml,
         &[("APP__COUNT", "7"), ("APP__RETRIES__ATTEMPTS", "2")],
@@ -325,6 +335,9 @@ title: \"x # y\" # config.yaml:4:8
 note: none # code
 token: none # code
 hosts: [\"a\", \"b\\\"\"] # config.yaml:3:8
+budgets: # config.yaml:5:10
+  \"/b\": 8MiB
+  \"a\": 1025
 bounds:
   low: 10 # code
   high: 20 # code
@@ -339,6 +352,40 @@ tuning:
     third: 200 # config.yaml:1:10
 ";
     assert_eq!(shown.replace("1MiB", "1048576"), expected);
+}
+
+#[test]
+fn sizes_by_name_are_shown_and_read_again_however_many_and_long() {
+    let name = |number: usize| format!("{number:04}{}", "\"".repeat(252));
+    let most: BTreeMap<_, _> = (0..1_000).map(|number| (name(number), TIB)).collect();
+    for budgets in [BTreeMap::new(), most] {
+        let mut every = Every {
+            budgets,
+            ..Every::default()
+        };
+        let yaml = to_yaml(&values(&mut every), None);
+        assert_eq!(good(&yaml, &[]).0, every);
+    }
+}
+
+#[test]
+fn sizes_by_name_are_below_their_setting_in_an_item_too() {
+    let budgets = [("/b", 1_024), ("a", 1_025)];
+    let mut every = Every {
+        budgets: budgets.map(|(name, size)| (name.to_owned(), size)).into(),
+        ..Every::default()
+    };
+    let mut shown = values(&mut every);
+    shown.retain(|value| value.key == "budgets");
+    shown[0].key = "adapters.x.budgets".to_owned();
+    let expected = "\
+adapters:
+  - name: \"x\"
+    budgets: # code
+      \"/b\": 1KiB
+      \"a\": 1025
+";
+    assert_eq!(to_yaml(&shown, Some("adapters")), expected);
 }
 
 #[test]
@@ -366,7 +413,8 @@ fn names_are_quoted_where_they_are_keys() {
 #[test]
 fn json_has_every_value_with_its_place() {
     let variables = [("APP__COUNT", "7")];
-    let (_, values) = good("rate: 20\nhosts: [a]\ntoken: x", &variables);
+    let yaml = "rate: 20\nhosts: [a]\ntoken: x\nbudgets: {b.c: 1.5KiB, /a: 8MiB}";
+    let (_, values) = good(yaml, &variables);
     let json = to_json(&values);
     for (pointer, leaf) in [
         ("/count", json!({ "value": 7, "source": "APP__COUNT" })),
@@ -381,6 +429,13 @@ fn json_has_every_value_with_its_place() {
         (
             "/token",
             json!({ "value": "***", "source": "config.yaml", "line": 3, "column": 8 }),
+        ),
+        (
+            "/budgets",
+            json!({
+                "value": { "/a": "8MiB", "b.c": "1536" },
+                "source": "config.yaml", "line": 4, "column": 10,
+            }),
         ),
         ("/flag", json!({ "value": false, "source": "code" })),
         ("/timeout", json!({ "value": "30s", "source": "code" })),

@@ -57,6 +57,18 @@ fn accepts(schema: &Value, value: &Value) -> bool {
                 .iter()
                 .all(|(key, value)| known.get(key).is_none_or(|rule| accepts(rule, value)))
         }),
+        "maxProperties" => value
+            .as_object()
+            .is_none_or(|object| object.len() as u64 <= rule.as_u64().unwrap()),
+        "propertyNames" => value
+            .as_object()
+            .is_none_or(|object| object.keys().all(|key| accepts(rule, &json!(key)))),
+        "additionalProperties" if rule.is_object() => {
+            assert!(!schema.contains_key("properties"), "{schema:?}");
+            value
+                .as_object()
+                .is_none_or(|object| object.values().all(|value| accepts(rule, value)))
+        }
         "additionalProperties" => {
             assert_eq!(rule, &json!(false));
             let known = schema["properties"].as_object().unwrap();
@@ -94,7 +106,7 @@ fn same(key: &str, value: &Value) -> (String, Value) {
 #[test]
 fn the_schema_accepts_what_is_read_and_refuses_what_is_not() {
     let schema = schema("Everything", &mut Every::default());
-    let cases: [(&str, &[Value], &[Value]); 17] = [
+    let cases: [(&str, &[Value], &[Value]); 18] = [
         (
             "flag",
             &[json!(true), json!(false), json!("true"), json!("FALSE")],
@@ -273,6 +285,34 @@ fn the_schema_accepts_what_is_read_and_refuses_what_is_not() {
             &[json!(null), json!([null]), json!([[]]), json!({})],
         ),
         (
+            "budgets",
+            &[
+                json!({}),
+                json!({ "/a": "8MiB", "b=c": 1_024, "d": "0.1%" }),
+                json!({ "x".repeat(256): 2_048 }),
+                json!("/a=8MiB,/b = 1 KiB ,"),
+                json!("a=b=1024"),
+                json!(""),
+                json!(" , "),
+            ],
+            &[
+                json!(null),
+                json!([]),
+                json!(5),
+                json!("a"),
+                json!("a=x"),
+                json!("=1KiB"),
+                json!("a=1KiB,b"),
+                json!({ "a": null }),
+                json!({ "a": 1_023 }),
+                json!({ "a": "lots" }),
+                json!({ "": 1_024 }),
+                json!({ "a\nb": 1_024 }),
+                json!({ "x".repeat(257): 1_024 }),
+                json!({ "a": {} }),
+            ],
+        ),
+        (
             "retries",
             &[
                 json!("on"),
@@ -397,6 +437,7 @@ fn the_schema_says_what_settings_are_and_what_they_are_without_a_word() {
         ("timeout", json!("30s")),
         ("retries", json!("off")),
         ("hosts", json!([])),
+        ("budgets", json!({})),
     ] {
         assert_eq!(properties[key]["default"], default, "{key}");
         let value = json!({ key: default });

@@ -113,5 +113,5 @@ fn what_reads_again_can_be_kept_as_an_object() {
     }
     let fixed: Box<dyn Configuration> = Box::new(Fixed(good("", &[]).1));
     assert_eq!(fixed.reload(), Ok(Reload::default()));
-    assert_eq!((fixed.problem(), fixed.values().len()), (None, 23));
+    assert_eq!((fixed.problem(), fixed.values().len()), (None, 24));
 }

@@ -3,9 +3,9 @@
 use plimsoll_config::{Effective, Environment, File, Listed, LoadError, Reading, Source};
 use plimsoll_core::settings::{
     self, Choice, Fields, Kind, Secret, Setting, Settings, Value, address, bytes, choice, duration,
-    flag, integer, number, percent, secret, text, texts,
+    flag, integer, number, percent, secret, sizes, text, texts,
 };
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 pub(crate) const MILLISECOND: Duration = Duration::from_millis(1);
 pub(crate) const DAY: Duration = Duration::from_secs(86_400);
@@ -30,6 +30,7 @@ pub(crate) struct Every {
     pub(crate) note: Option<String>,
     pub(crate) token: Option<Secret>,
     pub(crate) hosts: Vec<String>,
+    pub(crate) budgets: BTreeMap<String, u64>,
     pub(crate) bounds: Bounds,
     pub(crate) retries: Option<Retries>,
     pub(crate) login: Option<Login>,
@@ -113,6 +114,7 @@ impl Default for Every {
             note: None,
             token: None,
             hosts: Vec::new(),
+            budgets: BTreeMap::new(),
             bounds: Bounds { low: 10, high: 20 },
             retries: None,
             login: None,
@@ -164,6 +166,8 @@ impl Settings for Every {
         let token = &mut secret(&mut self.token).or(&["none"]);
         fields.setting("token", "A secret.", token);
         fields.setting("hosts", "Texts.", &mut texts(&mut self.hosts));
+        let budgets = &mut sizes(&mut self.budgets, 1_024..=TIB);
+        fields.setting("budgets", "Sizes by name.", budgets);
         fields.group("bounds", "A group.", &mut self.bounds);
         settings::optional(fields, "retries", "Optional.", &mut self.retries);
         settings::optional(fields, "login", "Has a secret.", &mut self.login);

@@ -1,8 +1,9 @@
 //! What texts of every kind mean, in a file and in a variable.
 
 use crate::support::{DAY, Every, MILLISECOND, Mode, Pair, TIB, bad, good};
-use plimsoll_core::settings::Secret;
-use std::time::Duration;
+use plimsoll_config::{Environment, File, Reading};
+use plimsoll_core::settings::{self, Fields, Secret, Settings};
+use std::{collections::BTreeMap, time::Duration};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -331,6 +332,198 @@ fn several_texts_are_a_list_or_have_commas_between() {
         let what = format!("`hosts` is {value}, but must be a list of texts");
         assert!(problem.ends_with(&what), "{problem}");
     }
+}
+
+const SIZE: &str = "a size between 1KiB and 1TiB, in bytes or like \"64MiB\" or \"40%\"";
+
+fn budgets(yaml: &str, variables: &[(&str, &str)]) -> Vec<(String, u64)> {
+    good(yaml, variables).0.budgets.into_iter().collect()
+}
+
+fn named(sizes: &[(&str, u64)]) -> Vec<(String, u64)> {
+    let sizes = sizes.iter();
+    sizes
+        .map(|(name, size)| ((*name).to_owned(), *size))
+        .collect()
+}
+
+#[test]
+fn sizes_by_name_are_a_group() {
+    let yaml = "budgets:\n  /demo/heavy: 8MiB\n  'a, b=c': '2048'\n  5: 1KiB\n";
+    let expected = [("/demo/heavy", 8 << 20), ("5", 1_024), ("a, b=c", 2_048)];
+    assert_eq!(budgets(yaml, &[]), named(&expected));
+    assert_eq!(budgets("budgets: {}", &[]), []);
+    let alias = "size: &s 4KiB\nbudgets: {a: *s, ' ': 1 KiB}";
+    assert_eq!(budgets(alias, &[]), named(&[(" ", 1_024), ("a", 4_096)]));
+    if let Some(limit) = plimsoll_config::memory_limit() {
+        let share = (limit as f64 / 1_000.0) as u64;
+        if (1_024..=TIB).contains(&share) {
+            assert_eq!(budgets("budgets: {a: 0.1%}", &[]), named(&[("a", share)]));
+        }
+    }
+}
+
+#[test]
+fn sizes_by_name_have_commas_between_in_a_variable() {
+    for (text, expected) in [
+        (
+            "/demo/heavy=8MiB,/ask=512KiB",
+            &[("/ask", 512 << 10), ("/demo/heavy", 8 << 20)][..],
+        ),
+        (" a = 1KiB ,, b = 2048 , ", &[("a", 1_024), ("b", 2_048)]),
+        // A name ends at the last equals sign.
+        ("/a?b=c=1KiB", &[("/a?b=c", 1_024)]),
+        ("==1KiB", &[("=", 1_024)]),
+        (",", &[]),
+        (" ", &[]),
+    ] {
+        assert_eq!(
+            budgets("", &[("APP__BUDGETS", text)]),
+            named(expected),
+            "{text}"
+        );
+        assert_eq!(
+            budgets(&format!("budgets: '{text}'"), &[]),
+            named(expected),
+            "{text}"
+        );
+    }
+    assert_eq!(budgets("budgets: ''", &[]), []);
+}
+
+#[test]
+fn sizes_by_name_are_one_value_of_which_none_is_left_from_below() {
+    let yaml = "budgets: {a: 1KiB, b: 2KiB}";
+    let variable = |text| budgets(yaml, &[("APP__BUDGETS", text)]);
+    assert_eq!(variable("b=3KiB"), named(&[("b", 3_072)]));
+    assert_eq!(variable(","), []);
+    // An empty one says nothing.
+    assert_eq!(variable(""), named(&[("a", 1_024), ("b", 2_048)]));
+}
+
+#[test]
+fn each_size_that_is_wrong_is_told_with_its_name_and_its_place() {
+    let yaml = "\
+budgets:
+  good: 1KiB
+  soon: lots
+  small: 1023
+  none:
+  list: [1, 2]
+  group: {a: 1}
+  '': 5MiB
+  \"a\\nb\": 6MiB
+";
+    let names = "for names of 1 to 256 bytes without control characters";
+    assert_eq!(
+        bad(yaml, &[]),
+        [
+            format!("config.yaml:3:9: `budgets.soon` is lots, but must be {SIZE}"),
+            format!("config.yaml:4:10: `budgets.small` is 1023, but must be {SIZE}"),
+            format!("config.yaml:5:7: `budgets.none` is nothing, but must be {SIZE}"),
+            format!("config.yaml:6:9: `budgets.list` is a list of 2, but must be {SIZE}"),
+            format!("config.yaml:7:10: `budgets.group` is a group of 1, but must be {SIZE}"),
+            format!("config.yaml:8:3: `budgets` is 5MiB for \"\", but must be {names}"),
+            format!("config.yaml:9:3: `budgets` is 6MiB for \"a\\nb\", but must be {names}"),
+        ]
+    );
+    let longest = "x".repeat(256);
+    assert_eq!(
+        budgets(&format!("budgets: {{{longest}: 1KiB}}"), &[]).len(),
+        1
+    );
+    let problems = bad(&format!("budgets: {{{longest}x: 1KiB}}"), &[]);
+    let shown = format!("1KiB for {}…", &longest[..80]);
+    assert_eq!(
+        problems,
+        [format!(
+            "config.yaml:1:11: `budgets` is {shown}, but must be {names}"
+        )]
+    );
+    let twice = ["config.yaml:1:20: `a` is there twice, first at config.yaml:1:11"];
+    assert_eq!(bad("budgets: {a: 1KiB, a: 2KiB}", &[]), twice);
+}
+
+#[test]
+fn each_size_that_is_wrong_in_a_variable_is_told_with_its_name() {
+    let text = "a=1KiB,b=lots,c=1,plain,=5MiB,a=2KiB,d=";
+    let names = "for names of 1 to 256 bytes without control characters";
+    assert_eq!(
+        bad("", &[("APP__BUDGETS", text)]),
+        [
+            "APP__BUDGETS: `budgets` is plain, but must be a name with a size, like name=64MiB"
+                .to_owned(),
+            format!("APP__BUDGETS: `budgets.b` is lots, but must be {SIZE}"),
+            format!("APP__BUDGETS: `budgets.c` is 1, but must be {SIZE}"),
+            format!("APP__BUDGETS: `budgets` is 5MiB for \"\", but must be {names}"),
+            "APP__BUDGETS: `budgets.a` is there twice: leave one out".to_owned(),
+            format!("APP__BUDGETS: `budgets.d` is nothing, but must be {SIZE}"),
+        ]
+    );
+    let what = "is one of several sizes by name: give all of them in one variable, as \
+                name=size,name=size";
+    assert_eq!(
+        bad(
+            "",
+            &[("APP__BUDGETS__A", "1KiB"), ("APP__BUDGETS__B__C", "1KiB")]
+        ),
+        [
+            format!("APP__BUDGETS__A: `budgets.a` {what}"),
+            format!("APP__BUDGETS__B__C: `budgets.b` {what}"),
+        ]
+    );
+}
+
+#[test]
+fn what_is_no_group_of_sizes_is_refused_as_a_whole() {
+    let expected = "a group of names, each with a size between 1KiB and 1TiB, like {a: 64MiB} or \
+                    \"a=64MiB\"";
+    for (value, shown) in [
+        ("[a, b]", "a list of 2"),
+        ("soon", "soon"),
+        ("64MiB", "64MiB"),
+        ("off", "off"),
+        ("", "nothing"),
+    ] {
+        let place = if value.is_empty() { "1:8" } else { "1:10" };
+        let problem = format!("config.yaml:{place}: `budgets` is {shown}, but must be {expected}");
+        assert_eq!(bad(&format!("budgets: {value}"), &[]), [problem]);
+    }
+    let many = |count: u32| {
+        let sizes: Vec<_> = (0..count).map(|name| format!("{name}: 1KiB")).collect();
+        format!("budgets: {{{}}}", sizes.join(", "))
+    };
+    assert_eq!(budgets(&many(1_000), &[]).len(), 1_000);
+    let what = "is a group of 1001, but must be a group of at most 1000 names";
+    assert_eq!(
+        bad(&many(1_001), &[]),
+        [format!("config.yaml:1:10: `budgets` {what}")]
+    );
+}
+
+#[test]
+fn sizes_by_name_may_have_a_word_instead() {
+    #[derive(Default)]
+    struct Worded(Option<BTreeMap<String, u64>>);
+    impl Settings for Worded {
+        fn visit(&mut self, fields: &mut dyn Fields) {
+            let sizes = &mut settings::sizes(&mut self.0, 1..=TIB).or(&["off"]);
+            fields.setting("sizes", "Sizes, or none.", sizes);
+        }
+    }
+    let read = |yaml: &str| {
+        let mut worded = Worded(Some(BTreeMap::new()));
+        let mut reading = Reading::new();
+        let file = File::parse("config.yaml", yaml).unwrap();
+        reading.root(&mut worded, &[], &file, &Environment::empty());
+        reading.finish().unwrap();
+        worded.0
+    };
+    assert_eq!(read("sizes: off"), None);
+    assert_eq!(read("sizes:"), None);
+    assert_eq!(read(""), Some(BTreeMap::new()));
+    let off = BTreeMap::from([("off".to_owned(), 1)]);
+    assert_eq!(read("sizes: {off: 1}"), Some(off));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-use std::{fmt, net::SocketAddr, ops::RangeInclusive, time::Duration};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, ops::RangeInclusive, time::Duration};
 
 /// What values a setting takes. Its `Display` goes on from "must be".
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +30,8 @@ pub enum Kind {
     Secret,
     /// Several texts.
     Texts,
+    /// A whole number of bytes for each of up to [`MAX_NAMES`](Self::MAX_NAMES) names.
+    Sizes(RangeInclusive<u64>),
 }
 
 /// The value of a setting. Its `Display` is what a file would say.
@@ -58,6 +60,8 @@ pub enum Value {
     Secret(Secret),
     /// Several texts.
     Texts(Vec<String>),
+    /// So many bytes for each name.
+    Sizes(BTreeMap<String, u64>),
 }
 
 /// A text that is not shown.
@@ -66,6 +70,18 @@ pub enum Value {
 pub struct Secret(pub String);
 
 impl Kind {
+    /// The most names of [`Sizes`](Self::Sizes).
+    pub const MAX_NAMES: usize = 1_000;
+    /// The longest name of [`Sizes`](Self::Sizes), in bytes.
+    pub const MAX_NAME_BYTES: usize = 256;
+
+    /// Whether a text can be a name of [`Sizes`](Self::Sizes): it has 1 to 256 bytes without control
+    /// characters.
+    #[must_use]
+    pub fn admits_name(name: &str) -> bool {
+        (1..=Self::MAX_NAME_BYTES).contains(&name.len()) && !name.contains(char::is_control)
+    }
+
     /// Whether a value is of this kind and within its range. A word always is: a setting knows its
     /// own.
     #[must_use]
@@ -88,6 +104,11 @@ impl Kind {
             | (Self::CountOrShare(_), Value::Share(value)) => *value > 0.0 && *value <= 100.0,
             (Self::Duration(range) | Self::CallsOrTime(_, range), Value::Duration(value)) => {
                 range.contains(value)
+            }
+            (Self::Sizes(range), Value::Sizes(sizes)) => {
+                let mut entries = sizes.iter();
+                sizes.len() <= Self::MAX_NAMES
+                    && entries.all(|(name, size)| Self::admits_name(name) && range.contains(size))
             }
             _ => false,
         }
@@ -133,6 +154,10 @@ impl fmt::Display for Kind {
             Self::Address => f.write_str("an address and a port, like 127.0.0.1:8081"),
             Self::Text | Self::Secret => f.write_str("a text"),
             Self::Texts => f.write_str("a list of texts"),
+            Self::Sizes(range) => {
+                let range = Self::Bytes(range.clone());
+                write!(f, "a group of names, each with a size {range}")
+            }
         }
     }
 }
@@ -151,6 +176,14 @@ impl fmt::Display for Value {
             Self::Text(value) => f.write_str(value),
             Self::Secret(_) => f.write_str("***"),
             Self::Texts(values) => f.write_str(&values.join(", ")),
+            Self::Sizes(sizes) => {
+                let mut separator = "";
+                for (name, size) in sizes {
+                    write!(f, "{separator}{name}={}", Self::Bytes(*size))?;
+                    separator = ", ";
+                }
+                Ok(())
+            }
         }
     }
 }
@@ -251,6 +284,37 @@ mod tests {
         ] {
             assert_eq!(kind.to_string(), shown);
         }
+    }
+
+    #[test]
+    fn sizes_are_shown_with_their_names_in_order() {
+        let sizes = [("b=c", 1_025), ("/a", 8 << 20)];
+        let sizes = sizes.map(|(name, size)| (name.to_owned(), size));
+        let sizes = Value::Sizes(sizes.into());
+        assert_eq!(sizes.to_string(), "/a=8MiB, b=c=1025");
+        assert_eq!(Value::Sizes(BTreeMap::new()).to_string(), "");
+    }
+
+    #[test]
+    fn sizes_have_names_of_some_length_and_not_too_many() {
+        let kind = Kind::Sizes(1..=9);
+        let admits = |name: &str, size| {
+            let sizes = BTreeMap::from([(name.to_owned(), size)]);
+            kind.admits(&Value::Sizes(sizes))
+        };
+        let (longest, too_long) = ("x".repeat(256), "x".repeat(257));
+        for name in ["/a", " ", "a=b", "ä", &longest] {
+            assert!(admits(name, 1) && admits(name, 9), "{name}");
+            assert!(!admits(name, 0) && !admits(name, 10), "{name}");
+        }
+        for name in ["", "a\nb", "\u{85}", &too_long] {
+            assert!(!admits(name, 1), "{name:?}");
+        }
+        let many = |count: u32| {
+            let names = (0..count).map(|name| (name.to_string(), 1));
+            kind.admits(&Value::Sizes(names.collect()))
+        };
+        assert!(many(0) && many(1_000) && !many(1_001));
     }
 
     #[test]

@@ -1,5 +1,5 @@
 use super::{Kind, Secret, Setting, Value};
-use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, ops::RangeInclusive, time::Duration};
 
 /// A field that holds a `V`, or may.
 pub trait Holds<V> {
@@ -120,6 +120,10 @@ leaf!(
     /// Several texts.
     texts, Vec<String>, Texts, Kind::Texts
 );
+leaf!(
+    /// So many bytes for each name, of which there may be [`MAX_NAMES`](Kind::MAX_NAMES).
+    sizes, BTreeMap<String, u64>, Sizes, Kind::Sizes(range), range: u64
+);
 
 /// One of some words.
 pub const fn choice<T: Choice>(field: &mut T) -> impl Setting {
@@ -181,7 +185,8 @@ holds!(
     SocketAddr,
     String,
     Secret,
-    Vec<String>
+    Vec<String>,
+    BTreeMap<String, u64>
 );
 
 /// Narrower integers. What does not fit is as much as fits, which a range keeps from happening.

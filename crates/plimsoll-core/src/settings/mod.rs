@@ -36,7 +36,7 @@ pub use self::{
     kind::{Kind, Secret, Value},
     leaf::{
         Choice, Holds, Leaf, address, bytes, choice, duration, flag, integer, number, percent,
-        secret, text, texts,
+        secret, sizes, text, texts,
     },
 };
 use crate::{ConfigError, Problems};
@@ -170,11 +170,7 @@ impl Fields for Checker<'_> {
     fn setting(&mut self, key: &'static str, _: &'static str, setting: &mut dyn Setting) {
         let (kind, value) = (setting.kind(), setting.value());
         let admitted = kind.admits(&value);
-        if !admitted {
-            let expected = kind.to_string();
-            self.problems
-                .add(self.path_to(key), value.to_string(), expected);
-        }
+        self.problems.check(self.path_to(key), &kind, &value);
         self.last.push(Checked {
             key,
             value,
