@@ -30,6 +30,9 @@ const POLL: Duration = Duration::from_secs(5);
 /// Watches the folders of some files, since editors and orchestrators put new files in the place
 /// of old ones. Where a file or its folder is a link, what it leads to is not watched.
 ///
+/// What is told of first is no change: files may have become others between being read and being
+/// watched.
+///
 /// Where the system cannot watch them (there are too few watches, or the folder is not there), a
 /// warning says so, and a change is told of every 5 seconds whether there was one or not, until
 /// they can be watched.
@@ -41,7 +44,7 @@ pub struct Watcher {
     watcher: Option<RecommendedWatcher>,
     /// Set when a folder is watched no more, since it is another now.
     lost: Arc<AtomicBool>,
-    /// There was a change that nobody was told of yet.
+    /// There was a change that nobody was told of yet, or may have been before the watch began.
     pending: bool,
     /// When a change is told of where the system cannot watch.
     poll: Option<Instant>,
@@ -57,7 +60,7 @@ impl Watcher {
             changed: mpsc::channel(1).1,
             watcher: None,
             lost: Arc::default(),
-            pending: false,
+            pending: true,
             poll: None,
         };
         if let Err(error) = watcher.watch() {
@@ -67,7 +70,7 @@ impl Watcher {
     }
 
     /// Waits for the next change, and until the files were left alone for a tenth of a second. It
-    /// may be a change of something else in the same folder.
+    /// may be a change of something else in the same folder. The first time, it waits for no change.
     ///
     /// # Cancel safety
     ///
@@ -101,9 +104,10 @@ impl Watcher {
     }
 
     async fn polled(&mut self) {
-        let next = *self.poll.get_or_insert_with(|| Instant::now() + POLL);
+        let wait = if self.pending { QUIET } else { POLL };
+        let next = *self.poll.get_or_insert_with(|| Instant::now() + wait);
         sleep_until(next).await;
-        self.poll = None;
+        (self.poll, self.pending) = (None, false);
         // It was told of already if this fails.
         let _ = self.watch();
     }
@@ -170,7 +174,7 @@ fn folder(file: &Path) -> PathBuf {
 mod tests {
     use super::*;
     use std::env;
-    use tokio::time::sleep;
+    use tokio::time::{sleep, timeout};
 
     /// A watcher that is told of changes by hand.
     fn by_hand() -> (mpsc::Sender<()>, Watcher) {
@@ -201,6 +205,32 @@ mod tests {
             sleep(LONGEST * 2).await;
         });
         assert_eq!(told_after(&mut watcher).await.as_millis(), 2 * 90 + 100);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_begins_by_telling_once_that_files_may_have_changed() {
+        let (tell, mut watcher) = by_hand();
+        // However often the wait is dropped.
+        for _ in 0..3 {
+            let short = timeout(QUIET / 2, watcher.changed()).await;
+            assert!(short.is_err(), "the files were not left alone");
+        }
+        assert_eq!(told_after(&mut watcher).await.as_millis(), 100);
+        let long = timeout(LONGEST * 10, watcher.changed()).await;
+        assert!(long.is_err(), "nothing has changed");
+        tell.send(()).await.unwrap();
+        assert_eq!(told_after(&mut watcher).await.as_millis(), 100);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_is_being_written_when_the_watch_begins_is_left_alone_first() {
+        let (tell, mut watcher) = by_hand();
+        tokio::spawn(async move {
+            sleep(Duration::from_millis(60)).await;
+            tell.send(()).await.unwrap();
+            sleep(LONGEST * 2).await;
+        });
+        assert_eq!(told_after(&mut watcher).await.as_millis(), 60 + 100);
     }
 
     #[tokio::test(start_paused = true)]

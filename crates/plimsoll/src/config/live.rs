@@ -116,14 +116,15 @@ pub(crate) fn watch(live: &Handle, lifecycle: &Lifecycle) -> DropGuard {
     let watching = async move {
         let mut watcher = Watcher::new(files.iter().map(PathBuf::as_path));
         loop {
+            // The first time it is for what has changed since the files were loaded, and no sooner
+            // than after a quiet time either: somebody may be writing them.
+            watcher.changed().await;
             let live = live.clone();
-            // The first time for what has changed since the files were loaded. Adapters that are
-            // made may block.
+            // Adapters that are made may block.
             let reloaded = spawn_blocking(move || live.reload_if_changed()).await;
             if let Err(error) = reloaded {
                 tracing::error!(%error, "reading the configuration ended early");
             }
-            watcher.changed().await;
         }
     };
     let task = async move {

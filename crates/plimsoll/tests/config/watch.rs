@@ -1,8 +1,10 @@
-//! Files that are watched. The clock is the real one, since the system tells when it does.
+//! Files that are watched. The clock is the real one where the system has to tell, which it does when
+//! it does.
 
-use crate::support::{Folder, Greeters, Kind, Maker, Service, code, shown, until};
-use plimsoll::{ConfigFiles, Plimsoll};
-use std::{fs, time::Duration};
+use crate::support::{Folder, Greeters, Kind, Maker, SECOND, Service, code, shown, until};
+use plimsoll::{ConfigFiles, Holding as _, Plimsoll, config_files::watch::QUIET};
+use std::{fs, sync::Arc, time::Duration};
+use tokio::time::sleep;
 
 fn watched(folder: &Folder) -> ConfigFiles {
     ConfigFiles::in_folder(folder.path("")).no_variables()
@@ -75,6 +77,41 @@ async fn change_between_loading_and_watching_is_taken_up() {
     };
     until(|| is_made_of(&service, "two")).await;
     assert_eq!(service.greet("a").await, "two x");
+}
+
+#[tokio::test(start_paused = true)]
+async fn first_look_is_for_what_has_changed_since_files_were_loaded() {
+    let folder = Folder::new("watch-first");
+    folder.adapters(&list("one"));
+    let service = Service::start(watched(&folder));
+    // Before the task that watches has run.
+    folder.adapters(&list("two"));
+    sleep(QUIET / 2).await;
+    assert!(is_made_of(&service, "one"));
+    // The clock stands still while a file is read.
+    sleep(QUIET).await;
+    assert!(is_made_of(&service, "two"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn file_that_is_empty_when_the_watch_begins_and_whole_soon_removes_nothing() {
+    let folder = Folder::new("watch-half");
+    folder.adapters(&list("one"));
+    let service = Service::start(watched(&folder));
+    assert_eq!(service.maker.made(), ["a"]);
+    let adapter = Arc::downgrade(&service.adapter("a").bounded());
+    folder.adapters("");
+    sleep(QUIET * 9 / 10).await;
+    assert_eq!(service.names(), ["a"]);
+    folder.adapters(&list("one"));
+    sleep(SECOND * 2).await;
+    assert_eq!(service.names(), ["a"]);
+    assert_eq!(service.maker.made(), [] as [&str; 0]);
+    assert!(adapter.upgrade().is_some(), "it is the same as before");
+    // One that stays empty says that there is none.
+    folder.adapters("");
+    service.reload().await;
+    assert_eq!(service.names(), [] as [&str; 0]);
 }
 
 #[tokio::test]
