@@ -134,16 +134,7 @@ impl Records {
 
     pub(crate) fn set_threshold(&self, threshold: RecordThreshold) -> Result<(), ConfigError> {
         let mut problems = Problems::default();
-        match threshold {
-            RecordThreshold::Records(records) => {
-                problems.number("record_threshold", records, 1..=u64::MAX);
-            }
-            RecordThreshold::Share(share) if !(share > 0.0 && share <= 1.0) => {
-                let expected = String::from("above 0 and at most 1");
-                problems.add("record_threshold", share.to_string(), expected);
-            }
-            RecordThreshold::Share(_) | RecordThreshold::Off => {}
-        }
+        problems.check("record_threshold", &threshold.kind(), &threshold.value());
         problems.into_result()?;
         *lock(&self.threshold) = threshold;
         self.check();

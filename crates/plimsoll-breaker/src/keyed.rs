@@ -5,8 +5,8 @@ use crate::{
     breaker::Member, event::TooManyObservers, machine::NEVER, nanos, sync::Mutex,
 };
 use plimsoll_core::{
-    Bounded, BoxFuture, Clock, CloseReport, Holding, Name, Problems, RemovalReason, Removed, Step,
-    Totals, Usage,
+    Bounded, BoxFuture, Clock, CloseReport, Holding, Name, RemovalReason, Removed, Step, Totals,
+    Usage, settings,
 };
 use std::{
     collections::{HashMap, VecDeque},
@@ -42,11 +42,11 @@ pub enum Overflow {
 /// How [`KeyedBreakers`] are made and how many there may be.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KeyedConfig {
-    breaker: CircuitBreakerConfig,
-    max_keys: usize,
-    idle: Duration,
-    max_key_bytes: usize,
-    overflow: Overflow,
+    pub(crate) breaker: CircuitBreakerConfig,
+    pub(crate) max_keys: usize,
+    pub(crate) idle: Duration,
+    pub(crate) max_key_bytes: usize,
+    pub(crate) overflow: Overflow,
 }
 
 impl Default for KeyedConfig {
@@ -111,13 +111,7 @@ impl KeyedConfig {
     ///
     /// Names each value that is out of its range.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let mut problems = Problems::default();
-        problems.add_all(self.breaker.validate());
-        problems.number("max_keys", self.max_keys, 1..=1_000_000);
-        let week = Duration::from_secs(7 * 86_400);
-        problems.duration("idle", self.idle, Duration::from_secs(1)..=week);
-        problems.number("max_key_bytes", self.max_key_bytes, 1..=65_536);
-        problems.into_result()
+        settings::check(self)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The keys, kinds and ranges of the configuration.
 
 use crate::{
-    CircuitBreakerConfig, HistoryConfig, ProbeRule, Window,
+    CircuitBreakerConfig, HistoryConfig, KeyedConfig, Overflow, ProbeRule, Window,
     config::{AfterHalfOpen, Dropped},
 };
 use plimsoll_core::settings::{
@@ -128,6 +128,32 @@ impl Settings for CircuitBreakerConfig {
             "history",
             "How much of its past it keeps.",
             &mut self.history,
+        );
+    }
+}
+
+impl Settings for KeyedConfig {
+    fn visit(&mut self, fields: &mut dyn Fields) {
+        self.breaker.visit(fields);
+        fields.setting(
+            "max_keys",
+            "How many keys there may be.",
+            &mut integer(&mut self.max_keys, 1..=1_000_000),
+        );
+        fields.setting(
+            "idle",
+            "How long a key may be idle before it is forgotten.",
+            &mut duration(&mut self.idle, SECOND..=WEEK),
+        );
+        fields.setting(
+            "max_key_bytes",
+            "How many bytes a key may have.",
+            &mut integer(&mut self.max_key_bytes, 1..=65_536),
+        );
+        fields.setting(
+            "overflow",
+            "What becomes of calls whose key finds no place.",
+            &mut choice(&mut self.overflow),
         );
     }
 }
@@ -359,5 +385,22 @@ impl Choice for AfterHalfOpen {
     fn from_name(name: &str) -> Option<Self> {
         let mut all = [Self::Open, Self::Close].into_iter();
         all.find(|then| then.name() == name)
+    }
+}
+
+impl Choice for Overflow {
+    const NAMES: &'static [&'static str] = &["shared", "pass", "reject"];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Shared => "shared",
+            Self::Pass => "pass",
+            Self::Reject => "reject",
+        }
+    }
+
+    fn from_name(name: &str) -> Option<Self> {
+        let mut all = [Self::Shared, Self::Pass, Self::Reject].into_iter();
+        all.find(|overflow| overflow.name() == name)
     }
 }

@@ -1,5 +1,5 @@
 use crate::settings::{Kind, Value};
-use std::{borrow::Cow, error::Error, fmt, ops::RangeInclusive, time::Duration};
+use std::{borrow::Cow, error::Error, fmt, ops::RangeInclusive};
 
 /// A configuration that cannot be used. Says every problem it has.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -20,11 +20,14 @@ pub struct ConfigProblem {
 /// Collects what is wrong with a configuration, so that all of it is told at once.
 ///
 /// ```
-/// use plimsoll_core::Problems;
+/// use plimsoll_core::{
+///     Problems,
+///     settings::{Kind, Value},
+/// };
 ///
 /// let mut problems = Problems::default();
-/// problems.number("max_entries", 0, 1..=100);
-/// problems.number("max_bytes", 7, 1..=100);
+/// problems.check("max_entries", &Kind::Integer(1..=100), &Value::Integer(0));
+/// problems.check("max_keys", &Kind::Integer(1..=100), &Value::Integer(7));
 /// let error = problems.into_result().unwrap_err();
 /// assert_eq!(error.to_string(), "`max_entries` is 0, but must be between 1 and 100");
 /// ```
@@ -110,30 +113,6 @@ impl Problems {
     pub fn add_all(&mut self, checked: Result<(), ConfigError>) {
         if let Err(error) = checked {
             self.0.extend(error.0);
-        }
-    }
-
-    /// Adds a problem if `value` is out of its range. A NaN is out of every range.
-    pub fn number<T>(&mut self, field: &'static str, value: T, range: RangeInclusive<T>)
-    where
-        T: Copy + PartialOrd + fmt::Display,
-    {
-        if !range.contains(&value) {
-            let expected = format!("between {} and {}", range.start(), range.end());
-            self.add(field, value.to_string(), expected);
-        }
-    }
-
-    /// Adds a problem if `value` is out of its range.
-    pub fn duration(
-        &mut self,
-        field: &'static str,
-        value: Duration,
-        range: RangeInclusive<Duration>,
-    ) {
-        if !range.contains(&value) {
-            let expected = Kind::Duration(range).to_string();
-            self.add(field, Value::Duration(value).to_string(), expected);
         }
     }
 

@@ -287,6 +287,8 @@ async fn threshold_out_of_range_is_refused_and_changes_nothing() {
     for threshold in bad.into_iter().chain([RecordThreshold::Records(0)]) {
         let error = adapters.record_threshold(threshold).unwrap_err();
         assert_eq!(error.problems()[0].field, "record_threshold");
+        let expected = "must be at least 1, or a share above 0% and at most 100%";
+        assert!(error.to_string().ends_with(expected), "{error}");
     }
     assert_eq!(adapters.memory_summary().threshold, Some(8_800));
     adapters

@@ -107,6 +107,12 @@ fn every_problem_of_keyed_breakers_is_told_at_once() {
     let error = KeyedBreakers::new("tenants", config).unwrap_err();
     let fields = error.problems().iter().map(|problem| &*problem.field);
     assert_eq!(fields.collect::<Vec<_>>(), ["minimum_calls", "max_keys"]);
+    let config = KeyedConfig::new().idle(SECOND / 2).max_key_bytes(65_537);
+    assert_eq!(
+        config.validate().unwrap_err().to_string(),
+        "`idle` is 500ms, but must be between 1s and 7d; \
+         `max_key_bytes` is 65537, but must be between 1 and 65536"
+    );
 }
 
 // It was told of, and refused, as if somebody had forced it open.
