@@ -146,10 +146,10 @@ impl ControlConfig {
         self
     }
 
-    /// The directory that [`breakers`](Self::breakers) was given.
-    #[must_use]
-    pub const fn given_breakers(&self) -> Option<&Breakers> {
-        self.breakers.as_ref()
+    /// The directory that [`breakers`](Self::breakers) was given; where none was, one of its own
+    /// from now on.
+    pub fn breakers_or_default(&mut self) -> Breakers {
+        self.breakers.get_or_insert_default().clone()
     }
 
     /// Sets the configuration that *admin* shows, and reads again.
@@ -160,10 +160,10 @@ impl ControlConfig {
         self
     }
 
-    /// Whether [`configuration`](Self::configuration) was given one.
-    #[must_use]
-    pub fn has_configuration(&self) -> bool {
-        self.configuration.is_some()
+    /// Sets the [`configuration`](Self::configuration) where none was given.
+    pub fn configuration_or(mut self, configuration: Arc<dyn Configuration>) -> Self {
+        self.configuration.get_or_insert(configuration);
+        self
     }
 
     /// Sets the edge whose requests *admin* shows.
@@ -175,10 +175,10 @@ impl ControlConfig {
         self
     }
 
-    /// Whether [`edge`](Self::edge) was given one.
-    #[must_use]
-    pub fn has_edge(&self) -> bool {
-        self.edge.is_some()
+    /// Sets the [`edge`](Self::edge) where none was given.
+    pub fn edge_or(mut self, edge: EdgeLayer) -> Self {
+        self.edge.get_or_insert(edge);
+        self
     }
 
     pub(crate) fn parts(&self) -> Parts {

@@ -112,10 +112,7 @@ impl Plimsoll {
         let control = control.map(|control| {
             let published = edge.clone();
             let control = control.before_scrape(move || published.publish_metrics());
-            match control.has_edge() {
-                true => control,
-                false => control.edge(edge.clone()),
-            }
+            control.edge_or(edge.clone())
         });
         #[cfg(feature = "adapter")]
         let adapters = AdapterDirectory::new();
@@ -125,12 +122,13 @@ impl Plimsoll {
             control.before_scrape(move || adapters.publish_metrics())
         });
         #[cfg(all(feature = "admin", feature = "config"))]
-        let control = control.map(|control| match control.has_configuration() {
-            true => control,
-            false => control.configuration(live.configuration()),
-        });
+        let control = control.map(|control| control.configuration_or(live.configuration()));
         #[cfg(all(feature = "admin", feature = "breaker"))]
-        let (control, breakers) = share_breakers(control);
+        let mut control = control;
+        #[cfg(all(feature = "admin", feature = "breaker"))]
+        let breakers = control
+            .as_mut()
+            .map_or_else(Breakers::new, ControlConfig::breakers_or_default);
         #[cfg(all(not(feature = "admin"), feature = "breaker"))]
         let breakers = Breakers::new();
         #[cfg(feature = "admin")]
@@ -544,15 +542,6 @@ fn watch_process(runtime: &Handle, registry: &Registry, edge: &EdgeLayer) -> Dro
 /// The name of the service's own listener in reports and metrics.
 #[cfg(feature = "http")]
 const HTTP: Name = Name::from_static("http");
-
-/// The directory of the settings, or one of its own that the listeners are given.
-#[cfg(all(feature = "admin", feature = "breaker"))]
-fn share_breakers(control: Option<ControlConfig>) -> (Option<ControlConfig>, Breakers) {
-    let given = control.as_ref().and_then(ControlConfig::given_breakers);
-    let breakers = given.cloned().unwrap_or_default();
-    let control = control.map(|control| control.breakers(breakers.clone()));
-    (control, breakers)
-}
 
 #[cfg(feature = "admin")]
 fn start_control(
