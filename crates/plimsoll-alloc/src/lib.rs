@@ -55,8 +55,8 @@ pub use self::{
     future::Scoped,
     reclaim::{Reclaim, Reclaimed},
     scope::{
-        Charge, Entered, MemoryGroup, MemoryScope, MemoryUsage, OverLimit, ProcessUsage, Retained,
-        live_bytes, process_usage, set_now, untracked,
+        Charge, Entered, GroupId, MemoryGroup, MemoryScope, MemoryUsage, OverLimit, ProcessUsage,
+        Retained, each_retained, live_bytes, process_usage, set_now, untracked,
     },
     tracking::{Mode, TrackingAllocator, is_installed, mode, set_mode},
 };

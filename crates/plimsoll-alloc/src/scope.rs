@@ -1,6 +1,6 @@
 use crate::{
     Mode, local, mode,
-    slot::{self, Bound, Held, ROOT},
+    slot::{self, Bound, Full, Held, ROOT},
 };
 use std::{
     fmt,
@@ -42,6 +42,17 @@ pub struct ProcessUsage {
     pub refused: u64,
 }
 
+/// Has everything that scopes of all groups still hold after they have ended told, as
+/// [`MemoryGroup::each_retained`] does for one group: the group, when the scope ended, and its bytes.
+/// O(places), for all groups together.
+pub fn each_retained(mut each: impl FnMut(GroupId, u64, u64)) {
+    slot::each_retained(|group, ended, bytes| {
+        if let (Some(group), 1..) = (NonZeroU64::new(group), bytes) {
+            each(GroupId(group), ended, bytes.unsigned_abs());
+        }
+    });
+}
+
 /// Everything that the process holds, in bytes: in scopes, in none, and orphans. 64 KiB may be
 /// missing for each thread. O(places).
 #[must_use]
@@ -77,6 +88,14 @@ pub fn process_usage() -> ProcessUsage {
 /// elsewhere. A scope ends when its last handle is dropped; what is still held then is
 /// [retained](MemoryGroup::retained).
 ///
+/// # Scopes within scopes
+///
+/// A scope that is [within](MemoryGroup::scope_within) another one, of a call that a request makes,
+/// say, has what is allocated in it counted for both, and for the groups of both. The outer one
+/// does not end before it. After that, what the inner one still holds is retained by both.
+///
+/// # Places
+///
 /// There can be 65 535 scopes and groups at a time, those that have ended and retain something
 /// included. When there are no places left, that of a scope that ended is taken, and what it retains
 /// becomes an [orphan](ProcessUsage::orphaned). If none has ended, a new scope counts nothing
@@ -93,12 +112,18 @@ pub struct MemoryScope {
 
 /// Scopes of one kind: those of a route, say. It holds what they hold, after they have ended, too.
 ///
+/// Scopes [within](Self::scope_within) those of other groups count for it as well.
+///
 /// Cloning it gives another handle to the same group. It takes a place among scopes, and keeps it as
 /// long as one of its scopes has one.
 #[derive(Clone)]
 pub struct MemoryGroup {
     scope: MemoryScope,
 }
+
+/// Which [`MemoryGroup`] it is, while there is one: the same for all handles to it.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct GroupId(NonZeroU64);
 
 /// While it lives, what its thread allocates belongs to a scope.
 ///
@@ -137,10 +162,12 @@ pub struct MemoryUsage {
     pub limit: Option<u64>,
 }
 
-/// More is live than may be.
+/// More is live than may be, or would be.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct OverLimit {
     live: u64,
+    /// What was to come on top of that.
+    asked: u64,
     limit: u64,
 }
 
@@ -149,6 +176,12 @@ impl MemoryScope {
     #[must_use]
     pub fn new() -> Self {
         Self::of(slot::open(None))
+    }
+
+    /// A scope within this one, and in no group of its own.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        Self::of(slot::open_within(None, self.tag.map(NonZeroU64::get)))
     }
 
     fn of(tag: Option<u64>) -> Self {
@@ -190,9 +223,7 @@ impl MemoryScope {
     /// What it holds.
     #[must_use]
     pub fn usage(&self) -> MemoryUsage {
-        if local::current() == self.tag() {
-            local::flush_all();
-        }
+        tell();
         let held = self.tag.and_then(|tag| slot::held(tag.get()));
         held.unwrap_or_default().into()
     }
@@ -208,17 +239,14 @@ impl MemoryScope {
     /// Counts memory that does not come from the allocator as live, until what is returned is
     /// dropped: what a C library holds, say, or a mapped file.
     ///
-    /// A scope and its group count 64 TiB in all at the most. Of what is beyond that, nothing is
+    /// A scope, those it is within, and their groups count 64 TiB in all at the most. Of what is beyond that, nothing is
     /// counted, and [`Charge::bytes`] says what was. Nothing is counted in [`Mode::Off`] either, nor
     /// for a scope that [is not counted](Self::is_counted).
     pub fn charge(&self, bytes: u64) -> Charge {
         let counted = match (self.tag, mode()) {
             (_, Mode::Off) | (None, _) => 0,
             (Some(tag), _) => {
-                // First what this thread has counted, which lives as well.
-                if local::current() == tag.get() {
-                    local::flush_all();
-                }
+                tell();
                 slot::charge(tag.get(), bytes)
             }
         };
@@ -226,6 +254,32 @@ impl MemoryScope {
             tag: self.tag(),
             bytes: counted,
         }
+    }
+
+    /// Counts memory as [`charge`](Self::charge) does, unless more would live then than may, in this
+    /// scope or in one that it is within. Of several at once, those that are let in are within the
+    /// limit together; one that is refused further out may have another one refused meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// When more would live than may, or more than 64 TiB. Nothing is counted then.
+    pub fn try_charge(&self, bytes: u64) -> Result<Charge, OverLimit> {
+        let counted = match (self.tag, mode()) {
+            (_, Mode::Off) | (None, _) => 0,
+            (Some(tag), _) => {
+                tell();
+                slot::try_charge(tag.get(), bytes).map_err(|Full { live, limit }| OverLimit {
+                    live,
+                    asked: bytes,
+                    limit,
+                })?;
+                bytes
+            }
+        };
+        Ok(Charge {
+            tag: self.tag(),
+            bytes: counted,
+        })
     }
 
     /// Whether it holds no more than it may.
@@ -236,7 +290,11 @@ impl MemoryScope {
     pub fn check(&self) -> Result<(), OverLimit> {
         let MemoryUsage { live, limit, .. } = self.usage();
         match limit {
-            Some(limit) if live > limit => Err(OverLimit { live, limit }),
+            Some(limit) if live > limit => Err(OverLimit {
+                live,
+                asked: 0,
+                limit,
+            }),
             _ => Ok(()),
         }
     }
@@ -246,6 +304,13 @@ impl MemoryScope {
             Some(tag) => tag.get(),
             None => ROOT,
         }
+    }
+}
+
+/// Has this thread tell what it has counted in the scope it is in, which may be within others.
+fn tell() {
+    if local::current() != ROOT {
+        local::flush_all();
     }
 }
 
@@ -295,15 +360,34 @@ impl MemoryGroup {
         MemoryScope::of(slot::open(self.scope.tag.map(NonZeroU64::get)))
     }
 
+    /// A scope of this group that is within another scope: what is allocated in it is counted for
+    /// that one and its groups, too. The other one stays open as long as this one is.
+    ///
+    /// If the other one is in this group, or within a scope that is, the group counts once, and has
+    /// what this one retains [told](Self::each_retained) as that one's. If the other one [is not
+    /// counted](MemoryScope::is_counted), this is a [`scope`](Self::scope) as any.
+    #[must_use]
+    pub fn scope_within(&self, outer: &MemoryScope) -> MemoryScope {
+        let [group, outer] = [self.scope.tag, outer.tag].map(|tag| tag.map(NonZeroU64::get));
+        MemoryScope::of(slot::open_within(group, outer))
+    }
+
+    /// Which group it is; none if there was no place for it.
+    #[must_use]
+    pub fn id(&self) -> Option<GroupId> {
+        self.scope.tag.map(GroupId)
+    }
+
     /// What scopes of this group that have ended still hold: each with when it ended, by
-    /// [`set_now`], and its bytes. O(places).
+    /// [`set_now`], and its bytes. A scope that others are within holds what they do; they are not
+    /// told of besides, but for those groups that they are in. O(places).
     pub fn each_retained(&self, mut each: impl FnMut(u64, u64)) {
-        let Some(group) = self.scope.tag else {
+        let Some(own) = self.id() else {
             return;
         };
-        slot::retained(group.get(), |ended, bytes| {
-            if bytes > 0 {
-                each(ended, bytes.unsigned_abs());
+        each_retained(|group, ended, bytes| {
+            if group == own {
+                each(ended, bytes);
             }
         });
     }
@@ -390,8 +474,12 @@ impl From<Held> for MemoryUsage {
 
 impl fmt::Display for OverLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { live, limit } = self;
-        write!(f, "{live} bytes are held, and no more than {limit} may be")
+        let Self { live, asked, limit } = self;
+        write!(f, "{live} bytes are held, ")?;
+        if *asked > 0 {
+            write!(f, "{asked} more were asked for, ")?;
+        }
+        write!(f, "and no more than {limit} may be")
     }
 }
 

@@ -7,12 +7,18 @@
 //! Whether a slot may be used again depends on three things: its generation, whether it has ended,
 //! and what it holds. They are in one [`Word`], so that one exchange decides, and nobody counts in
 //! the name of a generation that is over.
+//!
+//! A scope may be within another one, and in a group. What is counted in its name is counted in
+//! both, and so on upwards. It keeps the other one open while it is open itself: after that, what
+//! it holds keeps the other one's slot, since that holds it as well. Its group it keeps as long as
+//! it has a slot.
 
 use crate::sync::{
     AtomicI64, AtomicU32, AtomicU64,
     Ordering::{AcqRel, Acquire, Relaxed, Release},
     fence,
 };
+use std::iter;
 
 /// Scopes and groups there can be at a time, the process as a whole included. Checkers look at all
 /// of them again and again.
@@ -76,17 +82,20 @@ struct Slot {
     limit: AtomicU64,
     /// When its last handle was dropped, as whoever dropped it tells time.
     ended: AtomicU64,
-    /// The tag of the group it is in; the root if in none.
-    parent: AtomicU64,
+    /// The tag of the scope it is within; the root if within none.
+    outer: AtomicU64,
     /// The upper half of tags. Changes just after that of the word.
     generation: AtomicU32,
-    /// Handles to it, scopes of a group included; 0 once it has ended.
+    /// Handles to it, open scopes within it and scopes of a group included; 0 once it has ended.
     handles: AtomicU32,
     /// Of a free slot: the next one.
     next: AtomicU32,
-    /// Whether it is a group: 1 if so.
+    /// The index of the group it is in, 0 if in none; [`A_GROUP`] if it is one.
     group: AtomicU32,
 }
+
+/// In the place of the group that a slot is in: it is one itself.
+const A_GROUP: u32 = u32::MAX;
 
 /// Bytes held in the upper 48 bits, signed; whether the slot has ended in bit 15; the lower 15 bits
 /// of its generation. These are enough to notice that the generation has changed since a look at
@@ -182,13 +191,22 @@ pub(crate) struct Bound {
     pub(crate) refused: u64,
 }
 
+/// There is no room for what was asked for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Full {
+    pub(crate) live: u64,
+    pub(crate) limit: u64,
+}
+
 /// What was done to a word.
 #[derive(Clone, Copy, Debug)]
 struct Change {
     /// Bytes held before.
     before: i64,
-    /// The tag of the group.
-    parent: u64,
+    /// The tag of the scope it is within.
+    outer: u64,
+    /// The tag of its group.
+    group: u64,
     /// Whether the generation is over by this. Whoever did it has the slot to itself.
     over: bool,
 }
@@ -218,7 +236,7 @@ impl Slot {
             allocated: AtomicU64::new(0),
             limit: AtomicU64::new(0),
             ended: AtomicU64::new(0),
-            parent: AtomicU64::new(ROOT),
+            outer: AtomicU64::new(ROOT),
             generation: AtomicU32::new(0),
             handles: AtomicU32::new(0),
             next: AtomicU32::new(0),
@@ -238,9 +256,9 @@ impl Slot {
             if !word.is_of(tag) {
                 return None;
             }
-            let parent = self.parent.load(Relaxed);
-            // Pairs with the fence of `open`: if this is the group of a later generation, the
-            // exchange below fails.
+            let (outer, group) = (self.outer.load(Relaxed), self.group());
+            // Pairs with the fence of `open`: if these are of a later generation, the exchange
+            // below fails.
             fence(Acquire);
             let changed = change(word);
             let over = changed.is_over();
@@ -252,7 +270,8 @@ impl Slot {
                 Ok(_) => {
                     return Some(Change {
                         before: word.live(),
-                        parent,
+                        outer,
+                        group,
                         over,
                     });
                 }
@@ -270,11 +289,48 @@ impl Slot {
         if entry.allocated != 0 {
             self.allocated.fetch_add(entry.allocated, Relaxed);
         }
+        // Whoever only frees may come late, and whoever made it as much as it was before says so.
         let high = change.before + entry.high;
-        if high > self.peak.load(Relaxed) {
+        if entry.high > 0 && high > self.peak.load(Relaxed) {
             self.peak.fetch_max(high, Relaxed);
         }
         Some(change)
+    }
+
+    /// Counts bytes, if there may be so many. For whoever has a handle: it cannot end meanwhile.
+    fn reserve(&self, bytes: u64) -> Result<(), Full> {
+        let limit = match self.limit.load(Relaxed) {
+            0 => MOST_CHARGED as u64,
+            limit => (limit - 1).min(MOST_CHARGED as u64),
+        };
+        let live = |word: u64| u64::try_from(Word(word).live()).unwrap_or(0);
+        let more = |word: u64| {
+            let room = limit.checked_sub(live(word))?;
+            (bytes <= room).then(|| Word(word).plus(bytes as i64).0)
+        };
+        match self.word.fetch_update(AcqRel, Relaxed, more) {
+            Ok(_) => Ok(()),
+            Err(word) => Err(Full {
+                live: live(word),
+                limit,
+            }),
+        }
+    }
+
+    /// The tag of the group it is in; the root if in none, or if it is one. Its slot keeps its
+    /// group, so that there is no other generation of it.
+    fn group(&self) -> u64 {
+        match self.group.load(Relaxed) {
+            0 | A_GROUP => ROOT,
+            index => SLAB
+                .slots
+                .get(index as usize)
+                .map_or(ROOT, |group| tag(index, group.generation.load(Relaxed))),
+        }
+    }
+
+    fn is_group(&self) -> bool {
+        self.group.load(Relaxed) == A_GROUP
     }
 
     fn live(&self) -> i64 {
@@ -286,22 +342,25 @@ impl Slot {
     }
 }
 
-/// Writes a batch down, for a scope and for its group.
+/// Writes a batch down, for a scope and its group, for the scope it is within, and so on.
 pub(crate) fn add(tag: u64, entry: Entry) {
-    let Some(slot) = slot(tag) else {
-        return;
-    };
-    match slot.add(tag, entry) {
-        Some(change) => {
-            add_to_group(change.parent, entry);
-            if change.over {
-                retire(slot, tag, change.parent, true);
-            }
-        }
-        // It was given up, or its guard was forgotten.
-        None => {
+    let mut tag = tag;
+    while let Some(slot) = slot(tag) {
+        let Some(change) = slot.add(tag, entry) else {
+            // It was given up, or its guard was forgotten. If it is a scope that others are within,
+            // what they held then is among the orphans since.
             SLAB.orphans.fetch_add(entry.net, Relaxed);
+            return;
+        };
+        // First, because its slot keeps its group.
+        add_to_group(change.group, entry);
+        if change.over {
+            retire(slot, tag, change.group, true);
         }
+        if change.outer == ROOT {
+            return;
+        }
+        tag = change.outer;
     }
 }
 
@@ -316,6 +375,13 @@ fn add_to_group(group: u64, entry: Entry) {
     }
 }
 
+/// All slots that count what is in the name of a tag, for whoever has a handle to it.
+fn all_above(tag: u64) -> impl Iterator<Item = &'static Slot> {
+    let above = |tag| if tag == ROOT { None } else { slot(tag) };
+    let scopes = iter::successors(slot(tag), move |slot| above(slot.outer.load(Relaxed)));
+    scopes.flat_map(move |slot| iter::once(slot).chain(above(slot.group())))
+}
+
 /// Bytes are freed that were counted in the name of `tag`, by somebody else.
 pub(crate) fn freed_elsewhere(tag: u64, bytes: u64) {
     let entry = Entry {
@@ -327,15 +393,8 @@ pub(crate) fn freed_elsewhere(tag: u64, bytes: u64) {
 
 /// Counts bytes in the name of `tag`, no more than there may be. How many it has counted.
 pub(crate) fn charge(tag: u64, bytes: u64) -> u64 {
-    let Some(slot) = slot(tag) else {
-        return 0;
-    };
     let room = |slot: &Slot| MOST_CHARGED.saturating_sub(slot.live()).max(0) as u64;
-    let group = match slot.parent.load(Relaxed) {
-        ROOT => None,
-        group => self::slot(group),
-    };
-    let bytes = bytes.min(room(slot)).min(group.map_or(u64::MAX, room));
+    let bytes = all_above(tag).map(room).fold(bytes, u64::min);
     let entry = Entry {
         net: bytes as i64,
         high: bytes as i64,
@@ -345,17 +404,54 @@ pub(crate) fn charge(tag: u64, bytes: u64) -> u64 {
     bytes
 }
 
-/// Opens a slot for a scope, of a group or of none. None if all are taken.
-pub(crate) fn open(parent: Option<u64>) -> Option<u64> {
-    let (tag, slot) = take()?;
-    if let Some(parent) = parent {
-        // The group stays as long as there is something in it.
-        clone(parent);
+/// Counts bytes in the name of `tag`, all or none: no more than may live there, or anywhere above.
+/// For whoever has a handle to it.
+pub(crate) fn try_charge(tag: u64, bytes: u64) -> Result<(), Full> {
+    for (n, slot) in all_above(tag).enumerate() {
+        if let Err(full) = slot.reserve(bytes) {
+            for slot in all_above(tag).take(n) {
+                slot.word.fetch_sub(bytes << Word::LIVE, AcqRel);
+            }
+            return Err(full);
+        }
     }
-    // What the former generation did happened before: whoever reads this group sees that.
+    // Only now, since it is a peak of nobody who refused.
+    for slot in all_above(tag) {
+        slot.allocated.fetch_add(bytes, Relaxed);
+        slot.peak.fetch_max(slot.live(), Relaxed);
+    }
+    Ok(())
+}
+
+/// Opens a slot for a scope, of a group or of none. None if all are taken.
+pub(crate) fn open(group: Option<u64>) -> Option<u64> {
+    open_within(group, None)
+}
+
+/// Opens a slot for a scope within another one. None if all are taken.
+pub(crate) fn open_within(group: Option<u64>, outer: Option<u64>) -> Option<u64> {
+    let (tag, slot) = take()?;
+    let outer = outer.unwrap_or(ROOT);
+    if outer != ROOT {
+        // It stays open as long as there is something open in it.
+        clone(outer);
+    }
+    let mut group = group.map_or(0, index);
+    let mut above = all_above(outer);
+    // A group counts once what comes to it from below.
+    if group != 0 && above.any(|above| above.group.load(Relaxed) == group) {
+        group = 0;
+    }
+    if group != 0
+        && let Some(group) = SLAB.slots.get(group as usize)
+    {
+        // The group stays as long as there is something in it.
+        group.handles.fetch_add(1, Relaxed);
+    }
+    // What the former generation did happened before: whoever reads these sees that.
     fence(Release);
-    slot.parent.store(parent.unwrap_or(ROOT), Relaxed);
-    slot.group.store(0, Relaxed);
+    slot.outer.store(outer, Relaxed);
+    slot.group.store(group, Relaxed);
     // Pairs with `upgrade`.
     slot.handles.store(1, Release);
     Some(tag)
@@ -365,8 +461,8 @@ pub(crate) fn open(parent: Option<u64>) -> Option<u64> {
 pub(crate) fn open_group() -> Option<u64> {
     let (tag, slot) = take()?;
     fence(Release);
-    slot.parent.store(ROOT, Relaxed);
-    slot.group.store(1, Relaxed);
+    slot.outer.store(ROOT, Relaxed);
+    slot.group.store(A_GROUP, Relaxed);
     slot.handles.store(1, Release);
     Some(tag)
 }
@@ -415,33 +511,39 @@ pub(crate) fn upgrade(tag: u64, now: u64) -> bool {
 
 /// A handle is dropped; `now` is the time.
 pub(crate) fn close(tag: u64, now: u64) {
-    let Some(slot) = slot(tag) else {
-        return;
-    };
-    // As for `Arc`: what all handles did happens before the end.
-    if slot.handles.fetch_sub(1, AcqRel) != 1 {
-        return;
-    }
-    slot.ended.store(now, Relaxed);
-    match slot.change(tag, Word::ended) {
-        Some(change) if change.over => retire(slot, tag, change.parent, false),
-        Some(_) => {
+    let mut tag = tag;
+    while let Some(slot) = slot(tag) {
+        // As for `Arc`: what all handles did happens before the end.
+        if slot.handles.fetch_sub(1, AcqRel) != 1 {
+            return;
+        }
+        slot.ended.store(now, Relaxed);
+        let Some(change) = slot.change(tag, Word::ended) else {
+            return;
+        };
+        if change.over {
+            retire(slot, tag, change.group, false);
+        } else {
             SLAB.ended.fetch_add(1, Relaxed);
         }
-        None => {}
+        if change.outer == ROOT {
+            return;
+        }
+        // What it holds keeps no scope open.
+        tag = change.outer;
     }
 }
 
 /// Puts a slot whose word is of the next generation among the free ones.
-fn retire(slot: &Slot, tag: u64, parent: u64, had_ended: bool) {
+fn retire(slot: &Slot, tag: u64, group: u64, had_ended: bool) {
     if had_ended {
         SLAB.ended.fetch_sub(1, Relaxed);
     }
     let ended = slot.ended.load(Relaxed);
     next_generation(slot);
     put_free(index(tag), slot);
-    if parent != ROOT {
-        close(parent, ended);
+    if group != ROOT {
+        close(group, ended);
     }
 }
 
@@ -499,7 +601,7 @@ fn give_up_on_one() -> Option<u32> {
             let slot = SLAB.slots.get(index as usize)?;
             let word = Word(slot.word.load(Acquire));
             // A group holds what its scopes do, and is over soon after the last of them.
-            let one = word.has_ended() && slot.group.load(Relaxed) == 0;
+            let one = word.has_ended() && !slot.is_group();
             one.then(|| (slot.ended.load(Relaxed), index))
         });
         if let Some((_, index)) = ended.min()
@@ -531,18 +633,23 @@ fn give_up(index: u32) -> bool {
     }
     // The slot is this thread's. What is freed from now on in its former name is an orphan.
     let held = word.live();
-    let (parent, ended) = (slot.parent.load(Relaxed), slot.ended.load(Relaxed));
+    let (outer, group) = (slot.outer.load(Relaxed), slot.group());
+    let ended = slot.ended.load(Relaxed);
     next_generation(slot);
     SLAB.ended.fetch_sub(1, Relaxed);
     SLAB.orphans.fetch_add(held, Relaxed);
     SLAB.given_up.fetch_add(1, Relaxed);
-    if parent != ROOT {
-        let entry = Entry {
-            net: -held,
-            ..Entry::default()
-        };
-        add_to_group(parent, entry);
-        close(parent, ended);
+    let entry = Entry {
+        net: -held,
+        ..Entry::default()
+    };
+    if group != ROOT {
+        add_to_group(group, entry);
+        close(group, ended);
+    }
+    if outer != ROOT {
+        // Where that was given up before, they were orphans already, and are once again.
+        add(outer, entry);
     }
     true
 }
@@ -579,29 +686,47 @@ pub(crate) fn bound() -> Bound {
 pub(crate) fn scoped() -> i64 {
     let used = SLAB.used.load(Relaxed) as usize;
     let slots = SLAB.slots.iter().take(used + 1).skip(1);
-    // A group holds what its scopes do.
-    let scopes = slots.filter(|slot| slot.group.load(Relaxed) == 0);
-    scopes
+    // A group holds what its scopes do, and a scope what those within it do.
+    let topmost = slots.filter(|slot| !slot.is_group() && slot.outer.load(Relaxed) == ROOT);
+    topmost
         .map(|slot| Word(slot.word.load(Relaxed)).live())
         .sum()
 }
 
-/// Every scope of a group that has ended and in whose name bytes are held: when it ended, and the
-/// bytes. O(slots).
-pub(crate) fn retained(group: u64, mut each: impl FnMut(u64, i64)) {
+/// Every scope that has ended, is of a group, and in whose name bytes are held: the tag of the
+/// group, when it ended, and the bytes. O(slots).
+pub(crate) fn each_retained(mut each: impl FnMut(u64, u64, i64)) {
     let used = SLAB.used.load(Relaxed) as usize;
     for slot in SLAB.slots.iter().take(used + 1).skip(1) {
         let before = Word(slot.word.load(Acquire));
-        if !before.has_ended() || slot.parent.load(Relaxed) != group {
+        if !before.has_ended() {
             continue;
         }
-        let ended = slot.ended.load(Relaxed);
+        let (group, ended) = (slot.group(), slot.ended.load(Relaxed));
         // Pairs with the fence of `open`: what was read is of the generation that is here, if that
         // is the same still.
         fence(Acquire);
         let now = Word(slot.word.load(Relaxed));
-        if now.has_ended() && now.0 & Word::GENERATION == before.0 & Word::GENERATION {
-            each(ended, now.live());
+        let same = now.0 & Word::GENERATION == before.0 & Word::GENERATION;
+        if group != ROOT && now.has_ended() && same {
+            each(group, ended, now.live());
         }
     }
+}
+
+/// The tags of the groups that count what is in the name of `tag`: that of the topmost scope, and
+/// the nearest one of those within it. For whoever has a handle, or is in the scope.
+#[allow(dead_code, reason = "what samples allocations asks")]
+pub(crate) fn groups_of(tag: u64) -> [Option<u64>; 2] {
+    let (mut tag, mut nearest) = (tag, None);
+    while let Some(slot) = slot(tag).filter(|slot| tag != ROOT && slot.is_of(tag)) {
+        let group = Some(slot.group()).filter(|group| *group != ROOT);
+        match slot.outer.load(Relaxed) {
+            ROOT => return [group, nearest],
+            outer => tag = outer,
+        }
+        nearest = nearest.or(group);
+    }
+    // Its guard was forgotten, and a scope has ended under it.
+    [None, nearest]
 }
