@@ -234,3 +234,245 @@ fn group_is_not_given_up_while_the_last_frees_of_its_scopes_reach_it() {
         assert_all_are_free();
     });
 }
+
+/// A scope that holds some bytes within another one.
+fn scope_within(group: Option<u64>, outer: u64, bytes: u64) -> u64 {
+    let tag = slot::open_within(group, Some(outer)).unwrap();
+    allocated(tag, bytes);
+    tag
+}
+
+#[test]
+fn last_frees_of_a_scope_reach_the_one_it_is_within_while_both_end() {
+    check(2, || {
+        let outer = scope(None, 0);
+        let inner = scope_within(None, outer, 30);
+        let frees =
+            [10, 20].map(|bytes| thread::spawn(move || slot::freed_elsewhere(inner, bytes)));
+        slot::close(outer, 1);
+        slot::close(inner, 2);
+        for free in frees {
+            free.join().unwrap();
+        }
+        assert_eq!(slot::bound().orphans, 0);
+        assert_all_are_free();
+    });
+}
+
+#[test]
+fn scope_and_the_one_it_is_within_are_freed_by_two_at_once() {
+    check(3, || {
+        let group = slot::open_group().unwrap();
+        let outer = scope(None, 5);
+        let inner = scope_within(Some(group), outer, 10);
+        slot::close(group, 1);
+        slot::close(inner, 1);
+        let free = thread::spawn(move || slot::freed_elsewhere(inner, 10));
+        let other = thread::spawn(move || slot::freed_elsewhere(outer, 5));
+        slot::close(outer, 2);
+        free.join().unwrap();
+        other.join().unwrap();
+        assert_eq!(slot::bound().orphans, 0);
+        assert_all_are_free();
+    });
+}
+
+#[test]
+fn scope_ends_while_the_one_it_is_within_does_on_another_thread() {
+    check(3, || {
+        let group = slot::open_group().unwrap();
+        let outer = scope(Some(group), 0);
+        let inner = scope_within(None, outer, 10);
+        let other = thread::spawn(move || slot::close(outer, 1));
+        let free = thread::spawn(move || slot::freed_elsewhere(inner, 10));
+        slot::close(inner, 2);
+        other.join().unwrap();
+        free.join().unwrap();
+        assert_eq!(live(group), Some(0));
+        slot::close(group, 3);
+        assert_eq!(slot::bound().orphans, 0);
+        assert_all_are_free();
+    });
+}
+
+#[test]
+fn scope_is_freed_while_the_one_it_is_within_is_given_up() {
+    check(3, || {
+        let outer = scope(None, 5);
+        let inner = scope_within(None, outer, 10);
+        let open = slot::open(None).unwrap();
+        slot::close(inner, 1);
+        // First, as their ends are told.
+        slot::close(outer, 0);
+        let free = thread::spawn(move || slot::freed_elsewhere(inner, 4));
+        let next = slot::open(None).unwrap();
+        free.join().unwrap();
+        assert_eq!(slot::bound().orphans, 11);
+        assert_eq!(live(inner), Some(6));
+        assert_eq!([live(outer), live(next)], [None, Some(0)]);
+        assert_eq!(slot::scoped(), 0);
+        let last = thread::spawn(move || slot::freed_elsewhere(outer, 5));
+        slot::freed_elsewhere(inner, 6);
+        last.join().unwrap();
+        assert_eq!(slot::bound().orphans, 0);
+        for tag in [next, open] {
+            slot::close(tag, 2);
+        }
+        assert_all_are_free();
+    });
+}
+
+#[test]
+fn scope_is_given_up_while_it_and_the_one_it_is_within_are_freed() {
+    check(3, || {
+        let outer = scope(None, 5);
+        let inner = scope_within(None, outer, 10);
+        let open = slot::open(None).unwrap();
+        slot::close(inner, 1);
+        let free = thread::spawn(move || slot::freed_elsewhere(inner, 4));
+        let next = slot::open(None).unwrap();
+        free.join().unwrap();
+        assert_eq!(slot::bound().orphans, 6);
+        assert_eq!([live(inner), live(next)], [None, Some(0)]);
+        assert_eq!(live(outer), Some(5));
+        assert_eq!(slot::scoped(), 5);
+        let last = thread::spawn(move || slot::freed_elsewhere(inner, 6));
+        slot::freed_elsewhere(outer, 5);
+        last.join().unwrap();
+        assert_eq!(slot::bound().orphans, 0);
+        for tag in [next, open, outer] {
+            slot::close(tag, 2);
+        }
+        assert_all_are_free();
+    });
+}
+
+#[test]
+fn scope_and_the_one_it_is_within_are_given_up_at_once() {
+    for ends in [[1, 2], [2, 1]] {
+        check(3, move || {
+            let outer = scope(None, 5);
+            let inner = scope_within(None, outer, 10);
+            let open = slot::open(None).unwrap();
+            slot::close(inner, ends[0]);
+            slot::close(outer, ends[1]);
+            let other = thread::spawn(|| slot::open(None));
+            // One of them may find nothing, if both have looked at the same.
+            let tags = [slot::open(None), other.join().unwrap()];
+            assert_eq!(slot::bound().orphans + slot::scoped(), 15);
+            slot::freed_elsewhere(inner, 10);
+            slot::freed_elsewhere(outer, 5);
+            assert_eq!(slot::bound().orphans, 0);
+            for tag in tags.into_iter().flatten().chain([open]) {
+                slot::close(tag, 2);
+            }
+            assert_all_are_free();
+        });
+    }
+}
+
+#[test]
+fn group_of_a_scope_within_another_is_free_after_its_last_frees() {
+    check(2, || {
+        let group = slot::open_group().unwrap();
+        let outer = slot::open(None).unwrap();
+        let inner = scope_within(Some(group), outer, 30);
+        slot::close(inner, 1);
+        let frees =
+            [10, 20].map(|bytes| thread::spawn(move || slot::freed_elsewhere(inner, bytes)));
+        slot::close(group, 1);
+        for free in frees {
+            free.join().unwrap();
+        }
+        assert_eq!(live(outer), Some(0));
+        slot::close(outer, 2);
+        assert_eq!(slot::bound().orphans, 0);
+        assert_all_are_free();
+    });
+}
+
+#[test]
+fn late_free_says_nothing_of_who_has_the_slot_next() {
+    check(3, || {
+        let tag = scope(None, 30);
+        slot::close(tag, 1);
+        let free = thread::spawn(move || slot::freed_elsewhere(tag, 10));
+        slot::freed_elsewhere(tag, 20);
+        let next = slot::open(None).unwrap();
+        free.join().unwrap();
+        assert_eq!(slot::held(next), Some(slot::Held::default()));
+        slot::close(next, 2);
+        assert_all_are_free();
+    });
+}
+
+#[test]
+fn charges_that_are_tried_at_once_are_within_the_limit_together() {
+    check(3, || {
+        let outer = scope(None, 0);
+        let scopes = [(); 2].map(|()| scope_within(None, outer, 0));
+        slot::set_limit(outer, Some(100));
+        let tries = scopes.map(|tag| {
+            thread::spawn(move || {
+                let charged = slot::try_charge(tag, 60).is_ok();
+                assert!(live(outer).unwrap() <= 100);
+                charged
+            })
+        });
+        let charged = tries.map(|tried| u64::from(tried.join().unwrap()));
+        assert_eq!(charged.iter().sum::<u64>(), 1);
+        assert_eq!(live(outer), Some(60));
+        for (tag, charged) in scopes.into_iter().zip(charged) {
+            assert_eq!(live(tag), Some(60 * charged as i64));
+            slot::freed_elsewhere(tag, 60 * charged);
+            slot::close(tag, 1);
+        }
+        slot::close(outer, 1);
+        assert_all_are_free();
+    });
+}
+
+#[test]
+fn charge_that_is_tried_sees_what_is_counted_meanwhile() {
+    check(3, || {
+        let tag = scope(None, 0);
+        slot::set_limit(tag, Some(100));
+        let tried = thread::spawn(move || slot::try_charge(tag, 60).is_ok());
+        allocated(tag, 40);
+        let charged = slot::try_charge(tag, 50).is_ok();
+        let tried = tried.join().unwrap();
+        assert_ne!(tried, charged);
+        let held = if tried { 60 } else { 50 };
+        assert_eq!(live(tag), Some(40 + held));
+        slot::freed_elsewhere(tag, 40 + held.unsigned_abs());
+        slot::close(tag, 1);
+        assert_all_are_free();
+    });
+}
+
+#[test]
+fn reader_of_what_all_groups_retain_names_the_group_of_that_scope() {
+    check(2, || {
+        let retained = |ended, bytes| {
+            let group = slot::open_group().unwrap();
+            let tag = scope(Some(group), bytes);
+            slot::close(group, ended);
+            slot::close(tag, ended);
+            (tag, (group, ended, bytes as i64))
+        };
+        let (tag, first) = retained(1, 10);
+        let reader = thread::spawn(|| {
+            let mut seen = Vec::new();
+            slot::each_retained(|group, ended, bytes| seen.push((group, ended, bytes)));
+            seen
+        });
+        slot::freed_elsewhere(tag, 10);
+        // In the same slots.
+        let (next, second) = retained(2, 7);
+        let seen = reader.join().unwrap();
+        let right = |seen| seen == first || seen == second;
+        assert!(seen.iter().copied().all(right), "{seen:?}");
+        slot::freed_elsewhere(next, 7);
+        assert_all_are_free();
+    });
+}

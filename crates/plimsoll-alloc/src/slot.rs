@@ -549,8 +549,10 @@ fn retire(slot: &Slot, tag: u64, group: u64, had_ended: bool) {
 
 fn next_generation(slot: &Slot) {
     let generation = slot.generation.load(Relaxed);
+    // Pairs with the fence of `each_retained`: who sees the next generation of a group sees that its
+    // scopes are over.
     slot.generation
-        .store(generation.wrapping_add(1) & GENERATIONS, Relaxed);
+        .store(generation.wrapping_add(1) & GENERATIONS, Release);
 }
 
 fn put_free(index: u32, slot: &Slot) {
