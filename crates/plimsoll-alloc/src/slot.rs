@@ -352,7 +352,6 @@ pub(crate) fn add(tag: u64, entry: Entry) {
             SLAB.orphans.fetch_add(entry.net, Relaxed);
             return;
         };
-        // First, because its slot keeps its group.
         add_to_group(change.group, entry);
         if change.over {
             retire(slot, tag, change.group, true);
