@@ -56,6 +56,11 @@ fn main() -> ExitCode {
             given_up,
         ),
         trial("late_frees_of_a_given_up_scope_harm_nobody", late_frees),
+        trial(
+            "scope_and_the_one_it_is_within_are_given_up_one_after_the_other",
+            given_up_within,
+        ),
+        trial("scope_within_one_without_a_place_is_by_itself", within_none),
         trial("forgotten_guard_loses_nothing", forgotten),
         trial("million_scopes_leave_nothing", soak),
     ];
@@ -88,12 +93,18 @@ fn counted(scopes: &[&MemoryScope]) -> u64 {
 fn one_figure() {
     let (group, alone) = (MemoryGroup::new(), MemoryScope::new());
     let open = group.scope();
+    let inner = MemoryGroup::new().scope_within(&open);
+    let ended = group.scope();
     let kept = [
         bytes(1_000),
         open.run(|| bytes(20_000)),
         alone.run(|| bytes(300_000)),
         group.scope().run(|| bytes(4_000_000)),
+        inner.run(|| bytes(50_000_000)),
+        inner.child().run(|| bytes(60_000)),
+        ended.child().run(|| bytes(70_000)),
     ];
+    drop(ended);
     assert_eq!(live_bytes(), ALLOC.live_bytes());
     drop(kept);
     assert_eq!(live_bytes(), ALLOC.live_bytes());
@@ -203,6 +214,7 @@ fn off() {
     let mut small = scope.run(|| bytes(100));
     let mut large = scope.run(|| bytes(9_000));
     assert_eq!(scope.charge(50).bytes(), 0);
+    assert_eq!(scope.try_charge(u64::MAX).unwrap().bytes(), 0);
     assert_eq!(scope.usage().allocated, 11_000);
     drop(one);
     assert_eq!(scope.usage().live, 10_000);
@@ -384,6 +396,74 @@ fn late_frees() {
     assert!(scopes.iter().all(|scope| scope.usage().allocated == 0));
 }
 
+fn given_up_within() {
+    let (route, adapter) = (MemoryGroup::new(), MemoryGroup::new());
+    let before = process_usage();
+    for (inner_ends, outer_ends) in [(1, 2), (2, 1)] {
+        let request = route.scope();
+        let call = adapter.scope_within(&request);
+        let own = request.run(|| bytes(1_000));
+        let theirs = call.run(|| [bytes(300), bytes(20)]);
+        set_now(inner_ends);
+        drop(call);
+        set_now(outer_ends);
+        drop(request);
+        let given_up = process_usage().given_up;
+        let mut scopes = Vec::with_capacity(PLACES);
+        while process_usage().given_up == given_up {
+            scopes.push(MemoryScope::new());
+        }
+        let orphaned = process_usage().orphaned - before.orphaned;
+        let held = [route.usage().live, adapter.usage().live];
+        // Which is one of a few, depends on where they are.
+        match held {
+            [1_000, _] => assert_eq!((orphaned, held), (320, [1_000, 0])),
+            _ => assert_eq!((orphaned, held), (1_320, [0, 320])),
+        }
+        assert_eq!(live_bytes(), ALLOC.live_bytes());
+        let [one, mut two] = theirs;
+        drop(one);
+        two.reserve_exact(70_000);
+        assert_eq!(live_bytes(), ALLOC.live_bytes());
+        while process_usage().given_up == given_up + 1 {
+            scopes.push(MemoryScope::new());
+        }
+        assert_eq!(process_usage().orphaned, before.orphaned + 71_000);
+        assert_eq!([route.usage().live, adapter.usage().live], [0, 0]);
+        assert_eq!(live_bytes(), ALLOC.live_bytes());
+        thread::spawn(move || drop((own, two))).join().unwrap();
+        assert_eq!(process_usage().orphaned, before.orphaned);
+        assert!(scopes.iter().all(|scope| scope.usage().live == 0));
+    }
+    assert_eq!(all_places().len(), PLACES - 2);
+}
+
+fn within_none() {
+    let group = MemoryGroup::new();
+    let mut scopes = all_places();
+    let (none, no_group) = (MemoryScope::new(), MemoryGroup::new());
+    assert!(!none.is_counted());
+    assert_eq!(no_group.id(), None);
+    assert!(!group.scope_within(&scopes[0]).is_counted());
+    assert_eq!(none.try_charge(u64::MAX).unwrap().bytes(), 0);
+    // There is one again.
+    scopes.pop();
+    for in_group in [false, true] {
+        let scope = match in_group {
+            true => group.scope_within(&none),
+            false => none.child(),
+        };
+        assert!(scope.is_counted());
+        let kept = scope.run(|| bytes(1_000));
+        assert_eq!(live_bytes(), ALLOC.live_bytes());
+        drop(kept);
+    }
+    let scope = no_group.scope_within(&scopes[0]);
+    let kept = scope.run(|| bytes(1_000));
+    assert_eq!(scopes[0].usage().live, 1_000);
+    drop(kept);
+}
+
 fn forgotten() {
     let kept = thread::spawn(|| {
         let scope = MemoryScope::new();
@@ -402,22 +482,24 @@ fn forgotten() {
 }
 
 fn soak() {
-    let group = MemoryGroup::new();
+    let (group, other) = (MemoryGroup::new(), MemoryGroup::new());
     let before = ALLOC.live_bytes();
     let rounds = if FEW { 200 } else { 1_000_000 };
     let mut kept = Vec::new();
     for n in 0..rounds {
         let scope = group.scope();
-        kept = scope.run(|| bytes(n % 100));
+        let inner = other.scope_within(&scope);
+        kept = inner.run(|| bytes(n % 100));
     }
     drop(kept);
     assert_eq!(ALLOC.live_bytes(), before);
     assert_eq!(group.usage().live, 0);
     assert_eq!(group.retained().scopes, 0);
-    // The slots of two took turns.
+    assert_eq!(other.usage().live, 0);
+    // The slots of a few took turns.
     let first = process_usage();
     let scopes = all_places();
-    assert_eq!(scopes.len(), PLACES - 1);
+    assert_eq!(scopes.len(), PLACES - 2);
     assert_eq!(process_usage().given_up, first.given_up);
 }
 

@@ -4,7 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 
 use plimsoll_alloc::{
-    Entered, MemoryGroup, MemoryScope, MemoryUsage, Scoped, TrackingAllocator, untracked,
+    Entered, GroupId, MemoryGroup, MemoryScope, MemoryUsage, Retained, Scoped, TrackingAllocator,
+    each_retained, untracked,
 };
 use std::{
     cell::RefCell,
@@ -37,6 +38,11 @@ fn bytes(len: usize) -> Vec<u8> {
 
 fn live(scope: &MemoryScope) -> u64 {
     scope.usage().live
+}
+
+fn retained(group: &MemoryGroup) -> [u64; 2] {
+    let Retained { scopes, bytes, .. } = group.retained();
+    [scopes, bytes]
 }
 
 fn poll<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
@@ -401,6 +407,7 @@ fn guards_handles_and_charges_are_sent_where_they_may_be() {
     fn send_and_sync<T: Send + Sync>() {}
     send_and_sync::<MemoryScope>();
     send_and_sync::<MemoryGroup>();
+    send_and_sync::<GroupId>();
     send_and_sync::<plimsoll_alloc::Charge>();
     send_and_sync::<Scoped<()>>();
     // A guard is of its thread.
@@ -616,6 +623,371 @@ fn charges_are_counted_up_to_64_tib() {
     assert_eq!([live(&scope), group.usage().live], [0, 0]);
 }
 
+#[test]
+fn charge_that_is_tried_is_within_the_limit_or_nothing() {
+    let group = MemoryGroup::new();
+    let scope = group.scope();
+    scope.set_limit(1_000);
+    let used = scope.run(|| bytes(900));
+    let most = scope.try_charge(100).unwrap();
+    assert_eq!(most.bytes(), 100);
+    assert_eq!([live(&scope), group.usage().live], [1_000, 1_000]);
+    let before = scope.usage();
+    for (more, asked) in [
+        (1, "1"),
+        (1_000, "1000"),
+        (u64::MAX, "18446744073709551615"),
+    ] {
+        assert_eq!(
+            scope.try_charge(more).unwrap_err().to_string(),
+            format!(
+                "1000 bytes are held, {asked} more were asked for, and no more than 1000 may be"
+            )
+        );
+    }
+    assert_eq!(scope.usage(), before);
+    assert_eq!(group.usage().live, 1_000);
+    drop(most);
+    scope.try_charge(101).unwrap_err();
+    assert_eq!(live(&scope), 900);
+    scope.set_limit(None);
+    assert_eq!(scope.try_charge(1 << 40).unwrap().bytes(), 1 << 40);
+    assert_eq!(scope.usage().peak, 900 + (1 << 40));
+    assert_eq!(scope.usage().allocated, 1_000 + (1 << 40));
+    scope.set_limit(899);
+    scope.try_charge(0).unwrap_err();
+    drop(used);
+    assert_eq!([live(&scope), group.usage().live], [0, 0]);
+}
+
+#[test]
+fn charge_that_is_tried_in_the_scope_comes_on_top_of_what_the_thread_has_not_told() {
+    let scope = MemoryScope::new();
+    scope.set_limit(1_000);
+    scope.child().run(|| {
+        let held = bytes(500);
+        scope.try_charge(501).unwrap_err();
+        let charge = scope.try_charge(500).unwrap();
+        drop((held, charge));
+    });
+    assert_eq!(scope.usage().peak, 1_000);
+    assert_eq!(live(&scope), 0);
+}
+
+#[test]
+fn charge_that_is_tried_is_within_the_limits_further_out() {
+    let (route, adapter) = (MemoryGroup::new(), MemoryGroup::new());
+    let request = route.scope();
+    let call = adapter.scope_within(&request);
+    let inner = call.child();
+    request.set_limit(1_000);
+    call.set_limit(2_000);
+    let held = request.run(|| bytes(400));
+    let before = [&request, &call, &inner].map(MemoryScope::usage);
+    let over = inner.try_charge(601).unwrap_err();
+    assert_eq!(
+        over.to_string(),
+        "400 bytes are held, 601 more were asked for, and no more than 1000 may be"
+    );
+    assert_eq!([&request, &call, &inner].map(MemoryScope::usage), before);
+    assert_eq!([route.usage().live, adapter.usage().live], [400, 0]);
+    let charge = inner.try_charge(600).unwrap();
+    assert_eq!([&request, &call, &inner].map(live), [1_000, 600, 600]);
+    assert_eq!([route.usage().live, adapter.usage().live], [1_000, 600]);
+    assert_eq!(call.usage().peak, 600);
+    drop(charge);
+    assert_eq!([&request, &call, &inner].map(live), [400, 0, 0]);
+    drop(held);
+}
+
+#[test]
+fn charges_that_are_tried_are_counted_up_to_64_tib() {
+    const MOST: u64 = 64 << 40;
+    let group = MemoryGroup::new();
+    let (scope, sister) = (group.scope(), group.scope());
+    let held = scope.run(|| bytes(10));
+    scope.set_limit(u64::MAX);
+    for bytes in [u64::MAX, MOST - 9] {
+        scope.try_charge(bytes).unwrap_err();
+    }
+    let most = scope.try_charge(MOST - 10).unwrap();
+    // Its group has no room, either.
+    sister.try_charge(1).unwrap_err();
+    assert_eq!(live(&sister), 0);
+    drop((most, held));
+    assert_eq!(group.usage().live, 0);
+}
+
+#[test]
+fn charges_that_are_tried_by_several_threads_are_never_beyond_the_limit() {
+    const ROUNDS: usize = if cfg!(miri) { 20 } else { 5_000 };
+    let request = MemoryScope::new();
+    request.set_limit(1_000);
+    let let_in: usize = thread::scope(|threads| {
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                threads.spawn(|| {
+                    let call = request.child();
+                    let tries = (0..ROUNDS).map(|_| {
+                        let charges = [400, 300].map(|bytes| call.try_charge(bytes));
+                        assert!(live(&request) <= 1_000);
+                        charges.iter().flatten().count()
+                    });
+                    tries.sum::<usize>()
+                })
+            })
+            .collect();
+        let threads = threads.into_iter();
+        threads.map(|thread| thread.join().unwrap()).sum()
+    });
+    assert!(let_in > 0);
+    assert!(request.usage().peak <= 1_000);
+    assert_eq!(live(&request), 0);
+}
+
+// === Scopes within scopes ===
+
+#[test]
+fn scope_within_another_counts_for_both_and_for_their_groups() {
+    let (route, adapter) = (MemoryGroup::new(), MemoryGroup::new());
+    let request = route.scope();
+    let kept = request.run(|| {
+        let own = bytes(1_000);
+        let call = adapter.scope_within(&request);
+        let theirs = call.run(|| {
+            drop(bytes(50));
+            let theirs = bytes(300);
+            // Exact for the thread that is in the inner one.
+            assert_eq!([live(&request), live(&call)], [1_300, 300]);
+            theirs
+        });
+        assert_eq!([live(&request), live(&call)], [1_300, 300]);
+        (own, theirs)
+    });
+    assert_eq!([route.usage().live, adapter.usage().live], [1_300, 300]);
+    assert_eq!(request.usage().allocated, 1_350);
+    assert_eq!(
+        [route.usage().allocated, adapter.usage().allocated],
+        [1_350, 350]
+    );
+    drop(kept.1);
+    assert_eq!([route.usage().live, adapter.usage().live], [1_000, 0]);
+    drop(kept.0);
+    assert_eq!(live(&request), 0);
+}
+
+#[test]
+fn block_of_an_inner_scope_can_be_freed_by_another_thread_and_grow_there() {
+    let (route, adapter) = (MemoryGroup::new(), MemoryGroup::new());
+    let request = route.scope();
+    let call = adapter.scope_within(&request);
+    let mut block = call.run(|| bytes(100));
+    let block = thread::spawn(move || {
+        block.reserve_exact(90_000);
+        block
+    });
+    let block = block.join().unwrap();
+    assert_eq!([live(&request), live(&call)], [90_000, 90_000]);
+    assert_eq!([route.usage().live, adapter.usage().live], [90_000, 90_000]);
+    drop((request, call));
+    thread::spawn(move || drop(block)).join().unwrap();
+    assert_eq!([route.usage().live, adapter.usage().live], [0, 0]);
+    assert_eq!([retained(&route), retained(&adapter)], [[0, 0], [0, 0]]);
+}
+
+#[test]
+fn request_ends_though_something_of_a_call_is_retained() {
+    let (route, adapter) = (MemoryGroup::new(), MemoryGroup::new());
+    let request = route.scope();
+    let own = request.run(|| bytes(1_000));
+    let call = adapter.scope_within(&request);
+    let theirs = call.run(|| bytes(300));
+    drop(call);
+    // The call is over, the request is not.
+    assert_eq!([retained(&route), retained(&adapter)], [[0, 0], [1, 300]]);
+    drop(request);
+    assert_eq!(
+        [retained(&route), retained(&adapter)],
+        [[1, 1_300], [1, 300]]
+    );
+    drop(own);
+    assert_eq!([retained(&route), retained(&adapter)], [[1, 300], [1, 300]]);
+    thread::spawn(move || drop(theirs)).join().unwrap();
+    assert_eq!([retained(&route), retained(&adapter)], [[0, 0], [0, 0]]);
+    assert_eq!([route.usage().live, adapter.usage().live], [0, 0]);
+}
+
+#[test]
+fn scope_is_open_as_long_as_one_within_it_is() {
+    let (route, adapter) = (MemoryGroup::new(), MemoryGroup::new());
+    let request = route.scope();
+    let own = request.run(|| bytes(1_000));
+    let call = adapter.scope_within(&request);
+    let inner = call.child();
+    drop((request, call));
+    assert_eq!([retained(&route), retained(&adapter)], [[0, 0], [0, 0]]);
+    let theirs = inner.run(|| bytes(7));
+    assert_eq!([route.usage().live, adapter.usage().live], [1_007, 7]);
+    thread::spawn(move || drop(inner)).join().unwrap();
+    assert_eq!([retained(&route), retained(&adapter)], [[1, 1_007], [1, 7]]);
+    drop((own, theirs));
+    assert_eq!([retained(&route), retained(&adapter)], [[0, 0], [0, 0]]);
+}
+
+#[test]
+fn scopes_within_scopes_are_counted_to_the_byte_64_deep() {
+    const DEEP: usize = 64;
+    let (route, adapter) = (MemoryGroup::new(), MemoryGroup::new());
+    let mut scopes = vec![route.scope()];
+    for n in 1..DEEP {
+        let outer = &scopes[n - 1];
+        // In a group of its own, in none, and in one that counts it already.
+        scopes.push(match n {
+            1 => adapter.scope_within(outer),
+            n if n % 2 == 0 => outer.child(),
+            _ => adapter.scope_within(outer),
+        });
+    }
+    fn nest(scopes: &[MemoryScope], kept: &mut Vec<Vec<u8>>) {
+        let Some((scope, inner)) = scopes.split_first() else {
+            return;
+        };
+        let _entered = scope.enter();
+        kept.push(bytes(100));
+        nest(inner, kept);
+        kept.push(bytes(1));
+    }
+    let mut kept = Vec::with_capacity(2 * DEEP);
+    nest(&scopes, &mut kept);
+    for (n, scope) in scopes.iter().enumerate() {
+        let within = (DEEP - n) as u64;
+        assert_eq!([live(scope), scope.usage().peak], [101 * within; 2]);
+    }
+    assert_eq!(
+        [route.usage().live, adapter.usage().live],
+        [101 * 64, 101 * 63]
+    );
+    // The innermost one keeps them all, until it is dropped elsewhere.
+    let innermost = scopes.pop().unwrap();
+    drop(scopes);
+    assert_eq!(retained(&route), [0, 0]);
+    thread::spawn(move || drop(innermost)).join().unwrap();
+    assert_eq!(retained(&route), [1, 101 * 64]);
+    assert_eq!(retained(&adapter), [1, 101 * 63]);
+    thread::spawn(move || drop(kept)).join().unwrap();
+    assert_eq!([retained(&route), retained(&adapter)], [[0, 0], [0, 0]]);
+    assert_eq!([route.usage().live, adapter.usage().live], [0, 0]);
+}
+
+#[test]
+fn peak_of_a_scope_has_what_those_within_it_held() {
+    let (route, adapter) = (MemoryGroup::new(), MemoryGroup::new());
+    let request = route.scope();
+    request.run(|| {
+        // Not told before the inner one is entered, unless by that.
+        let own = bytes(10_000);
+        let call = adapter.scope_within(&request);
+        call.run(|| {
+            drop(bytes(40_000));
+            drop(bytes(30_000));
+        });
+        assert_eq!([request.usage().peak, call.usage().peak], [50_000, 40_000]);
+        drop(own);
+        drop(bytes(45_000));
+    });
+    assert_eq!(request.usage().peak, 50_000);
+    assert_eq!([route.usage().peak, adapter.usage().peak], [50_000, 40_000]);
+}
+
+#[test]
+fn limit_of_a_scope_is_of_what_those_within_it_hold_too() {
+    let request = MemoryScope::new();
+    request.set_limit(1_000);
+    let call = request.child();
+    let own = request.run(|| bytes(400));
+    call.run(|| {
+        let most = bytes(600);
+        request.check().unwrap();
+        let more = bytes(1);
+        request.check().unwrap_err();
+        call.check().unwrap();
+        drop((most, more));
+        request.check().unwrap();
+    });
+    drop(own);
+}
+
+#[test]
+fn scopes_of_several_calls_of_a_request_do_not_mix() {
+    let route = MemoryGroup::new();
+    let adapters = [(); 3].map(|()| MemoryGroup::new());
+    let request = route.scope();
+    let calls: Vec<_> = adapters
+        .iter()
+        .map(|group| group.scope_within(&request))
+        .collect();
+    let kept: Vec<_> = thread::scope(|threads| {
+        let threads: Vec<_> = calls
+            .iter()
+            .zip([100, 20_000, 300_000])
+            .map(|(call, len)| {
+                threads.spawn(move || {
+                    (0..100).for_each(|_| call.run(|| drop(bytes(len))));
+                    call.run(|| bytes(len))
+                })
+            })
+            .collect();
+        let threads = threads.into_iter();
+        threads.map(|thread| thread.join().unwrap()).collect()
+    });
+    let each: Vec<_> = adapters.iter().map(|group| group.usage().live).collect();
+    assert_eq!(each, [100, 20_000, 300_000]);
+    assert_eq!([live(&request), route.usage().live], [320_100; 2]);
+    assert_eq!(request.usage().allocated, 101 * 320_100);
+    drop((calls, request));
+    assert_eq!(retained(&route), [1, 320_100]);
+    assert_eq!(retained(&adapters[1]), [1, 20_000]);
+    drop(kept);
+    assert_eq!(retained(&route), [0, 0]);
+}
+
+#[test]
+fn group_counts_once_what_comes_to_it_from_within() {
+    let (route, adapter) = (MemoryGroup::new(), MemoryGroup::new());
+    let request = route.scope();
+    let call = adapter.scope_within(&request);
+    // A call that calls itself, with another one in between, and a request that makes one.
+    let again = adapter.scope_within(&call.child());
+    let request_again = route.scope_within(&again);
+    let kept = request_again.run(|| bytes(1_000));
+    assert_eq!([route.usage().live, adapter.usage().live], [1_000, 1_000]);
+    drop(request_again);
+    // That is retained by the outer one, once it has ended.
+    assert_eq!([retained(&route), retained(&adapter)], [[0, 0], [0, 0]]);
+    drop((again, call));
+    assert_eq!([retained(&route), retained(&adapter)], [[0, 0], [1, 1_000]]);
+    drop(request);
+    assert_eq!(
+        [retained(&route), retained(&adapter)],
+        [[1, 1_000], [1, 1_000]]
+    );
+    drop(kept);
+    assert_eq!([route.usage().live, adapter.usage().live], [0, 0]);
+}
+
+#[test]
+fn groups_of_an_inner_scope_may_be_gone_before_it() {
+    let request = MemoryGroup::new().scope();
+    let call = MemoryGroup::new().scope_within(&request);
+    // One of them would have the place of a group, had that left it.
+    let groups: Vec<_> = (0..200).map(|_| MemoryGroup::new()).collect();
+    let kept = call.run(|| bytes(100_000));
+    drop((request, call));
+    assert!(groups.iter().all(|group| group.usage().allocated == 0));
+    drop(kept);
+    assert!(groups.iter().all(|group| group.usage().live == 0));
+}
+
 // === Groups ===
 
 #[test]
@@ -691,6 +1063,53 @@ fn scope_ends_with_its_last_handle() {
     drop(current);
     assert_eq!(group.retained().scopes, 1);
     drop(kept);
+}
+
+#[test]
+fn handles_to_a_group_have_one_id_and_other_groups_have_others() {
+    let (one, two) = (MemoryGroup::new(), MemoryGroup::new());
+    let id = one.id().unwrap();
+    assert_eq!(one.clone().id(), Some(id));
+    assert_ne!(two.id(), Some(id));
+    drop(one);
+    // Nor has the next one in the same place.
+    let later: Vec<_> = (0..200).map(|_| MemoryGroup::new()).collect();
+    assert!(later.iter().all(|group| group.id() != Some(id)));
+}
+
+#[test]
+fn what_all_groups_retain_is_told_at_once() {
+    let (route, adapter) = (MemoryGroup::new(), MemoryGroup::new());
+    let idle = MemoryGroup::new();
+    let open = route.scope();
+    let mut kept = vec![open.run(|| bytes(5)), MemoryScope::new().run(|| bytes(6))];
+    for len in [1_000, 20_000] {
+        let request = route.scope();
+        let call = adapter.scope_within(&request);
+        kept.push(request.run(|| bytes(len)));
+        kept.push(call.run(|| bytes(len + 1)));
+        // Told to nobody: it is of the request.
+        kept.push(request.child().run(|| bytes(len + 2)));
+    }
+    let told = || {
+        let ids = [&route, &adapter, &idle].map(|group| group.id().unwrap());
+        let mut told = ids.map(|_| Vec::new());
+        each_retained(|group, _, bytes| {
+            if let Some(n) = ids.iter().position(|id| *id == group) {
+                told[n].push(bytes);
+            }
+        });
+        told.map(|mut told| {
+            told.sort_unstable();
+            told
+        })
+    };
+    assert_eq!(
+        told(),
+        [vec![3_003, 60_003], vec![1_001, 20_001], Vec::new()]
+    );
+    drop(kept);
+    assert_eq!(told(), [Vec::new(), Vec::new(), Vec::new()]);
 }
 
 #[test]
