@@ -1,7 +1,7 @@
 use crate::{Budget, BudgetMode, HeavyLog};
 use plimsoll_core::{
     ConfigError,
-    settings::{self, Fields, Settings, bytes, choice, duration, flag, integer},
+    settings::{self, Fields, Settings, bytes, choice, duration, flag, integer, sizes},
 };
 use std::{collections::BTreeMap, time::Duration};
 
@@ -146,6 +146,11 @@ impl Settings for MemoryConfig {
             "budget",
             "The most that a request may hold, where its route has no budget of its own.",
             &mut bytes(&mut self.budget, 1..=u64::MAX).or(&["off"]),
+        );
+        fields.setting(
+            "budgets",
+            "The most that a request of a route may hold, by route as the router names it.",
+            &mut sizes(&mut self.budgets, 1..=u64::MAX),
         );
         fields.setting(
             "on_over_budget",

@@ -80,6 +80,6 @@ pub use self::{
     heavy::{HeavyLog, HeavyRequest},
     layer::{MemoryFuture, MemoryLayer, MemoryService},
     spawn::{ScopedStream, spawn, spawn_blocking},
-    stats::{AGES, Histogram, MemoryStats, SIZES, Sample},
+    stats::{AGES, Histogram, MemoryStats, RetainedByGroup, SIZES, Sample},
     weigh::{Begun, Estimate, Weigher, Weighing},
 };

@@ -1,8 +1,8 @@
 //! What was weighed, added up.
 
 use crate::{Attribution, Budget};
-use plimsoll_alloc::{MemoryGroup, Retained};
-use std::time::Duration;
+use plimsoll_alloc::{GroupId, MemoryGroup, Retained, each_retained};
+use std::{collections::HashMap, time::Duration};
 
 /// The upper bounds of the buckets of sizes: the powers of two from 1 KiB to 1 GiB.
 pub const SIZES: [u64; 21] = {
@@ -23,6 +23,14 @@ pub const AGES: [Duration; 3] = [
     Duration::from_secs(10 * 60),
     Duration::from_secs(60 * 60),
 ];
+
+/// What requests of every kind that have ended still hold, by one look at all of them.
+#[derive(Clone, Debug, Default)]
+pub struct RetainedByGroup {
+    by_age: HashMap<GroupId, [Retained; AGES.len() + 1]>,
+    /// Whether somebody tells the time.
+    is_timed: bool,
+}
 
 /// What one request, or call, took, in bytes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -77,13 +85,45 @@ pub struct Histogram {
     pub(crate) buckets: [u64; BUCKETS],
 }
 
+impl RetainedByGroup {
+    /// Looks at every scope of the process, once for all kinds.
+    #[must_use]
+    pub fn look() -> Self {
+        let now = crate::process::now();
+        let mut by_age = HashMap::<_, [Retained; AGES.len() + 1]>::new();
+        each_retained(|group, ended, bytes| {
+            let age = Duration::from_secs(now.unwrap_or(0).saturating_sub(ended));
+            let within = |bound: &Duration| age <= *bound;
+            let class = AGES.iter().position(within).unwrap_or(AGES.len());
+            let retained = &mut by_age.entry(group).or_default()[class];
+            retained.scopes += 1;
+            retained.bytes += bytes;
+        });
+        Self {
+            by_age,
+            is_timed: now.is_some(),
+        }
+    }
+}
+
 impl MemoryStats {
     /// What a group holds, with nothing weighed yet.
-    pub(crate) fn of(group: Option<&MemoryGroup>, budget: Option<Budget>) -> Self {
-        let mut stats = Self {
+    pub(crate) fn of(
+        group: Option<&MemoryGroup>,
+        retained: &RetainedByGroup,
+        budget: Option<Budget>,
+    ) -> Self {
+        let by_age = group.and_then(|group| retained.by_age.get(&group.id()?));
+        let by_age = by_age.copied().unwrap_or_default();
+        let mut all = Retained::default();
+        for retained in by_age {
+            all.scopes += retained.scopes;
+            all.bytes += retained.bytes;
+        }
+        Self {
             live: group.map_or(0, |group| group.usage().live),
-            retained: Retained::default(),
-            retained_by_age: None,
+            retained: all,
+            retained_by_age: retained.is_timed.then_some(by_age),
             allocated: Histogram::default(),
             peak: Histogram::default(),
             left: Histogram::default(),
@@ -92,27 +132,7 @@ impl MemoryStats {
             cut: 0,
             budget,
             by_attribution: [0; Attribution::ALL.len()],
-        };
-        // Looking for what is retained takes a look at every scope of the process.
-        if let (Some(group), 1..) = (group, stats.live) {
-            stats.retain(group);
         }
-        stats
-    }
-
-    fn retain(&mut self, group: &MemoryGroup) {
-        let now = crate::process::now();
-        let mut by_age = [Retained::default(); AGES.len() + 1];
-        group.each_retained(|ended, bytes| {
-            let age = Duration::from_secs(now.unwrap_or(0).saturating_sub(ended));
-            let within = |bound: &Duration| age <= *bound;
-            let class = AGES.iter().position(within).unwrap_or(AGES.len());
-            for retained in [&mut self.retained, &mut by_age[class]] {
-                retained.scopes += 1;
-                retained.bytes += bytes;
-            }
-        });
-        self.retained_by_age = now.map(|_| by_age);
     }
 
     /// How many requests were weighed.

@@ -1,7 +1,8 @@
 //! Weighing: a scope for each request of a kind, and what all of them took.
 
 use crate::{
-    Attribution, Budget, BudgetMode, HeavyLog, HeavyRequest, MemoryStats, Sample, process,
+    Attribution, Budget, BudgetMode, HeavyLog, HeavyRequest, MemoryStats, RetainedByGroup, Sample,
+    process,
     stats::{BUCKETS, Histogram, bucket},
 };
 use plimsoll_alloc::{Entered, MemoryGroup, MemoryScope};
@@ -169,7 +170,10 @@ impl Weigher {
         };
         let counted = Attribution::of_allocator().and_then(|attribution| {
             let group = self.group.get_or_init(MemoryGroup::new);
-            let scope = group.scope();
+            let scope = match MemoryScope::current() {
+                Some(outer) => group.scope_within(&outer),
+                None => group.scope(),
+            };
             // Without a place for it, it would be weighed as nothing.
             scope.is_counted().then_some((scope, attribution))
         });
@@ -191,10 +195,17 @@ impl Weigher {
         })
     }
 
-    /// What was weighed. It stops nobody.
+    /// What was weighed. It stops nobody. It looks at every scope of the process: for several kinds,
+    /// have [`stats_with`](Self::stats_with) take one look.
     #[must_use]
     pub fn stats(&self) -> MemoryStats {
-        let mut stats = MemoryStats::of(self.group.get(), self.budget());
+        self.stats_with(&RetainedByGroup::look())
+    }
+
+    /// What was weighed, and what is retained by a look that was taken before.
+    #[must_use]
+    pub fn stats_with(&self, retained: &RetainedByGroup) -> MemoryStats {
+        let mut stats = MemoryStats::of(self.group.get(), retained, self.budget());
         for weights in self.stripes.iter().filter_map(OnceLock::get) {
             weights.add_to(&mut stats);
         }

@@ -4,7 +4,7 @@ use crate::{
     adapters::Known,
     body::JsonBody,
     flaky::{Flaky, Mode},
-    leak,
+    heavy, leak,
     problem::Problem,
     question::{Found, Question},
     reply::Reply,
@@ -67,6 +67,7 @@ pub fn router(gateway: Gateway) -> Router {
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(gateway)
         .merge(leak::routes())
+        .merge(heavy::routes())
 }
 
 async fn front_page(State(gateway): State<Gateway>, headers: HeaderMap) -> String {
@@ -99,6 +100,11 @@ See which route holds how much memory, after you had one keep some:
   curl http://{host}/demo/leak -H 'content-type: application/json' -d '{{"kib": 256}}'
   curl ADMIN/api/v1/memory/requests
   curl -X DELETE http://{host}/demo/leak
+
+A request that holds more than the budget of its route is ended, and nothing else is:
+
+  curl http://{host}/demo/heavy -H 'content-type: application/json' -d '{{"mib": 8}}'
+  curl http://{host}/demo/heavy -H 'content-type: application/json' -d '{{"mib": 64}}'
 
 Which adapters there are, and their limits, is in adapters.yaml and config.yaml, in the folder that
 --config names. Change them while the gateway runs: it reads them again by itself. On the admin

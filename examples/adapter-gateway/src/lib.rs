@@ -17,6 +17,7 @@ pub mod chroma;
 pub mod client;
 pub mod corpus;
 pub mod flaky;
+pub mod heavy;
 pub mod leak;
 pub mod load;
 pub mod problem;

@@ -69,12 +69,17 @@ impl Files {
 
     /// Changes the list of adapters as it was committed.
     fn change<const N: usize>(&self, changes: [(&str, &str); N]) {
-        let mut text = self.committed("adapters.yaml");
+        self.change_file("adapters.yaml", changes);
+    }
+
+    /// Changes a file as it was committed.
+    fn change_file<const N: usize>(&self, name: &str, changes: [(&str, &str); N]) {
+        let mut text = self.committed(name);
         for (old, new) in changes {
             assert!(text.contains(old), "{old}");
             text = text.replace(old, new);
         }
-        self.write("adapters.yaml", &text);
+        self.write(name, &text);
     }
 
     fn arg(&self) -> String {
@@ -793,6 +798,60 @@ fn what_keeps_it_from_starting_is_said_in_one_line() {
         assert_eq!(error.lines().count(), 1, "{error}");
         assert!(error.contains(&flag), "{error}");
         assert!(error.contains(remedy), "{error}");
+    }
+}
+
+#[test]
+fn a_request_over_its_budget_is_refused_and_shown_and_its_limit_changes_with_the_file() {
+    let files = Files::new("program-heavy");
+    let program = Running::start_configured(&files, &[]);
+    let heavy = |mib: usize| rest(program.begin("/demo/heavy", &format!(r#"{{"mib": {mib}}}"#)));
+    let answer = heavy(8);
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let refused = heavy(64);
+    assert!(refused.starts_with("HTTP/1.1 503"), "{refused}");
+    for part in [
+        "content-type: application/problem+json",
+        r#""reason":"over_budget""#,
+        r#""source":"/demo/heavy""#,
+    ] {
+        assert!(refused.contains(part), "{refused}");
+    }
+    let answer = program.ask("qa-sql");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+
+    let shown = document(&program.administer("/api/v1/memory/requests"));
+    let mut endpoints = shown["endpoints"].as_array().expect("a list").iter();
+    let endpoint = endpoints.find(|endpoint| endpoint["endpoint"] == "/demo/heavy");
+    let endpoint = endpoint.expect("it was asked");
+    assert_eq!(endpoint["refused"], 1, "{endpoint}");
+    assert_eq!(endpoint["budget"]["bytes"], 16 << 20);
+    assert_eq!(endpoint["budget"]["mode"], "enforce");
+    let peak = endpoint["peak"]["max"].as_u64().expect("bytes");
+    assert!((16 << 20..18 << 20).contains(&peak), "{endpoint}");
+    assert!(
+        endpoint["live_bytes"].as_u64().expect("bytes") < 10_000,
+        "{endpoint}"
+    );
+    let heaviest = &shown["heavy"]["newest"][0];
+    assert_eq!(heaviest["endpoint"], "/demo/heavy");
+    assert_eq!(heaviest["status"], 503);
+    assert_eq!(shown["heavy"]["total"], 2);
+    let metrics = program.administer("/metrics");
+    let told =
+        r#"plimsoll_http_memory_over_budget_total{endpoint="/demo/heavy",outcome="refused"} 1"#;
+    assert!(metrics.contains(told), "{metrics}");
+
+    files.change_file(
+        "config.yaml",
+        [("/demo/heavy: 16MiB", "/demo/heavy: 128MiB")],
+    );
+    program.reload();
+    let answer = heavy(64);
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    for mib in [0, 257] {
+        let answer = heavy(mib);
+        assert!(answer.starts_with("HTTP/1.1 422"), "{answer}");
     }
 }
 

@@ -4,7 +4,9 @@ use super::{EndpointSnapshot, cells::Cells};
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::Body;
 use plimsoll_core::{Clock, Name, stripe};
-use plimsoll_memory::{Begun, Budget, Estimate, HeavyLog, MemoryConfig, Weigher, Weighing};
+use plimsoll_memory::{
+    Begun, Budget, Estimate, HeavyLog, MemoryConfig, RetainedByGroup, Weigher, Weighing,
+};
 use std::{
     collections::HashMap,
     fmt,
@@ -178,7 +180,9 @@ impl Endpoints {
     pub(super) fn snapshot(&self) -> Vec<EndpointSnapshot> {
         let mut all = self.all();
         all.sort_unstable_by_key(|endpoint| endpoint.name);
-        all.iter().map(|endpoint| endpoint.snapshot()).collect()
+        let retained = RetainedByGroup::look();
+        let snapshots = all.iter().map(|endpoint| endpoint.snapshot(&retained));
+        snapshots.collect()
     }
 
     fn all(&self) -> Vec<Arc<Endpoint>> {
@@ -223,8 +227,8 @@ impl Endpoint {
             .sum()
     }
 
-    fn snapshot(&self) -> EndpointSnapshot {
-        let stats = self.weigher.stats();
+    fn snapshot(&self, retained: &RetainedByGroup) -> EndpointSnapshot {
+        let stats = self.weigher.stats_with(retained);
         let mut snapshot = EndpointSnapshot::new(self.name, self.in_flight(), stats);
         for cells in self.stripes() {
             cells.add_to(&mut snapshot);
