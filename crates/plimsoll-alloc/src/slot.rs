@@ -731,3 +731,40 @@ pub(crate) fn groups_of(tag: u64) -> [Option<u64>; 2] {
     // Its guard was forgotten, and a scope has ended under it.
     [None, nearest]
 }
+
+#[cfg(all(test, not(plimsoll_loom)))]
+#[allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_of_a_scope_are_that_of_the_topmost_and_the_nearest_of_those_within() {
+        let [route, adapter, driver] = [(); 3].map(|()| open_group().unwrap());
+        let within = |group, outer| open_within(group, Some(outer)).unwrap();
+        let request = open(Some(route)).unwrap();
+        let helper = within(None, request);
+        let call = within(Some(adapter), helper);
+        let query = within(Some(driver), call);
+        let page = within(None, query);
+        assert_eq!(groups_of(request), [Some(route), None]);
+        assert_eq!(groups_of(helper), [Some(route), None]);
+        assert_eq!(groups_of(call), [Some(route), Some(adapter)]);
+        assert_eq!(groups_of(query), [Some(route), Some(driver)]);
+        assert_eq!(groups_of(page), [Some(route), Some(driver)]);
+
+        let alone = open(None).unwrap();
+        let own = within(Some(adapter), alone);
+        assert_eq!(groups_of(alone), [None, None]);
+        assert_eq!(groups_of(own), [None, Some(adapter)]);
+        for nobody in [ROOT, UNCOUNTED] {
+            assert_eq!(groups_of(nobody), [None, None]);
+        }
+        for tag in [page, query, call, helper, request, own, alone] {
+            close(tag, 0);
+        }
+        assert_eq!(groups_of(request), [None, None]);
+        for group in [route, adapter, driver] {
+            close(group, 0);
+        }
+    }
+}

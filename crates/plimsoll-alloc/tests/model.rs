@@ -1,6 +1,6 @@
 //! Any order of allocating, resizing, freeing, entering, leaving and ending, over several threads,
-//! keeps contents and totals: each scope holds what a table says, and all together what another
-//! allocator around ours counts.
+//! keeps contents and totals: each scope holds what a table says, those within it included, and all
+//! together what another allocator around ours counts.
 #![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 #![cfg_attr(
     plimsoll_loom,
@@ -9,7 +9,8 @@
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use plimsoll_alloc::{
-    CountingAllocator, MemoryGroup, MemoryScope, TrackingAllocator, process_usage, untracked,
+    CountingAllocator, MemoryGroup, MemoryScope, TrackingAllocator, live_bytes, process_usage,
+    untracked,
 };
 use proptest::{
     prelude::*,
@@ -17,6 +18,7 @@ use proptest::{
 };
 use std::{
     alloc::{GlobalAlloc, Layout},
+    array::from_fn,
     process::ExitCode,
     sync::{Arc, Condvar, Mutex, PoisonError},
     thread,
@@ -80,8 +82,9 @@ enum Step {
     EnterNone,
     Leave,
     Clone(usize),
-    /// One of the handles of a scope, perhaps its last.
-    Drop(usize),
+    /// One of the handles of a scope. If it was the last, the next one in this place is within that
+    /// of another one, or by itself.
+    Drop(usize, Option<usize>),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -112,7 +115,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::EnterNone),
         3 => Just(Step::Leave),
         1 => (0..SCOPES).prop_map(Step::Clone),
-        2 => (0..SCOPES).prop_map(Step::Drop),
+        2 => (0..SCOPES, prop::option::of(0..SCOPES))
+            .prop_map(|(place, within)| Step::Drop(place, within)),
     ]
 }
 
@@ -266,6 +270,8 @@ impl Desk {
 /// What there is, and what there should be.
 struct Model {
     group: MemoryGroup,
+    /// The group of some of those that are within others.
+    inner_group: MemoryGroup,
     /// The handles of each scope.
     scopes: Vec<Vec<MemoryScope>>,
     blocks: Vec<Block>,
@@ -273,8 +279,15 @@ struct Model {
     inside: Vec<Vec<Option<usize>>>,
     /// Number of the scope that each place has by now.
     numbers: Vec<usize>,
-    ended: Vec<usize>,
-    next: usize,
+    /// Of each scope there ever was, by number.
+    above: Vec<Above>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Above {
+    /// The number of the scope that it is within.
+    outer: Option<usize>,
+    in_group: bool,
 }
 
 impl Model {
@@ -291,11 +304,11 @@ impl Model {
         let mut model = Self {
             scopes: (0..SCOPES).map(|_| vec![group.scope()]).collect(),
             group,
+            inner_group: MemoryGroup::new(),
             blocks: Vec::new(),
             inside: vec![Vec::new(); THREADS],
             numbers: (0..SCOPES).collect(),
-            ended: Vec::new(),
-            next: SCOPES,
+            above: vec![Above::default(); SCOPES],
         };
         for (thread, step) in steps {
             model.step(*thread, &desks[*thread], *step);
@@ -318,9 +331,13 @@ impl Model {
         let owned = model.blocks.iter().filter(|block| block.owner.is_some());
         let retained: usize = owned.map(|block| block.layout.size()).sum();
         assert_eq!(model.group.retained().bytes, retained as u64);
+        let inner = model.inner_group.usage().live;
+        assert_eq!(model.inner_group.retained().bytes, inner);
         model.blocks.drain(..).for_each(Block::free);
-        assert_eq!(model.group.usage().live, 0);
-        assert_eq!(model.group.retained().scopes, 0);
+        for group in [&model.group, &model.inner_group] {
+            assert_eq!(group.usage().live, 0);
+            assert_eq!(group.retained().scopes, 0);
+        }
         model.check_truth();
     }
 
@@ -361,42 +378,64 @@ impl Model {
                 let handle = self.scopes[place][0].clone();
                 self.scopes[place].push(handle);
             }
-            Step::Drop(place) => {
+            Step::Drop(place, within) => {
                 self.scopes[place].pop();
                 if self.scopes[place].is_empty() {
-                    self.scopes[place].push(self.group.scope());
-                    self.ended.push(self.numbers[place]);
-                    self.numbers[place] = self.next;
-                    self.next += 1;
+                    // The one that was here is gone, and nothing can be within it.
+                    let within = within.filter(|within| *within != place);
+                    let (scope, above) = self.open(within);
+                    self.scopes[place].push(scope);
+                    self.numbers[place] = self.above.len();
+                    self.above.push(above);
                 }
             }
         }
     }
 
-    fn held(&self, number: usize) -> i64 {
+    fn open(&self, within: Option<usize>) -> (MemoryScope, Above) {
+        let Some(within) = within else {
+            return (self.group.scope(), Above::default());
+        };
+        let above = Above {
+            outer: Some(self.numbers[within]),
+            in_group: self.above.len().is_multiple_of(2),
+        };
+        let outer = &self.scopes[within][0];
+        let scope = match above.in_group {
+            true => self.inner_group.scope_within(outer),
+            false => outer.child(),
+        };
+        (scope, above)
+    }
+
+    /// What is held by those scopes that are such, or within one that is.
+    fn held(&self, such: impl Fn(usize) -> bool) -> i64 {
+        let such = |number: usize| {
+            let outwards = |number: &usize| self.above[*number].outer;
+            std::iter::successors(Some(number), outwards).any(&such)
+        };
         let own = self
             .blocks
             .iter()
-            .filter(|block| block.owner == Some(number));
+            .filter(|block| block.owner.is_some_and(such));
         own.map(|block| block.layout.size() as i64).sum()
     }
 
     /// Each scope holds what it should, but for what threads in it have to tell.
     fn check(&self, off: i64) {
-        let mut all = 0;
         for (handles, number) in self.scopes.iter().zip(&self.numbers) {
             let live = handles[0].usage().live as i64;
-            let held = self.held(*number);
+            let held = self.held(|such| such == *number);
             assert!((live - held).abs() <= off, "{live} for {held} of {number}");
-            all += held;
         }
-        all += self
-            .ended
-            .iter()
-            .map(|number| self.held(*number))
-            .sum::<i64>();
-        let live = self.group.usage().live as i64;
-        assert!((live - all).abs() <= off, "{live} for {all} of the group");
+        let in_group = |number: usize| self.above[number].in_group;
+        for (group, all) in [
+            (&self.group, self.held(|_| true)),
+            (&self.inner_group, self.held(in_group)),
+        ] {
+            let live = group.usage().live as i64;
+            assert!((live - all).abs() <= off, "{live} for {all} of a group");
+        }
     }
 
     /// Everything that lives is counted once.
@@ -404,6 +443,7 @@ impl Model {
         let process = process_usage();
         let counted = process.unscoped + process.orphaned + self.group.usage().live;
         assert_eq!(counted, ALLOC.live_bytes());
+        assert_eq!(live_bytes(), ALLOC.live_bytes());
     }
 }
 
@@ -412,7 +452,11 @@ type Shared = Mutex<Vec<Block>>;
 
 fn run_free(steps: &[Vec<(usize, Step)>]) {
     let group = MemoryGroup::new();
-    let scopes: Arc<Vec<_>> = Arc::new((0..SCOPES).map(|_| group.scope()).collect());
+    // The last is within the one before, and that within the one before.
+    let [one, two] = [(); 2].map(|()| group.scope());
+    let inner = two.child();
+    let innermost = group.scope_within(&inner);
+    let scopes = Arc::new([one, two, inner, innermost]);
     // Long enough not to grow in a scope.
     let blocks: Arc<Shared> = Arc::new(Mutex::new(Vec::with_capacity(THREADS * STEPS)));
     let threads: Vec<_> = steps
@@ -421,23 +465,24 @@ fn run_free(steps: &[Vec<(usize, Step)>]) {
             let (steps, scopes, blocks) = (steps.clone(), Arc::clone(&scopes), Arc::clone(&blocks));
             thread::spawn(move || {
                 let mut steps = steps.iter();
-                while free(&mut steps, &scopes, &blocks, None) {}
+                while free(&mut steps, &*scopes, &blocks, None) {}
             })
         })
         .collect();
     threads
         .into_iter()
         .for_each(|thread| thread.join().unwrap());
-    let held = |number: Option<usize>| {
+    let held = |number: usize| {
         let blocks = blocks.lock().unwrap();
-        let own = blocks.iter().filter(|block| block.owner == number);
+        let own = blocks.iter().filter(|block| block.owner == Some(number));
         own.map(|block| block.layout.size() as u64).sum::<u64>()
     };
-    let mut all = 0;
-    for (number, scope) in scopes.iter().enumerate() {
-        assert_eq!(scope.usage().live, held(Some(number)));
-        all += scope.usage().live;
-    }
+    let own: [u64; SCOPES] = from_fn(held);
+    let [one, two, inner, innermost] = own;
+    let live = from_fn(|number| scopes[number].usage().live);
+    let within = inner + innermost;
+    assert_eq!(live, [one, two + within, within, innermost]);
+    let all = one + two + within;
     assert_eq!(group.usage().live, all);
     let truth = || {
         let process = process_usage();
@@ -484,7 +529,7 @@ fn free(
                 untracked(|| free(steps, scopes, blocks, None));
             }
             Step::Clone(place) => drop(scopes[place].clone()),
-            Step::Drop(_) => drop(MemoryScope::current()),
+            Step::Drop(..) => drop(MemoryScope::current()),
             Step::Leave => return true,
         }
     }

@@ -415,7 +415,7 @@ fn given_up_within() {
         }
         let orphaned = process_usage().orphaned - before.orphaned;
         let held = [route.usage().live, adapter.usage().live];
-        // Which is one of a few, depends on where they are.
+        // Of a few, that ended first: which few depends on where they are.
         match held {
             [1_000, _] => assert_eq!((orphaned, held), (320, [1_000, 0])),
             _ => assert_eq!((orphaned, held), (1_320, [0, 320])),
