@@ -27,11 +27,11 @@ pub trait Reclaim {
     ///
     /// Reads `/proc` before and after: it may block.
     fn reclaim(&self) -> Reclaimed {
-        let resident_before = resident();
+        let resident_before = resident_bytes();
         self.release();
         Reclaimed {
             resident_before,
-            resident_after: resident(),
+            resident_after: resident_bytes(),
         }
     }
 }
@@ -122,8 +122,11 @@ impl<A: Reclaim> Reclaim for CountingAllocator<A> {
     }
 }
 
-/// Bytes of the process that are in memory.
-fn resident() -> Option<u64> {
+/// Bytes of the process that are in memory. None where the system does not tell, as it does on Linux.
+///
+/// Reads `/proc`: it may block.
+#[must_use]
+pub fn resident_bytes() -> Option<u64> {
     if !cfg!(target_os = "linux") || cfg!(miri) {
         return None;
     }

@@ -1,8 +1,7 @@
 //! What the process holds as a whole, looked at now and then, and never for a request.
 
-use plimsoll_alloc::set_now;
+use plimsoll_alloc::{resident_bytes, set_now};
 use std::{
-    fs,
     sync::{
         LazyLock,
         atomic::{
@@ -43,7 +42,7 @@ pub async fn watch(period: Duration) {
         set_now(seconds);
         // Pairs with the load of `now`: who knows the time knows that the allocator does.
         NOW.store(seconds + 1, Release);
-        let resident = look().map_or(0, |bytes| bytes.saturating_add(1));
+        let resident = resident_bytes().map_or(0, |bytes| bytes.saturating_add(1));
         RESIDENT.store(resident, Relaxed);
     }
 }
@@ -53,34 +52,9 @@ pub(crate) fn now() -> Option<u64> {
     NOW.load(Acquire).checked_sub(1)
 }
 
-/// What the kernel says is resident: `VmRSS` of proc(5).
-fn look() -> Option<u64> {
-    parse(&fs::read_to_string("/proc/self/status").ok()?)
-}
-
-fn parse(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|it| it.strip_prefix("VmRSS:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim_end().parse().ok()?;
-    kib.checked_mul(1_024)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn resident_bytes_are_what_the_kernel_says() {
-        let status = "Name:\tx\nVmPeak:\t  9 kB\nVmRSS:\t    1234 kB\nRssAnon:\t 5 kB\n";
-        assert_eq!(parse(status), Some(1_234 * 1_024));
-        for wrong in [
-            "",
-            "VmRSS:\n",
-            "VmRSS:\t kB\n",
-            "VmRSS:\t18446744073709551615 kB",
-        ] {
-            assert_eq!(parse(wrong), None, "{wrong}");
-        }
-    }
 
     #[tokio::test(start_paused = true)]
     async fn whoever_watches_tells_the_time_and_what_is_resident() {

@@ -106,6 +106,8 @@ mod documents {
     struct Configuration;
     #[doc = include_str!("../../../docs/guide/hyper.md")]
     struct Hyper;
+    #[doc = include_str!("../../../docs/guide/memory.md")]
+    struct Memory;
     #[doc = include_str!("../../../docs/guide/shutdown.md")]
     struct Shutdown;
     #[doc = include_str!("../../../docs/architecture.md")]

@@ -33,18 +33,27 @@
 //!
 //! Where a [`TrackingAllocator`](plimsoll_alloc::TrackingAllocator) is the program's allocator, each
 //! request is weighed: what it allocated, what it held at most, and what of it is still held after
-//! it has ended. [`EndpointMemory`] tells, by endpoint; so do
+//! it has ended. Elsewhere only the bytes of bodies are known, and each sample says
+//! [so](plimsoll_memory::Attribution). The `memory` of a snapshot tells, by endpoint; so do
 //!
 //! | metric (feature `metrics`) | kind | labels |
 //! |---|---|---|
+//! | `plimsoll_http_memory_requests_total` | counter | `endpoint`, `attribution` |
 //! | `plimsoll_http_memory_live_bytes` | gauge | `endpoint` |
 //! | `plimsoll_http_memory_retained_bytes` | gauge | `endpoint` |
 //! | `plimsoll_http_memory_allocated_bytes_total` | counter | `endpoint` |
+//! | `plimsoll_http_memory_left_bytes_total` | counter | `endpoint` |
 //! | `plimsoll_http_memory_peak_bytes` | histogram, as above | `endpoint` |
+//! | `plimsoll_http_memory_over_budget_total` | counter, where there is a budget | `endpoint`, `outcome`: `passed`, `refused`, `cut` |
 //!
 //! What the handler, its body, and futures that they hold allocate belongs to the request, as long as
-//! anybody has it. What the connection allocates for it, its head among that, and what tasks do that
-//! it spawned, does not.
+//! anybody has it. What the connection allocates for it, its head among that, does not, nor what
+//! tasks do that it spawned, unless by [`plimsoll_memory::spawn`].
+//!
+//! With a [budget](EdgeLayer::memory), a request that holds more when it waits, or hands over its
+//! response or a frame of the body, is ended: by a 503, or a 413 where its own body is announced as
+//! larger than the budget; by an error of the body, once that has begun. A
+//! [`Budget`](plimsoll_memory::Budget) in its extensions counts instead of that of its endpoint.
 //!
 //! # Cost
 //!
