@@ -44,7 +44,11 @@ mod local;
 mod loom;
 mod pages;
 mod placement;
+#[cfg(feature = "profile")]
+pub mod profile;
 mod reclaim;
+#[cfg(feature = "profile")]
+mod records;
 mod scope;
 mod slot;
 mod sync;

@@ -4,6 +4,8 @@
 //! for everything that belongs to no scope, which is left alone by that. Both are written down when
 //! they pass [`BATCH`].
 
+#[cfg(feature = "profile")]
+use crate::records::{self, is_sampled};
 use crate::slot::{self, Entry, ROOT, UNCOUNTED};
 use std::cell::Cell;
 
@@ -144,12 +146,26 @@ pub(crate) fn allocated(bytes: usize) -> u64 {
     })
 }
 
+/// A block of so many bytes was allocated, and is not counted while it lives.
+#[inline(always)]
+pub(crate) fn allocated_only(bytes: usize) {
+    LOCAL.with(|local| {
+        let batch = local.batch(local.current.get());
+        // What lives is the difference, and stays as it is.
+        for count in [&batch.allocated, &batch.freed] {
+            count.set(count.get().wrapping_add(bytes as u64));
+        }
+    });
+}
+
 /// A block with this tag was freed.
 #[inline(always)]
 pub(crate) fn freed(tag: u64, bytes: usize) {
     LOCAL.with(|local| {
         if tag != local.current.get() {
-            freed_elsewhere(local, tag, bytes);
+            if tag != UNCOUNTED {
+                freed_elsewhere(local, tag, bytes);
+            }
         } else if local.batch(tag).sub(bytes) {
             flush(local, tag);
         }
@@ -165,6 +181,8 @@ fn freed_elsewhere(local: &Local, tag: u64, bytes: usize) {
             }
         }
         UNCOUNTED => {}
+        #[cfg(feature = "profile")]
+        tag if is_sampled(tag) => freed(records::forget(tag), bytes),
         tag => slot::freed_elsewhere(tag, bytes as u64),
     }
 }

@@ -239,13 +239,18 @@ impl MemoryScope {
     /// Counts memory that does not come from the allocator as live, until what is returned is
     /// dropped: what a C library holds, say, or a mapped file.
     ///
-    /// A scope, those it is within, and their groups count 64 TiB in all at the most. Of what is beyond that, nothing is
-    /// counted, and [`Charge::bytes`] says what was. Nothing is counted in [`Mode::Off`] either, nor
-    /// for a scope that [is not counted](Self::is_counted).
+    /// A scope, those it is within, and their groups count 64 TiB in all at the most. Of what is
+    /// beyond that, nothing is counted, and [`Charge::bytes`] says what was. Nothing is counted in [`Mode::Off`] either, nor
+    /// for a scope that [is not counted](Self::is_counted). In [`Mode::Counters`] it is counted as
+    /// allocated, and does not live.
     pub fn charge(&self, bytes: u64) -> Charge {
         let counted = match (self.tag, mode()) {
             (_, Mode::Off) | (None, _) => 0,
-            (Some(tag), _) => {
+            (Some(tag), Mode::Counters) => {
+                slot::allocated_only(tag.get(), bytes);
+                0
+            }
+            (Some(tag), Mode::Precise) => {
                 tell();
                 slot::charge(tag.get(), bytes)
             }
@@ -266,7 +271,11 @@ impl MemoryScope {
     pub fn try_charge(&self, bytes: u64) -> Result<Charge, OverLimit> {
         let counted = match (self.tag, mode()) {
             (_, Mode::Off) | (None, _) => 0,
-            (Some(tag), _) => {
+            (Some(tag), Mode::Counters) => {
+                slot::allocated_only(tag.get(), bytes);
+                0
+            }
+            (Some(tag), Mode::Precise) => {
                 tell();
                 slot::try_charge(tag.get(), bytes).map_err(|Full { live, limit }| OverLimit {
                     live,
@@ -484,3 +493,9 @@ impl fmt::Display for OverLimit {
 }
 
 impl std::error::Error for OverLimit {}
+
+/// What time it is.
+#[cfg(feature = "profile")]
+pub(crate) fn now() -> u64 {
+    NOW.load(Relaxed)
+}

@@ -717,7 +717,7 @@ pub(crate) fn each_retained(mut each: impl FnMut(u64, u64, i64)) {
 
 /// The tags of the groups that count what is in the name of `tag`: that of the topmost scope, and
 /// the nearest one of those within it. For whoever has a handle, or is in the scope.
-#[allow(dead_code, reason = "what samples allocations asks")]
+#[cfg(any(feature = "profile", all(test, not(plimsoll_loom))))]
 pub(crate) fn groups_of(tag: u64) -> [Option<u64>; 2] {
     let (mut tag, mut nearest) = (tag, None);
     while let Some(slot) = slot(tag).filter(|slot| tag != ROOT && slot.is_of(tag)) {
@@ -730,6 +730,33 @@ pub(crate) fn groups_of(tag: u64) -> [Option<u64>; 2] {
     }
     // Its guard was forgotten, and a scope has ended under it.
     [None, nearest]
+}
+
+/// Counts bytes as allocated in the name of `tag`, that do not live.
+pub(crate) fn allocated_only(tag: u64, bytes: u64) {
+    let entry = Entry {
+        allocated: bytes,
+        ..Entry::default()
+    };
+    add(tag, entry);
+}
+
+/// Whether a scope has ended, and those that it is within.
+#[cfg(feature = "profile")]
+pub(crate) fn has_ended(mut tag: u64) -> bool {
+    loop {
+        let Some(slot) = slot(tag) else {
+            return true;
+        };
+        let word = Word(slot.word.load(Acquire));
+        if !word.is_of(tag) || !slot.is_of(tag) {
+            return true;
+        }
+        match slot.outer.load(Relaxed) {
+            ROOT => return word.has_ended(),
+            outer => tag = outer,
+        }
+    }
 }
 
 #[cfg(all(test, not(plimsoll_loom)))]

@@ -3,6 +3,11 @@ use crate::{
     placement::{Placement, a_page, with_tag},
     slot::UNCOUNTED,
 };
+#[cfg(feature = "profile")]
+use crate::{
+    profile,
+    records::{self, is_sampled},
+};
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     ptr,
@@ -60,15 +65,48 @@ pub enum Mode {
     /// What lives, what lived at most, and what was allocated.
     #[default]
     Precise = 0,
+    /// What was allocated, in the name of the scope that the thread is in: a resized block, too, by
+    /// its new size. What is allocated in this mode never lives, so that there is no peak of it, it
+    /// is not retained, and no limit is met by it. Blocks that were counted before are counted on.
+    Counters = 2,
 }
 
-static MODE: AtomicU8 = AtomicU8::new(Mode::Precise as u8);
+const PRECISE: u8 = Mode::Precise as u8;
+const COUNTERS: u8 = Mode::Counters as u8;
+
+/// Blocks are sampled, whatever is counted.
+const WATCHED: u8 = 1 << 7;
+
+/// One of the modes, and perhaps that. All that is asked for each block is whether this is 0.
+static MODE: AtomicU8 = AtomicU8::new(PRECISE);
+
+fn change(change: impl Fn(u8) -> u8) {
+    let mut before = MODE.load(Relaxed);
+    while let Err(now) = MODE.compare_exchange_weak(before, change(before), Relaxed, Relaxed) {
+        before = now;
+    }
+}
+
+/// Has blocks sampled from now on, or not.
+#[cfg(feature = "profile")]
+pub(crate) fn watch(watched: bool) {
+    change(|before| match watched {
+        true => before | WATCHED,
+        false => before & !WATCHED,
+    });
+}
+
+/// Whether blocks are sampled.
+#[cfg(feature = "profile")]
+pub(crate) fn is_watched() -> bool {
+    MODE.load(Relaxed) & WATCHED != 0
+}
 
 /// Sets how much is counted from now on, by all threads.
 ///
 /// The layout of blocks is the same in every mode, so that it can be changed at any time.
 pub fn set_mode(mode: Mode) {
-    MODE.store(mode as u8, Relaxed);
+    change(|before| before & WATCHED | mode as u8);
 }
 
 /// Whether a [`TrackingAllocator`] is the program's allocator, and counts. Without one, scopes hold
@@ -83,8 +121,9 @@ pub fn is_installed() -> bool {
 
 /// How much is counted.
 pub fn mode() -> Mode {
-    match MODE.load(Relaxed) {
-        0 => Mode::Precise,
+    match MODE.load(Relaxed) & !WATCHED {
+        PRECISE => Mode::Precise,
+        COUNTERS => Mode::Counters,
         _ => Mode::Off,
     }
 }
@@ -125,8 +164,73 @@ impl<A> TrackingAllocator<A> {
 #[inline(always)]
 fn count(bytes: usize) -> u64 {
     match MODE.load(Relaxed) {
-        0 => local::allocated(bytes),
+        PRECISE => local::allocated(bytes),
+        mode => count_otherwise(mode, bytes),
+    }
+}
+
+#[inline(never)]
+fn count_otherwise(mode: u8, bytes: usize) -> u64 {
+    let tag = match mode & !WATCHED {
+        PRECISE => local::allocated(bytes),
+        COUNTERS => {
+            local::allocated_only(bytes);
+            UNCOUNTED
+        }
         _ => UNCOUNTED,
+    };
+    #[cfg(feature = "profile")]
+    if mode & WATCHED != 0 && profile::is_hit(bytes) {
+        return profile::sample(tag, bytes);
+    }
+    tag
+}
+
+/// Counts a block that was resized. Its tag from now on.
+#[inline(always)]
+fn resized(tag: u64, old: usize, new: usize) -> u64 {
+    match MODE.load(Relaxed) {
+        PRECISE if !is_sampled(tag) => {
+            local::resized(tag, old, new);
+            tag
+        }
+        mode => resized_otherwise(mode, tag, old, new),
+    }
+}
+
+#[inline(never)]
+fn resized_otherwise(mode: u8, tag: u64, old: usize, new: usize) -> u64 {
+    match counted_by(tag) {
+        UNCOUNTED if mode & !WATCHED == COUNTERS => local::allocated_only(new),
+        UNCOUNTED => {}
+        counted_by => local::resized(counted_by, old, new),
+    }
+    #[cfg(feature = "profile")]
+    if is_sampled(tag) {
+        return profile::resized(tag, new);
+    } else if mode & WATCHED != 0 && new > old && profile::is_hit(new - old) {
+        return profile::sample(tag, new);
+    }
+    tag
+}
+
+/// Without a sample no block is in one.
+#[cfg(not(feature = "profile"))]
+const fn is_sampled(_: u64) -> bool {
+    false
+}
+
+#[cfg(not(feature = "profile"))]
+const fn counted_by(tag: u64) -> u64 {
+    tag
+}
+
+/// What a block is counted by that has this tag.
+#[cfg(feature = "profile")]
+fn counted_by(tag: u64) -> u64 {
+    match is_sampled(tag) {
+        true => records::counted_by(tag),
+        false => tag,
     }
 }
 
@@ -289,8 +393,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for TrackingAllocator<A> {
                 }
                 match pages::entry(moved) {
                     Some(entry) => {
-                        entry.set(tag);
-                        local::resized(tag, layout.size(), new_size);
+                        entry.set(resized(tag, layout.size(), new_size));
                     }
                     None => local::freed(tag, layout.size()),
                 }
@@ -304,10 +407,15 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for TrackingAllocator<A> {
                 if moved.is_null() {
                     return moved;
                 }
-                local::resized(tag, layout.size(), new_size);
                 // SAFETY: the tag was moved with the rest; `before` depends on the alignment,
                 // which is the same.
-                unsafe { moved.add(before) }
+                let block = unsafe { moved.add(before) };
+                let now = resized(tag, layout.size(), new_size);
+                if now != tag {
+                    // SAFETY: as for `allocate`.
+                    unsafe { tag_before(block).write(now) };
+                }
+                block
             }
             // Less than a page is moved, for one of the two is shorter.
             _ => {
@@ -318,7 +426,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for TrackingAllocator<A> {
                 };
                 let tag_again = || {
                     remembered = true;
-                    tag
+                    resized(tag, layout.size(), new_size)
                 };
                 // SAFETY: that is what the inner allocator gives.
                 let moved = unsafe { Self::allocate(new, inner, tag_again) };
@@ -328,9 +436,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for TrackingAllocator<A> {
                 let both = layout.size().min(new_size);
                 // SAFETY: both blocks are that long, and they are two.
                 unsafe { ptr::copy_nonoverlapping(block, moved, both) };
-                if remembered {
-                    local::resized(tag, layout.size(), new_size);
-                } else {
+                if !remembered {
                     local::freed(tag, layout.size());
                 }
                 // SAFETY: the caller gives the old block up.

@@ -8,8 +8,8 @@
 
 use libtest_mimic::{Arguments, Trial};
 use plimsoll_alloc::{
-    CountingAllocator, MemoryGroup, MemoryScope, Mode, Reclaim, TrackingAllocator, live_bytes,
-    mode, process_usage, set_mode, set_now, untracked,
+    CountingAllocator, MemoryGroup, MemoryScope, Mode, Reclaim, TrackingAllocator, is_installed,
+    live_bytes, mode, process_usage, set_mode, set_now, untracked,
 };
 use std::{
     cell::RefCell,
@@ -47,6 +47,10 @@ fn main() -> ExitCode {
         trial(
             "mode_off_counts_nothing_new_and_frees_what_was_counted",
             off,
+        ),
+        trial(
+            "mode_counters_counts_what_is_allocated_and_nothing_that_lives",
+            counters,
         ),
         trial("mode_can_be_switched_under_load", switched),
         trial("places_of_scopes_that_ended_are_used_again", places),
@@ -210,6 +214,7 @@ fn off() {
     let [one, two] = scope.run(|| [bytes(1_000), bytes(10_000)]);
     set_mode(Mode::Off);
     assert_eq!(mode(), Mode::Off);
+    assert!(!is_installed());
     // Each is as long, and found when it is freed, whatever the mode was.
     let mut small = scope.run(|| bytes(100));
     let mut large = scope.run(|| bytes(9_000));
@@ -234,6 +239,59 @@ fn off() {
     assert_eq!(counted(&[&scope]), before);
 }
 
+fn counters() {
+    let (group, other) = (MemoryGroup::new(), MemoryScope::new());
+    let scope = group.scope();
+    scope.set_limit(20_000);
+    let before = counted(&[&scope]);
+    let [one, two] = scope.run(|| [bytes(1_000), bytes(10_000)]);
+    set_mode(Mode::Counters);
+    assert_eq!(mode(), Mode::Counters);
+    assert!(is_installed());
+    let [mut small, large] = scope.run(|| [bytes(100), bytes(90_000)]);
+    let usage = || scope.usage();
+    assert_eq!(usage().allocated, 101_100);
+    assert_eq!([usage().live, usage().peak], [11_000, 11_000]);
+    scope.check().unwrap();
+    // By its new size, for whoever resizes it, on either side of a page.
+    scope.run(|| {
+        small.reserve_exact(500);
+        assert_eq!(usage().allocated, 101_600);
+    });
+    other.run(|| small.reserve_exact(5_000));
+    other.run(|| small.reserve_exact(9_000));
+    other.run(|| small.shrink_to(40));
+    assert_eq!(usage().allocated, 101_600);
+    assert_eq!(other.usage().allocated, 14_040);
+    assert_eq!([other.usage().live, other.usage().peak], [0, 0]);
+    // What was counted before is counted on.
+    let mut one = one;
+    other.run(|| one.reserve_exact(2_000));
+    assert_eq!(usage().allocated, 103_600);
+    assert_eq!(usage().live, 12_000);
+    drop(one);
+    assert_eq!(usage().live, 10_000);
+    let charge = scope.charge(50);
+    assert_eq!(charge.bytes(), 0);
+    assert_eq!(usage().allocated, 103_650);
+    drop(charge);
+    assert_eq!(usage().live, 10_000);
+    assert_eq!(group.usage().allocated, 103_650);
+    set_mode(Mode::Precise);
+    scope.run(|| small.reserve_exact(7_000));
+    assert_eq!(usage().allocated, 103_650);
+    scope.run(|| drop((small, large)));
+    assert_eq!(usage().live, 10_000);
+    drop(two);
+    assert_eq!(counted(&[&scope]), before);
+    // Nothing of it is retained.
+    set_mode(Mode::Counters);
+    let kept = group.scope().run(|| bytes(100));
+    set_mode(Mode::Precise);
+    assert_eq!(group.retained().scopes, 0);
+    drop(kept);
+}
+
 fn switched() {
     let scope = MemoryScope::new();
     let before = counted(&[&scope]);
@@ -244,10 +302,10 @@ fn switched() {
             .collect();
         let switches = threads.spawn(|| {
             while !done.load(Relaxed) {
-                set_mode(Mode::Off);
-                thread::yield_now();
-                set_mode(Mode::Precise);
-                thread::yield_now();
+                for mode in [Mode::Off, Mode::Precise, Mode::Counters, Mode::Precise] {
+                    set_mode(mode);
+                    thread::yield_now();
+                }
             }
         });
         let kept = busy

@@ -64,12 +64,14 @@ fn blocks<A: Usable + Sync>(
         };
         let against = name("bare 1T");
         suite.single(&name("bare"), bare);
-        let off = move |n| {
-            set_mode(Mode::Off);
-            tracked(n);
-            set_mode(Mode::Precise);
-        };
-        suite.single(&name("off"), off).versus(&against);
+        for (how, mode) in [("off", Mode::Off), ("counters", Mode::Counters)] {
+            let in_mode = move |n| {
+                set_mode(mode);
+                tracked(n);
+                set_mode(Mode::Precise);
+            };
+            suite.single(&name(how), in_mode).versus(&against);
+        }
         suite.single(&name("tracked"), tracked).versus(&against);
         suite
             .single(&name("in a scope"), in_scope.clone())
