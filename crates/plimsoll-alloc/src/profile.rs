@@ -213,7 +213,7 @@ pub fn start(sampling: Sampling) {
             SEED.store(RandomState::new().hash_one(&raw const MEAN), Relaxed);
         }
         // What the unwinder and the loader do but once, they do here, outside of the allocator.
-        walk(&mut Stack::new());
+        walk(&mut Stack::new(), false);
         tracking::watch(true);
         look_for_ours();
     }
@@ -391,22 +391,25 @@ pub(crate) fn sample(tag: u64, bytes: usize) -> u64 {
     SAMPLER.with(|sampler| {
         let state = sampler.state.replace(State::Quiet);
         let tag = match state {
-            State::Samples => keep(sampler, tag, bytes),
-            State::Looks => {
-                learn();
-                tag
-            }
             State::Quiet => tag,
+            state => keep(sampler, state, tag, bytes),
         };
         sampler.state.set(state);
         tag
     })
 }
 
-fn keep(sampler: &Sampler, tag: u64, bytes: usize) -> u64 {
+#[inline(never)]
+fn keep(sampler: &Sampler, state: State, tag: u64, bytes: usize) -> u64 {
+    let mut stack = Stack::new();
+    if state == State::Looks {
+        walk(&mut stack, true);
+        return tag;
+    }
     let Some(empty) = records::take() else {
         return tag;
     };
+    walk(&mut stack, false);
     let owner = match tag {
         UNCOUNTED => local::current(),
         tag => tag,
@@ -419,8 +422,6 @@ fn keep(sampler: &Sampler, tag: u64, bytes: usize) -> u64 {
         mean: sampler.mean.get(),
         born: scope::now(),
     };
-    let mut stack = Stack::new();
-    walk(&mut stack);
     empty.keep(&about, &stack)
 }
 
@@ -449,24 +450,59 @@ fn quietly<T>(work: impl FnOnce() -> T) -> T {
     work()
 }
 
-fn ours() -> impl Iterator<Item = usize> {
-    let len = OURS_LEN.load(Acquire);
-    OURS.iter().take(len).map(|ours| ours.load(Relaxed))
-}
-
-/// The stack from whoever allocates outwards.
-fn walk(stack: &mut Stack) {
+/// The stack from whoever allocates outwards. Instead, if this thread `looks`, which functions lie
+/// between. Neither this nor its caller is part of others, so that they are known as ours.
+#[inline(never)]
+fn walk(stack: &mut Stack, looks: bool) {
+    if looks {
+        return learn();
+    }
     let mut inside = true;
-    each_frame(|function, address| {
-        inside = inside && ours().any(|ours| ours == function());
+    each_frame(&mut |function, address| {
+        inside = inside && is_ours(function());
         inside || stack.push(address as u64)
     });
 }
 
+fn is_ours(function: usize) -> bool {
+    let len = OURS_LEN.load(Acquire);
+    let mut ours = OURS.iter().take(len);
+    ours.any(|ours| ours.load(Relaxed) == function)
+}
+
+/// Notes the functions from here to [`look_for_ours`]. Part of [`walk`], as all that is between.
+#[inline(always)]
+fn learn() {
+    let end = look_for_ours as *const () as usize;
+    let (mut depth, mut found) = (0_usize, false);
+    each_frame(&mut |function, _| {
+        found = function() == end;
+        depth += usize::from(!found);
+        !found
+    });
+    if !found {
+        // The platform does not tell.
+        return;
+    }
+    each_frame(&mut |function, _| {
+        let function = function();
+        let len = OURS_LEN.load(Relaxed);
+        if depth > 0
+            && !is_ours(function)
+            && let Some(place) = OURS.get(len)
+        {
+            place.store(function, Relaxed);
+            OURS_LEN.store(len + 1, Release);
+        }
+        depth = depth.saturating_sub(1);
+        depth > 0
+    });
+}
+
 /// Every frame, the innermost first, by where its function begins, and by where it is, until there
-/// are enough.
+/// are enough. One function, whoever calls it, so that it is known as ours.
 #[inline(never)]
-fn each_frame(mut each: impl FnMut(&dyn Fn() -> usize, usize) -> bool) {
+fn each_frame(each: &mut dyn FnMut(&dyn Fn() -> usize, usize) -> bool) {
     if cfg!(all(windows, target_pointer_width = "32")) {
         // There it takes a library that has to be locked.
         return;
@@ -523,40 +559,4 @@ fn look_for_ours() {
             }
         }
     }
-}
-
-/// Notes the functions from here to [`look_for_ours`].
-fn learn() {
-    let end = look_for_ours as *const () as usize;
-    let mut found = false;
-    let depth = |found: &mut bool| {
-        let mut depth = 0;
-        each_frame(|function, _| {
-            *found = function() == end;
-            depth += usize::from(!*found);
-            !*found
-        });
-        depth
-    };
-    let depth = depth(&mut found);
-    if !found {
-        // The platform does not tell.
-        return;
-    }
-    let mut left = depth;
-    each_frame(|function, _| {
-        left = match left.checked_sub(1) {
-            Some(left) => left,
-            None => return false,
-        };
-        let function = function();
-        let len = OURS_LEN.load(Relaxed);
-        if !ours().any(|ours| ours == function)
-            && let Some(place) = OURS.get(len)
-        {
-            place.store(function, Relaxed);
-            OURS_LEN.store(len + 1, Release);
-        }
-        true
-    });
 }

@@ -9,8 +9,8 @@
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use plimsoll_alloc::{
-    CountingAllocator, MemoryGroup, MemoryScope, TrackingAllocator, live_bytes, process_usage,
-    untracked,
+    CountingAllocator, MemoryGroup, MemoryScope, MemoryUsage, TrackingAllocator, live_bytes,
+    process_usage, untracked,
 };
 use proptest::{
     prelude::*,
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
     let trials = vec![
         Trial::test("any_schedule_keeps_contents_and_totals", || {
             run(prop::collection::vec(steps(), 1..STEPS), |steps| {
-                Model::run(&steps)
+                Model::run(&steps);
             })
         }),
         Trial::test("threads_that_run_free_keep_contents_and_totals", || {
@@ -54,6 +54,8 @@ fn main() -> ExitCode {
             })
         }),
     ];
+    #[cfg(feature = "profile")]
+    let trials = trials.into_iter().chain(sampled::trials()).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
@@ -291,7 +293,8 @@ struct Above {
 }
 
 impl Model {
-    fn run(steps: &[(usize, Step)]) {
+    /// What was told after each step.
+    fn run(steps: &[(usize, Step)]) -> Vec<MemoryUsage> {
         let desks: Vec<_> = (0..THREADS).map(|_| Arc::new(Desk::default())).collect();
         let threads: Vec<_> = desks
             .iter()
@@ -310,9 +313,12 @@ impl Model {
             numbers: (0..SCOPES).collect(),
             above: vec![Above::default(); SCOPES],
         };
+        let mut told = Vec::new();
         for (thread, step) in steps {
             model.step(*thread, &desks[*thread], *step);
             model.check(BATCH * THREADS as i64);
+            told.extend(model.scopes.iter().map(|handles| handles[0].usage()));
+            told.push(model.group.usage());
         }
         for (desk, inside) in desks.iter().zip(&mut model.inside) {
             inside.drain(..).for_each(|_| {
@@ -339,6 +345,7 @@ impl Model {
             assert_eq!(group.retained().scopes, 0);
         }
         model.check_truth();
+        told
     }
 
     fn step(&mut self, thread: usize, desk: &Desk, step: Step) {
@@ -534,4 +541,66 @@ fn free(
         }
     }
     false
+}
+
+/// The same while blocks are sampled, nearly all of them or few.
+#[cfg(feature = "profile")]
+mod sampled {
+    use super::*;
+    use plimsoll_alloc::profile::{self, Sampling};
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+    pub(crate) fn trials() -> Vec<Trial> {
+        vec![
+            Trial::test("counts_are_the_same_sampled_or_not", || {
+                run(prop::collection::vec(steps(), 1..STEPS), |steps| {
+                    let without = Model::run(&steps);
+                    for mean in [1 << 10, 64 << 10] {
+                        start(mean);
+                        assert_eq!(Model::run(&steps), without);
+                        profile::stop();
+                        assert_none_is_left();
+                    }
+                })
+            }),
+            Trial::test("threads_that_run_free_are_sampled_on_and_off", || {
+                let each = prop::collection::vec(steps(), 1..STEPS);
+                run(prop::collection::vec(each, THREADS), |steps| {
+                    switched_while(|| run_free(&steps));
+                    assert_none_is_left();
+                })
+            }),
+        ]
+    }
+
+    fn start(mean: u64) {
+        profile::start(Sampling::new().mean_bytes(mean).unwrap());
+    }
+
+    fn switched_while(work: impl FnOnce()) {
+        let done = AtomicBool::new(false);
+        start(1 << 10);
+        // It allocates nothing: what is told of the process has to be whole.
+        let switch = || {
+            while !done.load(Relaxed) {
+                profile::stop();
+                thread::yield_now();
+                start(1 << 10);
+                thread::yield_now();
+            }
+        };
+        thread::scope(|threads| {
+            let switches = threads.spawn(switch);
+            work();
+            done.store(true, Relaxed);
+            switches.join().unwrap();
+        });
+        profile::stop();
+    }
+
+    /// Nothing of what the test is made of stays either.
+    fn assert_none_is_left() {
+        let stats = profile::stats();
+        assert_eq!((stats.in_use, stats.dropped), (0, 0));
+    }
 }
