@@ -475,3 +475,90 @@ fn reader_of_what_all_groups_retain_names_the_group_of_that_scope() {
         assert_all_are_free();
     });
 }
+
+/// The records of the sample, of which there are two.
+#[cfg(feature = "profile")]
+mod records {
+    use super::*;
+    use crate::records::{self, About, Stack, Use};
+
+    /// A block of which everything says so many bytes.
+    fn sampled(bytes: u64) -> Option<u64> {
+        let empty = records::take()?;
+        let about = About {
+            tag: bytes,
+            owner: bytes,
+            groups: [bytes; 2],
+            size: bytes,
+            mean: bytes,
+            born: bytes,
+        };
+        let mut stack = Stack::new();
+        stack.push(bytes);
+        Some(empty.keep(&about, &stack))
+    }
+
+    /// The blocks in the sample, each by all that is known of it.
+    fn seen() -> Vec<u64> {
+        let mut seen = Vec::new();
+        records::each(|about, stack| {
+            let About {
+                tag,
+                owner,
+                groups,
+                size,
+                mean,
+                born,
+            } = about;
+            let all = [tag, owner, groups[0], groups[1], size, mean, born];
+            assert!(all.iter().all(|one| *one == tag), "{about:?}");
+            assert_eq!(stack.frames(), [tag]);
+            seen.push(tag);
+        });
+        seen
+    }
+
+    #[test]
+    fn reader_sees_a_whole_record_or_none() {
+        check(3, || {
+            let first = sampled(1).unwrap();
+            let reader = thread::spawn(seen);
+            assert_eq!(records::forget(first), 1);
+            // In the same record.
+            let second = sampled(2).unwrap();
+            assert_eq!(first, second);
+            let seen = reader.join().unwrap();
+            assert!(matches!(seen[..], [] | [1] | [2]), "{seen:?}");
+            assert_eq!(records::forget(second), 2);
+            assert_eq!(records::in_use().in_use, 0);
+        });
+    }
+
+    #[test]
+    fn blocks_of_two_threads_have_two_records_whoever_frees_them() {
+        check(3, || {
+            let first = sampled(1).unwrap();
+            let other = thread::spawn(move || {
+                assert_eq!(records::forget(first), 1);
+                sampled(2)
+            });
+            let mine = [sampled(3), sampled(4)];
+            let all = [other.join().unwrap(), mine[0], mine[1]];
+            // One found none, at the least.
+            let found: Vec<_> = all.into_iter().flatten().collect();
+            let different: BTreeSet<_> = found.iter().collect();
+            assert_eq!(different.len(), found.len());
+            assert!(found.len() <= 2);
+            let Use { in_use, dropped } = records::in_use();
+            assert_eq!(in_use as usize, found.len());
+            assert_eq!(dropped as usize, 3 - found.len());
+            let mut told: Vec<_> = found.iter().map(|tag| records::forget(*tag)).collect();
+            told.sort_unstable();
+            assert!(told.iter().all(|bytes| [2, 3, 4].contains(bytes)));
+            assert!(seen().is_empty());
+            // Both are free again.
+            let again = [sampled(5), sampled(6), sampled(7)].map(|tag| tag.is_some());
+            assert_eq!(again, [true, true, false]);
+        });
+    }
+}
