@@ -561,4 +561,26 @@ mod records {
             assert_eq!(again, [true, true, false]);
         });
     }
+    #[test]
+    fn record_that_is_taken_and_freed_meanwhile_is_given_once() {
+        check(3, || {
+            let both = [sampled(1), sampled(2)];
+            for tag in both.into_iter().flatten() {
+                records::forget(tag);
+            }
+            let other = thread::spawn(|| {
+                let [first, second] = [sampled(3), sampled(4)];
+                first.map(records::forget);
+                second
+            });
+            let mine = sampled(5);
+            let kept: Vec<_> = [other.join().unwrap(), mine]
+                .into_iter()
+                .flatten()
+                .collect();
+            let different: BTreeSet<_> = kept.iter().collect();
+            assert_eq!(different.len(), kept.len());
+            assert_eq!(records::in_use().in_use as usize, kept.len());
+        });
+    }
 }
