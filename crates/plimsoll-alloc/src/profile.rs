@@ -56,7 +56,7 @@
 //! fork should not sample there, either.
 
 use crate::{
-    local,
+    GroupId, local,
     records::{self, About, RECORDS, Stack, Use},
     scope,
     slot::{self, UNCOUNTED},
@@ -120,8 +120,9 @@ pub struct Sample {
     pub weight_objects: f64,
     /// When it came into the sample, by [`set_now`](crate::set_now).
     pub born: u64,
-    /// Numbers of the groups that its scope was in when it was sampled.
-    pub groups: [Option<u64>; 2],
+    /// The group of the outermost scope that it was allocated in, and the one nearest to it of
+    /// those within: of the route and of the adapter, say.
+    pub groups: [Option<GroupId>; 2],
     /// Whether its scope has ended, so that it is retained.
     pub ended: bool,
 }
@@ -277,7 +278,7 @@ impl Sample {
             weight_bytes: about.size as f64 / likely,
             weight_objects: 1.0 / likely,
             born: about.born,
-            groups: about.groups.map(|group| (group != 0).then_some(group)),
+            groups: about.groups.map(GroupId::of),
             ended: slot::has_ended(about.owner),
         }
     }

@@ -125,6 +125,14 @@ pub struct MemoryGroup {
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct GroupId(NonZeroU64);
 
+#[cfg(feature = "profile")]
+impl GroupId {
+    /// That of a tag.
+    pub(crate) fn of(tag: u64) -> Option<Self> {
+        NonZeroU64::new(tag).map(Self)
+    }
+}
+
 /// While it lives, what its thread allocates belongs to a scope.
 ///
 /// Drop guards in the reverse order of their making. One that is forgotten leaves the thread in the

@@ -64,6 +64,10 @@ fn main() -> ExitCode {
         ),
         trial("blocks_are_sampled_in_every_mode", modes),
         trial("groups_and_ends_are_those_of_the_scope", groups),
+        trial(
+            "block_of_a_scope_within_another_has_the_groups_of_both_and_ends_with_the_outer",
+            groups_of_both,
+        ),
         trial("reading_the_sample_is_not_in_it", reading),
         trial("block_without_a_record_is_counted_and_not_lost", exhausted),
         trial("sample_can_be_switched_and_read_under_load", switched),
@@ -463,6 +467,26 @@ fn modes() {
     scope.run(|| kept.reserve_exact(2 * LARGE));
     assert_eq!(scope.usage().allocated, before + 3 * LARGE as u64);
     set_mode(Mode::Precise);
+    drop(kept);
+}
+
+fn groups_of_both() {
+    profile::start(every(1 << 10));
+    let [route, adapter] = [MemoryGroup::new(), MemoryGroup::new()];
+    let request = route.scope();
+    let call = adapter.scope_within(&request);
+    let kept = call.run(|| bytes(LARGE));
+    let read = || {
+        let profile = profile::snapshot();
+        let sample = of_size(&profile, LARGE as u64);
+        (sample.groups, sample.ended)
+    };
+    let both = [route.id(), adapter.id()];
+    assert_eq!(read(), (both, false));
+    drop(call);
+    assert_eq!(read(), (both, false), "the request goes on");
+    drop(request);
+    assert_eq!(read(), (both, true));
     drop(kept);
 }
 
