@@ -244,7 +244,7 @@ fn scope_within(group: Option<u64>, outer: u64, bytes: u64) -> u64 {
 
 #[test]
 fn last_frees_of_a_scope_reach_the_one_it_is_within_while_both_end() {
-    check(2, || {
+    check(3, || {
         let outer = scope(None, 0);
         let inner = scope_within(None, outer, 30);
         let frees =
@@ -373,7 +373,7 @@ fn scope_and_the_one_it_is_within_are_given_up_at_once() {
 
 #[test]
 fn group_of_a_scope_within_another_is_free_after_its_last_frees() {
-    check(2, || {
+    check(3, || {
         let group = slot::open_group().unwrap();
         let outer = slot::open(None).unwrap();
         let inner = scope_within(Some(group), outer, 30);
@@ -451,7 +451,7 @@ fn charge_that_is_tried_sees_what_is_counted_meanwhile() {
 
 #[test]
 fn reader_of_what_all_groups_retain_names_the_group_of_that_scope() {
-    check(2, || {
+    check(3, || {
         let retained = |ended, bytes| {
             let group = slot::open_group().unwrap();
             let tag = scope(Some(group), bytes);
