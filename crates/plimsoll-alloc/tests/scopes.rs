@@ -18,7 +18,7 @@ use std::{
         Once,
         atomic::{
             AtomicBool, AtomicU32,
-            Ordering::{Relaxed, SeqCst},
+            Ordering::{Acquire, Relaxed, Release, SeqCst},
         },
         mpsc,
     },
@@ -244,14 +244,14 @@ fn others_know_all_but_a_batch_of_what_a_thread_in_the_scope_has() {
         threads.spawn(|| {
             scope.run(|| {
                 let kept: Vec<_> = (0..100).map(|_| bytes(4_000)).collect();
-                told.store(true, Relaxed);
+                told.store(true, Release);
                 while !go_on.load(Relaxed) {
                     thread::yield_now();
                 }
                 drop(kept);
             });
         });
-        while !told.load(Relaxed) {
+        while !told.load(Acquire) {
             thread::yield_now();
         }
         let seen = live(&scope);
