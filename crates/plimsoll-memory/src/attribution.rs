@@ -1,10 +1,7 @@
 use plimsoll_alloc::{Mode, is_installed, mode};
 use std::{
     fmt,
-    sync::{
-        Once,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicU8, Ordering::Relaxed},
 };
 
 /// How far a sample can be trusted.
@@ -17,7 +14,8 @@ pub enum Attribution {
     /// The allocator counts what is allocated, and not what is freed: there is no peak, and nothing
     /// is retained. So it is in [`Mode::Counters`].
     AllocatedOnly,
-    /// Nobody counts. What is known are the bytes of bodies, and charges.
+    /// Nobody counts, or stopped counting meanwhile. What is known are the bytes of bodies, and what
+    /// was counted before.
     Estimated,
     /// Nothing is known but what the process holds as a whole.
     ProcessOnly,
@@ -66,24 +64,34 @@ impl fmt::Display for Attribution {
 /// Whether the allocator is the program's. Looked for until it is found, or not there.
 #[inline]
 fn is_found() -> bool {
-    static IS_FOUND: AtomicBool = AtomicBool::new(false);
-    IS_FOUND.load(Relaxed) || look(&IS_FOUND)
+    static FOUND: AtomicU8 = AtomicU8::new(UNKNOWN);
+    match FOUND.load(Relaxed) {
+        UNKNOWN => look(&FOUND),
+        found => found == THERE,
+    }
 }
 
+const UNKNOWN: u8 = 0;
+const THERE: u8 = 1;
+const MISSING: u8 = 2;
+
 #[cold]
-fn look(found: &AtomicBool) -> bool {
-    static LOOK: Once = Once::new();
-    LOOK.call_once(|| {
-        if is_installed() {
-            found.store(true, Relaxed);
-        } else {
-            tracing::warn!(
-                "no TrackingAllocator is the program's allocator: what requests hold is estimated, \
-                 and no budget refuses any"
-            );
-        }
-    });
-    found.load(Relaxed)
+fn look(found: &AtomicU8) -> bool {
+    let seen = match is_installed() {
+        true => THERE,
+        // Told not to count just now, it would not be seen.
+        false if mode() == Mode::Off => return false,
+        false => MISSING,
+    };
+    let first = found.compare_exchange(UNKNOWN, seen, Relaxed, Relaxed);
+    // Known by then to whoever weighs what the warning itself does.
+    if first.is_ok() && seen == MISSING {
+        tracing::warn!(
+            "no TrackingAllocator is the program's allocator: what requests hold is estimated, and \
+             no budget refuses any"
+        );
+    }
+    seen == THERE
 }
 
 #[cfg(test)]
