@@ -31,9 +31,10 @@ pub fn resident() -> Option<u64> {
 ///
 /// # Cancel safety
 ///
-/// Nobody looks any more once it is dropped.
+/// Nobody looks any more once it is dropped, and neither is known any longer.
 pub async fn watch(period: Duration) {
     static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let _watching = Watching;
     let mut ticks = interval(period.max(Duration::from_millis(1)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -44,6 +45,16 @@ pub async fn watch(period: Duration) {
         NOW.store(seconds + 1, Release);
         let resident = resident_bytes().map_or(0, |bytes| bytes.saturating_add(1));
         RESIDENT.store(resident, Relaxed);
+    }
+}
+
+/// While it lives, somebody watches.
+struct Watching;
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        NOW.store(0, Relaxed);
+        RESIDENT.store(0, Relaxed);
     }
 }
 
@@ -68,5 +79,7 @@ mod tests {
         tokio::time::sleep(Duration::from_secs(90)).await;
         assert_eq!(now(), Some(90));
         watching.abort();
+        assert!(watching.await.unwrap_err().is_cancelled());
+        assert_eq!((now(), resident()), (None, None));
     }
 }
