@@ -55,11 +55,15 @@
 //!
 //! # Cancellation
 //!
-//! A request whose future is dropped is weighed there, and what it held is freed in its scope.
+//! A request whose future is dropped is weighed there, and what it held is freed in its scope. A call
+//! of a service otherwise ends when its response is there, which it leaves behind.
 //!
 //! # Ordering
 //!
 //! Inside a buffer: the worker task of one calls the service behind it in no scope of its callers.
+//!
+//! Of layers within layers each has a scope of its own, and what is allocated counts for all that
+//! are around it.
 
 mod attribution;
 mod budget;

@@ -5,7 +5,7 @@ use crate::{
     process,
     stats::{BUCKETS, Histogram, bucket},
 };
-use plimsoll_alloc::{Entered, MemoryGroup, MemoryScope};
+use plimsoll_alloc::{Entered, MemoryGroup, MemoryScope, untracked};
 use plimsoll_core::{Clock, Name, stripe};
 use std::{
     borrow::Borrow,
@@ -169,7 +169,7 @@ impl Weigher {
             status: AtomicU16::new(0),
         };
         let counted = Attribution::of_allocator().and_then(|attribution| {
-            let group = self.group.get_or_init(MemoryGroup::new);
+            let group = self.counted_group()?;
             let scope = match MemoryScope::current() {
                 Some(outer) => group.scope_within(&outer),
                 None => group.scope(),
@@ -212,20 +212,39 @@ impl Weigher {
         stats
     }
 
+    /// The group, unless there is no place for it.
+    #[inline]
+    fn counted_group(&self) -> Option<&MemoryGroup> {
+        self.group.get().or_else(|| self.make_group())
+    }
+
+    #[cold]
+    fn make_group(&self) -> Option<&MemoryGroup> {
+        let group = MemoryGroup::new();
+        // Without a place it would be a group of nothing for as long as this lives.
+        group.id()?;
+        Some(self.group.get_or_init(|| group))
+    }
+
     #[inline]
     fn weights(&self) -> &Arc<Weights> {
-        self.stripes[stripe::current() % STRIPES].get_or_init(|| {
-            Arc::new(Weights {
-                kind: self.kind.clone(),
-                by_attribution: Default::default(),
-                allocated: Sizes::default(),
-                peak: Sizes::default(),
-                left: Sizes::default(),
-                over_budget: AtomicU64::new(0),
-                refused: AtomicU64::new(0),
-                cut: AtomicU64::new(0),
-            })
-        })
+        self.stripes[stripe::current() % STRIPES].get_or_init(|| self.make_weights())
+    }
+
+    /// It stays, so it is not of the request around this one, if there is one.
+    #[cold]
+    fn make_weights(&self) -> Arc<Weights> {
+        let weights = Weights {
+            kind: self.kind.clone(),
+            by_attribution: Default::default(),
+            allocated: Sizes::default(),
+            peak: Sizes::default(),
+            left: Sizes::default(),
+            over_budget: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            cut: AtomicU64::new(0),
+        };
+        untracked(|| Arc::new(weights))
     }
 }
 
@@ -321,10 +340,12 @@ impl Weighing {
         self.scope.usage().live
     }
 
-    /// How far what it holds can be trusted.
+    /// How far what it holds can be trusted. Less than at first if the allocator counts less by now.
     #[must_use]
-    pub const fn attribution(&self) -> Attribution {
-        self.attribution
+    #[inline]
+    pub fn attribution(&self) -> Attribution {
+        let now = Attribution::of_allocator().unwrap_or(Attribution::Estimated);
+        self.attribution.max(now)
     }
 
     /// The budget that it has.
@@ -340,7 +361,8 @@ impl Weighing {
     pub fn over_budget(&self) -> Option<Budget> {
         let budget = self.course.budget?;
         let enforced = budget.mode() == BudgetMode::Enforce;
-        (enforced && self.scope.check().is_err()).then_some(budget)
+        let is_over = enforced && self.scope.check().is_err();
+        (is_over && self.attribution() == Attribution::Exact).then_some(budget)
     }
 
     /// Counts that it is ended before there is a response, or instead of one.
@@ -377,7 +399,7 @@ impl Drop for Weighing {
             allocated: usage.allocated,
             peak: usage.peak,
             left: usage.live,
-            attribution: self.attribution,
+            attribution: self.attribution(),
         };
         if usage.limit.is_some_and(|limit| usage.peak > limit) {
             self.course.weights.over_budget.fetch_add(1, Relaxed);

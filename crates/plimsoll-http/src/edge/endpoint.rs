@@ -3,6 +3,7 @@
 use super::{EndpointSnapshot, cells::Cells};
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::Body;
+use plimsoll_alloc::untracked;
 use plimsoll_core::{Clock, Name, stripe};
 use plimsoll_memory::{
     Begun, Budget, Estimate, HeavyLog, MemoryConfig, RetainedByGroup, Weigher, Weighing,
@@ -213,7 +214,7 @@ impl Endpoint {
 
     fn cells(&self) -> &Arc<Cells> {
         let cells = &self.stripes[stripe::current() % STRIPES];
-        cells.get_or_init(|| Arc::new(Cells::new(self.clock.clone())))
+        cells.get_or_init(|| untracked(|| Arc::new(Cells::new(self.clock.clone()))))
     }
 
     fn stripes(&self) -> impl Iterator<Item = &Arc<Cells>> {
@@ -351,7 +352,6 @@ impl fmt::Debug for Visit {
     }
 }
 
-/// How many bytes the head of `response` says that its body has.
 /// How long a body is, as far as its head says so.
 pub(super) fn declared_length(headers: &HeaderMap) -> Option<u64> {
     let value = headers.get(header::CONTENT_LENGTH)?;
