@@ -1,0 +1,381 @@
+//! What depends on the process as a whole: its places for scopes, how the allocator counts, the time
+//! it is told, and every byte that is held. One test at a time.
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use plimsoll_alloc::{
+    CountingAllocator, MemoryScope, Mode, Retained, TrackingAllocator, process_usage, set_mode,
+};
+use plimsoll_core::{BoxError, Holding as _, Name, test_util::assert_live_bytes_return};
+use plimsoll_memory::{
+    Attribution, Begun, Budget, HeavyLog, HeavyRequest, MemoryConfig, MemoryLayer, MemoryStats,
+    Weigher, process,
+};
+use std::{
+    convert::Infallible,
+    future::{pending, poll_fn, ready},
+    hint::black_box,
+    iter,
+    process::ExitCode,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    task::Poll,
+    thread,
+    time::Duration,
+};
+use tokio::{
+    runtime,
+    time::{Instant, sleep},
+};
+use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task};
+use tower::{Layer as _, Service as _, ServiceExt as _, service_fn};
+
+#[global_allocator]
+static ALLOC: CountingAllocator<TrackingAllocator> =
+    CountingAllocator::new(TrackingAllocator::system());
+
+/// Scopes and groups that there can be at a time.
+const PLACES: usize = 65_535;
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // All of it is the process's, so nothing may run beside a test.
+    arguments.test_threads = Some(1);
+    let trials = vec![
+        trial("what_a_cache_keeps_is_retained_until_it_is_evicted", cache),
+        trial("requests_without_a_place_are_estimated", no_place),
+        trial("first_request_without_a_place_is_not_the_rule", no_group),
+        trial("allocator_that_is_told_to_stop_leaves_estimates", off),
+        trial("mode_can_be_switched_under_load", switched),
+        trial("heavy_log_holds_what_it_says_and_no_more", heavy_bytes),
+        trial("calls_that_are_over_leave_nothing", soak),
+    ];
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn trial<F>(name: &str, test: fn() -> F) -> Trial
+where
+    F: Future<Output = ()> + 'static,
+{
+    Trial::test(name, move || {
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .map_err(Failed::from)?;
+        runtime.block_on(test());
+        Ok(())
+    })
+}
+
+/// So many bytes on the heap, in one block.
+fn bytes(length: usize) -> Vec<u8> {
+    black_box(Vec::with_capacity(black_box(length)))
+}
+
+fn retained(stats: &MemoryStats) -> [(u64, u64); 4] {
+    let by_age = stats.retained_by_age.unwrap();
+    by_age.map(|Retained { scopes, bytes, .. }| (scopes, bytes))
+}
+
+async fn cache() {
+    let layer = MemoryLayer::new("cache");
+    let service = layer.layer(service_fn(async |length: usize| {
+        Ok::<_, Infallible>(bytes(length))
+    }));
+    let stats = || layer.stats();
+    let first = service.clone().oneshot(1_000).await.unwrap();
+    // Nobody tells the time.
+    assert_eq!(
+        (stats().retained.bytes, stats().retained_by_age),
+        (1_000, None)
+    );
+    drop(first);
+
+    let watching = tokio::spawn(process::watch(Duration::from_secs(1)));
+    // Between two looks, so that it does not matter who is woken first.
+    sleep(Duration::from_millis(100_500)).await;
+    assert_eq!(retained(&stats()), [(0, 0); 4]);
+    let evicted = service.clone().oneshot(70_000).await.unwrap();
+    let mut passed = 0;
+    for (seconds, class) in [
+        (0, 0),
+        (60, 0),
+        (61, 1),
+        (600, 1),
+        (601, 2),
+        (3_600, 2),
+        (3_601, 3),
+        (9_000, 3),
+    ] {
+        sleep(Duration::from_secs(seconds - passed)).await;
+        passed = seconds;
+        let mut expected = [(0, 0); 4];
+        expected[class] = (1, 70_000);
+        assert_eq!(retained(&stats()), expected, "after {seconds} s");
+    }
+    let kept = [
+        service.clone().oneshot(200).await.unwrap(),
+        service.oneshot(30).await.unwrap(),
+    ];
+    assert_eq!(retained(&stats()), [(2, 230), (0, 0), (0, 0), (1, 70_000)]);
+    assert_eq!(
+        (stats().retained.scopes, stats().retained.bytes),
+        (3, 70_230)
+    );
+    drop(evicted);
+    assert_eq!(retained(&stats()), [(2, 230), (0, 0), (0, 0), (0, 0)]);
+    sleep(Duration::from_secs(3_600)).await;
+    assert_eq!(retained(&stats()), [(0, 0), (0, 0), (2, 230), (0, 0)]);
+    drop(kept);
+    // What nobody retains has no age, which is something else than one that nobody knows.
+    assert_eq!((stats().live, retained(&stats())), (0, [(0, 0); 4]));
+    assert_eq!(stats().left.sum, 1_000 + 70_230);
+    watching.abort();
+    assert!(watching.await.unwrap_err().is_cancelled());
+    assert_eq!((stats().retained_by_age, process::resident()), (None, None));
+}
+
+/// Waits once, then answers how long what it holds is.
+async fn hold(length: usize) -> Result<usize, Infallible> {
+    let held = bytes(length);
+    let mut waited = false;
+    poll_fn(|_| match waited {
+        true => Poll::Ready(()),
+        false => {
+            waited = true;
+            Poll::Pending
+        }
+    })
+    .await;
+    Ok(held.capacity())
+}
+
+async fn no_place() {
+    const MORE: usize = 1_000;
+    let layer = MemoryLayer::new("many").budget(Budget::enforce(100));
+    let mut service = layer.layer(service_fn(hold));
+    let refused = process_usage().refused;
+    let mut calls: Vec<_> = (0..PLACES + MORE)
+        .map(|_| task::spawn(service.call(50)))
+        .collect();
+    // The group has a place as well.
+    assert_eq!(process_usage().refused - refused, MORE as u64 + 1);
+    for call in &mut calls {
+        assert_pending!(call.poll());
+    }
+    // Whoever is not counted holds as much as it likes.
+    let mut late = task::spawn(service.call(1_000_000));
+    assert_pending!(late.poll());
+    assert_eq!(assert_ready_ok!(late.poll()), 1_000_000);
+    assert_eq!(layer.stats().live, 50 * (PLACES as u64 - 1));
+    for call in &mut calls {
+        assert_eq!(assert_ready_ok!(call.poll()), 50);
+    }
+    let stats = layer.stats();
+    let attributed = |attribution| stats.attributed(attribution);
+    assert_eq!(attributed(Attribution::Exact), PLACES as u64 - 1);
+    assert_eq!(attributed(Attribution::ProcessOnly), MORE as u64 + 2);
+    assert_eq!(stats.attribution(), Some(Attribution::ProcessOnly));
+    assert_eq!((stats.refused, stats.live), (0, 0));
+    // There are places again.
+    let mut next = task::spawn(service.call(101));
+    assert_ready_err!(next.poll());
+    assert_eq!(layer.stats().refused, 1);
+}
+
+async fn no_group() {
+    let places: Vec<_> = iter::repeat_with(MemoryScope::new)
+        .take_while(MemoryScope::is_counted)
+        .collect();
+    let layer = MemoryLayer::new("late");
+    let service = layer.layer(service_fn(async |length: usize| {
+        Ok::<_, Infallible>(bytes(length))
+    }));
+    drop(service.clone().oneshot(100).await.unwrap());
+    assert_eq!(layer.stats().attributed(Attribution::ProcessOnly), 1);
+    assert!(layer.weigher().group().is_none());
+    // The group is made as soon as there is a place, and knows what it holds from then on.
+    drop(places);
+    let kept = service.oneshot(100).await.unwrap();
+    let stats = layer.stats();
+    assert_eq!(stats.attributed(Attribution::Exact), 1);
+    assert_eq!((stats.live, stats.retained.bytes), (100, 100));
+    drop(kept);
+}
+
+async fn off() {
+    let layer = MemoryLayer::new("off").budget(Budget::enforce(1_000));
+    let mut service = layer.layer(service_fn(hold));
+    let mut begun = task::spawn(service.call(900));
+    assert_pending!(begun.poll());
+    let mut over = task::spawn(service.call(1_001));
+    set_mode(Mode::Off);
+    let during = task::spawn(service.clone().oneshot(5_000)).await_both();
+    assert_eq!(during, 5_000);
+    let stats = layer.stats();
+    assert_eq!(stats.attributed(Attribution::ProcessOnly), 1);
+    assert_eq!(stats.peak.max, 0);
+    // It began when they were counted, and is not exact any more; so its budget does not end it.
+    assert_pending!(over.poll());
+    assert_ready_ok!(over.poll());
+    assert_eq!(assert_ready_ok!(begun.poll()), 900);
+    let stats = layer.stats();
+    assert_eq!(stats.attributed(Attribution::Estimated), 2);
+    assert_eq!(stats.attributed(Attribution::Exact), 0);
+    assert_eq!((stats.refused, stats.live), (0, 0));
+
+    set_mode(Mode::Precise);
+    let mut counted = task::spawn(service.call(1_001));
+    assert_ready_err!(counted.poll());
+    drop(counted);
+    let stats = layer.stats();
+    assert_eq!(stats.attributed(Attribution::Exact), 1);
+    assert_eq!((stats.requests(), stats.refused), (4, 1));
+}
+
+/// Polls a call that waits once.
+trait AwaitBoth {
+    fn await_both(self) -> usize;
+}
+
+impl<F> AwaitBoth for task::Spawn<F>
+where
+    F: Future<Output = Result<usize, BoxError>>,
+{
+    fn await_both(mut self) -> usize {
+        assert_pending!(self.poll());
+        assert_ready_ok!(self.poll())
+    }
+}
+
+async fn switched() {
+    let layer = MemoryLayer::new("switched").budget(Budget::enforce(1 << 20));
+    let done = AtomicBool::new(false);
+    const CALLS: u64 = 20_000;
+    thread::scope(|threads| {
+        let busy: Vec<_> = (0..3)
+            .map(|_| {
+                let service = layer.layer(service_fn(hold));
+                threads.spawn(move || {
+                    for n in 0..CALLS {
+                        let call = task::spawn(service.clone().oneshot(n as usize));
+                        assert_eq!(call.await_both(), n as usize);
+                    }
+                })
+            })
+            .collect();
+        let switches = threads.spawn(|| {
+            while !done.load(Relaxed) {
+                set_mode(Mode::Off);
+                thread::yield_now();
+                set_mode(Mode::Precise);
+                thread::yield_now();
+            }
+        });
+        for busy in busy {
+            busy.join().unwrap();
+        }
+        done.store(true, Relaxed);
+        switches.join().unwrap();
+    });
+    let stats = layer.stats();
+    assert_eq!((stats.requests(), stats.refused), (3 * CALLS, 0));
+    assert_eq!(
+        (stats.live, stats.attributed(Attribution::AllocatedOnly)),
+        (0, 0)
+    );
+    assert!(stats.peak.max < CALLS);
+}
+
+/// Ends a request that held so much.
+fn weigh(weigher: &Weigher, length: usize) {
+    let Begun::Weighed(weighing) = weigher.begin(None) else {
+        panic!("the allocator counts");
+    };
+    let _entered = weighing.enter();
+    drop(bytes(length));
+}
+
+async fn heavy_bytes() {
+    const ENTRY: u64 = size_of::<HeavyRequest>() as u64;
+    assert!(ENTRY <= 170, "{ENTRY}, and the docs say 170");
+    let start = ALLOC.live_bytes();
+    let minute = Duration::from_secs(60);
+    let heavy = HeavyLog::new(10, 1_000, minute);
+    let bounded = heavy.bounded();
+    // A first request makes what its kind keeps, which is not of the log.
+    let weigher = Weigher::new(Name::from_static("heavy"), heavy.clone(), None);
+    weigh(&weigher, 5);
+    let empty = ALLOC.live_bytes();
+    assert_eq!(bounded.usage().bytes, 0);
+    let check = |entries: u64| {
+        let usage = bounded.usage();
+        assert_eq!(usage.entries, entries);
+        assert_eq!(ALLOC.live_bytes(), empty + usage.bytes);
+        assert!(usage.bytes >= entries * ENTRY, "{usage:?}");
+        // Never more room than for all, and most of it is used.
+        let most = usage.max_entries.unwrap().min((4 * entries).max(4));
+        assert!(usage.bytes <= most * ENTRY, "{usage:?}");
+    };
+    for n in 1..=1_100 {
+        weigh(&weigher, 11);
+        check(n.min(1_000));
+    }
+    assert_eq!(bounded.usage().bytes, 1_000 * ENTRY);
+    // None of it is of a request.
+    assert_eq!(weigher.stats().live, 0);
+    heavy.reconfigure(10, 300, minute);
+    check(300);
+    assert_eq!(bounded.usage().bytes, 300 * ENTRY);
+    let _ = bounded.shrink(0.5, usize::MAX);
+    check(150);
+    sleep(Duration::from_secs(30)).await;
+    (0..5).for_each(|_| weigh(&weigher, 11));
+    sleep(Duration::from_secs(30)).await;
+    // What is too old is given back with its room, without anybody who comes or looks.
+    while bounded.usage().entries > 5 {
+        let _ = bounded.sweep(Instant::now(), 10);
+    }
+    check(5);
+    sleep(Duration::from_secs(30)).await;
+    assert!(heavy.newest(10).is_empty());
+    check(0);
+    assert_eq!(bounded.usage().bytes, 0);
+    weigh(&weigher, 11);
+    MemoryConfig::new().max_heavy(0).heavy(10).apply_to(&heavy);
+    check(0);
+    weigh(&weigher, 11);
+    check(0);
+    drop((bounded, heavy, weigher));
+    assert_eq!(ALLOC.live_bytes(), start);
+}
+
+async fn soak() {
+    // Longer than the log of heavy ones: it is full when it is warm.
+    const WARM_UP: usize = 1_100;
+    const ROUNDS: usize = 10_000;
+    let layer = MemoryLayer::with_weigher(Weigher::new(
+        "soaked".into(),
+        HeavyLog::new(10, 1_000, Duration::from_secs(3_600)),
+        Some(Budget::enforce(1_000)),
+    ));
+    let service = layer.layer(service_fn(async |length: usize| {
+        let held = bytes(length);
+        match length {
+            20 => pending().await,
+            2_000 => ready(()).await,
+            _ => {}
+        }
+        Ok::<_, Infallible>(held)
+    }));
+    assert_live_bytes_return(&ALLOC, WARM_UP, ROUNDS, 0, || async {
+        assert!(service.clone().oneshot(500).await.is_ok());
+        assert!(service.clone().oneshot(2_000).await.is_err());
+        let mut dropped = task::spawn(service.clone().oneshot(20));
+        assert_pending!(dropped.poll());
+    })
+    .await;
+    let stats = layer.stats();
+    assert_eq!(stats.requests(), 3 * (WARM_UP + ROUNDS) as u64);
+    assert_eq!((stats.live, stats.retained.scopes), (0, 0));
+}
