@@ -2,15 +2,16 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use plimsoll_core::{BoxError, Name};
 use plimsoll_http::{Edge, EdgeLayer, EndpointLabel, edge};
+use plimsoll_memory::{Attribution, Budget, BudgetMode, MemoryConfig};
 use std::{
     collections::VecDeque,
     convert::Infallible,
-    future::{Pending, pending},
+    future::{Pending, pending, ready},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
     task::{Context, Poll},
@@ -65,7 +66,7 @@ impl Body for Frames {
 }
 
 fn hello(_: Request<()>) -> std::future::Ready<Result<Response<Full<Bytes>>, Infallible>> {
-    std::future::ready(Ok(Response::new(Full::from("hello"))))
+    ready(Ok(Response::new(Full::from("hello"))))
 }
 
 fn get() -> Request<()> {
@@ -310,6 +311,91 @@ fn its_types_can_be_shared_sent_cloned_and_debugged() {
         format!("{:?}", EdgeLayer::max_endpoints(7)),
         "EdgeLayer { endpoints: Endpoints { max: 7, in_flight: 0, .. } }"
     );
+}
+
+// === Where nobody counts what is allocated ===
+
+/// A service whose response has these frames.
+fn streams<const N: usize>(
+    sizes: [usize; N],
+) -> impl Service<Request<()>, Response = Response<Frames>, Error = Infallible> + Clone {
+    service_fn(move |_: Request<()>| ready(Ok(Response::new(Frames::of(sizes)))))
+}
+
+#[tokio::test]
+async fn memory_of_a_request_is_estimated_by_the_bytes_of_its_bodies() {
+    let layer = EdgeLayer::new();
+    let service = layer.layer(streams([3_000, 5_000, 10]));
+    let mut upload = labelled("/estimated");
+    let length = HeaderValue::from_static("40000");
+    upload.headers_mut().insert("content-length", length);
+    for request in [upload, labelled("/estimated")] {
+        let response = service.clone().oneshot(request).await.unwrap();
+        response.into_body().collect().await.unwrap();
+    }
+    let memory = &layer.snapshot()[0].memory;
+    assert_eq!(memory.requests(), 2);
+    assert_eq!(memory.attribution(), Some(Attribution::Estimated));
+    assert_eq!(memory.attributed(Attribution::Estimated), 2);
+    assert_eq!(memory.allocated.sum, 40_000 + 2 * 8_010);
+    assert_eq!((memory.peak.sum, memory.peak.max), (45_000, 40_000));
+    assert_eq!((memory.left.sum, memory.live), (0, 0));
+}
+
+#[tokio::test]
+async fn budgets_refuse_nothing_that_is_estimated() {
+    let config = MemoryConfig::new().budget(1).headers(true);
+    let config = config.on_over_budget(BudgetMode::Enforce);
+    let layer = EdgeLayer::new().memory(&config).unwrap();
+    let mut upload = labelled("/tiny");
+    upload.extensions_mut().insert(Budget::enforce(0));
+    let length = HeaderValue::from_static("1000000");
+    upload.headers_mut().insert("content-length", length);
+    let service = layer.layer(streams([1_000_000, 1_000_000]));
+    let response = service.oneshot(upload).await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert!(!response.headers().contains_key("x-memory-delta-mb"));
+    let body = response.into_body().collect().await.unwrap();
+    assert_eq!(body.to_bytes().len(), 2_000_000);
+    let memory = &layer.snapshot()[0].memory;
+    assert_eq!((memory.over_budget, memory.refused, memory.cut), (0, 0, 0));
+    assert_eq!(memory.budget, Some(Budget::enforce(1)));
+}
+
+#[tokio::test]
+async fn heavy_requests_that_are_estimated_are_logged_as_such() {
+    let config = MemoryConfig::new().heavy(4_999);
+    let layer = EdgeLayer::new().memory(&config).unwrap();
+    for (endpoint, size) in [("/light", 4_999), ("/heavy", 5_000)] {
+        let service = layer.layer(streams([10, size]));
+        let response = service.oneshot(labelled(endpoint)).await.unwrap();
+        response.into_body().collect().await.unwrap();
+    }
+    let logged = layer.heavy().newest(10);
+    assert_eq!(logged.len(), 1);
+    assert_eq!(logged[0].name.as_str(), "/heavy");
+    assert_eq!(
+        (logged[0].method, logged[0].status),
+        (Some("GET"), Some(200))
+    );
+    let sample = logged[0].sample;
+    assert_eq!((sample.allocated, sample.peak), (5_010, 5_000));
+    assert_eq!(sample.attribution, Attribution::Estimated);
+}
+
+#[tokio::test]
+async fn estimate_of_a_request_that_is_dropped_is_what_was_sent_by_then() {
+    let layer = EdgeLayer::new();
+    let service = layer.layer(streams([1_000, 2_000, 4_000]));
+    let response = service.oneshot(labelled("/dropped")).await.unwrap();
+    let mut body = Box::pin(response.into_body());
+    for _ in 0..2 {
+        body.frame().await.unwrap().unwrap();
+    }
+    assert_eq!(layer.snapshot()[0].memory.requests(), 0);
+    drop(body);
+    let memory = &layer.snapshot()[0].memory;
+    assert_eq!((memory.requests(), memory.allocated.sum), (1, 3_000));
 }
 
 // === What is counted ===
@@ -558,7 +644,7 @@ mod counted {
             let service = edge.layer(service_fn(async |_: Request<()>| {
                 let trailers = Frame::trailers(HeaderMap::from_iter([(
                     http::HeaderName::from_static("x-sum"),
-                    http::HeaderValue::from_static("0123456789"),
+                    HeaderValue::from_static("0123456789"),
                 )]));
                 let body = Frames::of([1, 0, 20, 300]).with(Ok(trailers));
                 Ok::<_, Infallible>(Response::new(body))
@@ -714,7 +800,7 @@ mod counted {
             let mut written = String::new();
             let lines = lines(async |edge| {
                 let service = edge.layer(service_fn(move |_: Request<_>| {
-                    std::future::ready(Ok::<_, Infallible>(response()))
+                    ready(Ok::<_, Infallible>(response()))
                 }));
                 let (mut client, server) = tokio::io::duplex(4_096);
                 let head = format!("{method} / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");

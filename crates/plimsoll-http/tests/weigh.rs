@@ -5,7 +5,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt as _, Full};
-use plimsoll_alloc::{Retained, TrackingAllocator};
+use plimsoll_alloc::{MemoryScope, Retained, TrackingAllocator};
 use plimsoll_core::{BoxError, Name, RejectReason, Rejected};
 use plimsoll_http::{EdgeLayer, EndpointLabel, edge::EdgeBody};
 use plimsoll_memory::{Attribution, Budget, BudgetMode, MemoryConfig, MemoryStats, process};
@@ -225,7 +225,7 @@ async fn request_that_panics_or_fails_leaves_its_thread_in_no_scope() {
     let before = memory(&edge, "/fail").allocated.sum;
     drop(bytes(1_000_000));
     assert_eq!(memory(&edge, "/fail").allocated.sum, before);
-    assert!(plimsoll_alloc::MemoryScope::current().is_none());
+    assert!(MemoryScope::current().is_none());
     for endpoint in ["/panic", "/fail"] {
         assert_eq!(memory(&edge, endpoint).requests(), 1, "{endpoint}");
     }
@@ -273,6 +273,18 @@ async fn requests_at_once_on_one_thread_do_not_mix() {
         (2_000_000..2_010_000).contains(&large.peak.max),
         "{large:?}"
     );
+}
+
+#[tokio::test]
+async fn what_an_edge_keeps_is_not_of_the_request_around_it() {
+    let edge = EdgeLayer::new();
+    let scope = MemoryScope::new();
+    let inside = async {
+        ask(&edge, "/inside", async || empty()).await;
+    };
+    scope.clone().scoped(inside).await;
+    assert_eq!(memory(&edge, "/inside").requests(), 1);
+    assert_eq!(scope.usage().live, 0);
 }
 
 /// An edge with these settings.

@@ -4,6 +4,7 @@ use super::{
     EndpointSnapshot, RequestCounts,
     endpoint::{Class, METHODS},
 };
+use plimsoll_alloc::untracked;
 use plimsoll_core::Clock;
 use std::{
     sync::{
@@ -78,7 +79,7 @@ impl Cells {
 
     pub(super) fn record(&self, method: u8, class: Class, nanos: u64, bytes: u64) {
         let cell = &self.cells[usize::from(method) * CLASSES + class as usize];
-        let cell = cell.get_or_init(Box::default);
+        let cell = cell.get_or_init(|| untracked(Box::default));
         let within = |bound: &u64| nanos <= *bound;
         let bucket = NANOS.iter().position(within).unwrap_or(NANOS.len());
         cell.nanos.fetch_add(nanos, Relaxed);

@@ -88,7 +88,7 @@ use self::{
 use bytes::Bytes;
 use http::{Extensions, Request, Response};
 use http_body::Body;
-use plimsoll_alloc::Scoped;
+use plimsoll_alloc::{Scoped, untracked};
 use plimsoll_core::{BoxError, ConfigError, Name};
 use plimsoll_memory::{HeavyLog, MemoryConfig, Weighing};
 use std::{
@@ -265,7 +265,7 @@ impl Route {
         match self.first.get() {
             Some(first) if first.name() == label => self.begin(first, request),
             first => {
-                let endpoint = self.endpoints.get(label);
+                let endpoint = untracked(|| self.endpoints.get(label));
                 let begun = self.begin(&endpoint, request);
                 if first.is_none() {
                     let _ = self.first.set(endpoint);
