@@ -332,7 +332,7 @@ async fn it_composes_over_any_inner_error() {
     let concrete = service_fn(async |()| Err::<&str, _>(Concrete(1)));
     assert!(through(concrete).await.unwrap_err().is::<Concrete>());
     let boxed = service_fn(async |()| Err::<&str, BoxError>("no".into()));
-    let twice = MemoryLayer::new("twice").layer(boxed.clone());
+    let twice = MemoryLayer::new("twice").layer(boxed);
     assert_eq!(through(boxed).await.unwrap_err().to_string(), "no");
     assert_eq!(through(twice).await.unwrap_err().to_string(), "no");
 }
@@ -436,6 +436,8 @@ async fn budget_itself_may_be_held_and_one_byte_more_may_not() {
         }));
         let passed = service.oneshot(length).await.is_ok();
         assert_eq!(layer.stats().refused, u64::from(!passed));
+        let is_over = budget.is_some_and(|budget| length as u64 > budget.bytes());
+        assert_eq!(layer.stats().over_budget, u64::from(is_over));
         passed
     }
     assert!(hold(Some(Budget::enforce(5_000)), 5_000).await);
@@ -825,7 +827,7 @@ mod published {
         }));
         let kept = service.clone().oneshot(10_000).await.unwrap();
         let first = layer.stats();
-        let without_budget = lines(&[first.clone()]);
+        let without_budget = lines(std::slice::from_ref(&first));
         // In one scope: 11 000 bytes at once are between 8 KiB and 16 KiB.
         let single = |name: &str| format!(r#"app_memory_{name}{{layer="reports"}}"#);
         let mut expected = vec![

@@ -13,7 +13,7 @@ use plimsoll_memory::{
 };
 use std::{
     convert::Infallible,
-    future::{pending, poll_fn, ready},
+    future::{pending, poll_fn},
     hint::black_box,
     iter,
     process::ExitCode,
@@ -208,10 +208,13 @@ async fn off() {
     let mut service = layer.layer(service_fn(hold));
     let mut begun = task::spawn(service.call(900));
     assert_pending!(begun.poll());
-    let mut over = task::spawn(service.call(1_001));
+    let mut over = layer.layer(service_fn(|length: usize| {
+        let held = bytes(length);
+        async move { hold(held.capacity()).await }
+    }));
+    let mut over = task::spawn(over.call(1_001));
     set_mode(Mode::Off);
-    let during = task::spawn(service.clone().oneshot(5_000)).await_both();
-    assert_eq!(during, 5_000);
+    assert_eq!(answer(service.clone().oneshot(5_000)), 5_000);
     let stats = layer.stats();
     assert_eq!(stats.attributed(Attribution::ProcessOnly), 1);
     assert_eq!(stats.peak.max, 0);
@@ -233,33 +236,25 @@ async fn off() {
     assert_eq!((stats.requests(), stats.refused), (4, 1));
 }
 
-/// Polls a call that waits once.
-trait AwaitBoth {
-    fn await_both(self) -> usize;
-}
-
-impl<F> AwaitBoth for task::Spawn<F>
-where
-    F: Future<Output = Result<usize, BoxError>>,
-{
-    fn await_both(mut self) -> usize {
-        assert_pending!(self.poll());
-        assert_ready_ok!(self.poll())
-    }
+/// The answer of a call that waits once.
+fn answer(call: impl Future<Output = Result<usize, BoxError>>) -> usize {
+    let mut call = task::spawn(call);
+    assert_pending!(call.poll());
+    assert_ready_ok!(call.poll())
 }
 
 async fn switched() {
+    const CALLS: u64 = 20_000;
     let layer = MemoryLayer::new("switched").budget(Budget::enforce(1 << 20));
     let done = AtomicBool::new(false);
-    const CALLS: u64 = 20_000;
     thread::scope(|threads| {
         let busy: Vec<_> = (0..3)
             .map(|_| {
                 let service = layer.layer(service_fn(hold));
                 threads.spawn(move || {
                     for n in 0..CALLS {
-                        let call = task::spawn(service.clone().oneshot(n as usize));
-                        assert_eq!(call.await_both(), n as usize);
+                        let length = n as usize;
+                        assert_eq!(answer(service.clone().oneshot(length)), length);
                     }
                 })
             })
@@ -298,7 +293,7 @@ fn weigh(weigher: &Weigher, length: usize) {
 
 async fn heavy_bytes() {
     const ENTRY: u64 = size_of::<HeavyRequest>() as u64;
-    assert!(ENTRY <= 170, "{ENTRY}, and the docs say 170");
+    const { assert!(ENTRY <= 170, "the docs say 170") };
     let start = ALLOC.live_bytes();
     let minute = Duration::from_secs(60);
     let heavy = HeavyLog::new(10, 1_000, minute);
@@ -361,10 +356,8 @@ async fn soak() {
     ));
     let service = layer.layer(service_fn(async |length: usize| {
         let held = bytes(length);
-        match length {
-            20 => pending().await,
-            2_000 => ready(()).await,
-            _ => {}
+        if length == 20 {
+            pending::<()>().await;
         }
         Ok::<_, Infallible>(held)
     }));
