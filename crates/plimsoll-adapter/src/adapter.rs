@@ -8,11 +8,13 @@ use crate::{
     retry::Retries,
     snapshot::Counters,
 };
+use plimsoll_alloc::GroupId;
 use plimsoll_breaker::{CircuitBreaker, CircuitBreakerConfig};
 use plimsoll_core::{
     Bounded, BoxError, BoxFuture, CloseReport, ConfigError, Holding, Name, Problems, Rejected,
     Removed, Step, Totals, Usage,
 };
+use plimsoll_memory::{Attribution, Begun, HeavyLog, MemoryStats, Weigher, Weighing};
 use std::{
     fmt,
     sync::{
@@ -36,6 +38,11 @@ use tower_service::Service;
 /// A call is one allocation, which holds the request, the service's future and all there is around
 /// it. The line grows with those who wait, and keeps 32 places when nobody does. Requests that wait are bounded by [`max_queued`](AdapterBuilder::max_queued) and
 /// [`max_queued_bytes`](AdapterBuilder::max_queued_bytes).
+///
+/// Where a [`TrackingAllocator`](plimsoll_alloc::TrackingAllocator) is the program's allocator, each
+/// attempt has a [scope](plimsoll_alloc::MemoryScope), within that of its caller: what the service
+/// allocates counts for the adapter, and for the request that asked. The wait in line does not.
+/// Those who count [take](Weigher) 700 bytes for each stripe of threads then.
 pub struct Adapter<Req, Res> {
     core: Arc<dyn Core<Req, Res>>,
 }
@@ -49,6 +56,8 @@ pub(crate) struct Shared {
     history: Arc<dyn Bounded>,
     /// In nanoseconds. Nothing is published by it.
     timeout: AtomicU64,
+    /// Of attempts.
+    pub(crate) weigher: Weigher,
     pub(crate) retries: Retries,
     means: Means,
     /// The locks of the gate and of the retries are taken under this one, and no others.
@@ -127,7 +136,8 @@ impl<Req, Res> Adapter<Req, Res> {
 
     /// Takes on other limits, all of them, while it runs.
     ///
-    /// - Calls in flight go on, with the timeout and the number of retries they began with.
+    /// - Calls in flight go on, with the timeout and the number of retries they began with, and
+    ///   attempts with their memory budget.
     /// - Calls that wait keep their place, and how long they wait. More slots are theirs at once;
     ///   with fewer slots than calls in flight, nobody gets one until enough calls have ended.
     /// - A shorter line refuses newcomers only.
@@ -160,6 +170,21 @@ impl<Req, Res> Adapter<Req, Res> {
     #[must_use]
     pub fn breaker(&self) -> &CircuitBreaker {
         &self.shared().breaker
+    }
+
+    /// What attempts allocated and held, and what they left behind that somebody still holds.
+    ///
+    /// Nothing where the allocator does not count. It may look at every scope of the process.
+    #[must_use]
+    pub fn memory_stats(&self) -> MemoryStats {
+        self.shared().weigher.stats()
+    }
+
+    /// Which group the scopes of its attempts are in, so that a profile of what is held can name
+    /// it. None before the first, and where the allocator does not count.
+    #[must_use]
+    pub fn memory_group(&self) -> Option<GroupId> {
+        self.shared().memory_group()
     }
 
     /// Drops records of the history that are too old, now, and says how many.
@@ -226,6 +251,7 @@ impl Shared {
             gate: Gate::new(&config),
             history: breaker.bounded(),
             timeout: AtomicU64::new(nanos(config.timeout)),
+            weigher: Weigher::new(name, none_is_heavy(), config.budget()),
             retries: Retries::new(config.retry, Instant::now()),
             means,
             settings: Mutex::new(Settings {
@@ -277,6 +303,21 @@ impl Shared {
         }
     }
 
+    /// Weighs an attempt that begins now, if the allocator counts.
+    #[inline]
+    pub(crate) fn weighing(&self) -> Option<Weighing> {
+        Attribution::of_allocator()?;
+        // None is heavy, so that nobody asks when it began.
+        match self.weigher.begin_at(None, 0) {
+            Begun::Weighed(weighing) => Some(weighing),
+            Begun::Estimated(_) => None,
+        }
+    }
+
+    pub(crate) fn memory_group(&self) -> Option<GroupId> {
+        self.weigher.group()?.id()
+    }
+
     pub(crate) fn config(&self) -> AdapterConfig {
         // The breaker is not asked under the lock, since it may be about to call out.
         let (mut config, known, busy) = {
@@ -304,6 +345,7 @@ impl Shared {
             // Together, so that what is left of two changes is one of them.
             let mut settings = self.settings();
             self.timeout.store(nanos(config.timeout), Relaxed);
+            self.weigher.set_budget(config.budget());
             self.retries.configure(config.retry, Instant::now());
             self.gate.configure(&config);
             settings.config = config;
@@ -389,6 +431,11 @@ impl Drop for Round<'_> {
     fn drop(&mut self) {
         self.0.settings().telling = false;
     }
+}
+
+/// A log without calls: it is of the requests that adapters are called for.
+fn none_is_heavy() -> HeavyLog {
+    HeavyLog::new(u64::MAX, 0, Duration::ZERO)
 }
 
 /// A day is the most there is.

@@ -233,9 +233,7 @@ impl<Req, Res> Adapters<Req, Res> {
     /// from both: each brings to zero what is not its own any more.
     #[cfg(feature = "metrics")]
     pub fn publish_metrics(&self) {
-        let members = self.set.records.members();
-        let snapshots: Vec<_> = members.iter().map(|member| member.snapshot()).collect();
-        self.set.published.publish(&snapshots);
+        self.set.published.publish(&self.set.records.members());
     }
 }
 

@@ -2,8 +2,10 @@
 
 use crate::panic::{Panicked, catch};
 use pin_project_lite::pin_project;
+use plimsoll_alloc::Entered;
 use plimsoll_breaker::{Outcome, Permit};
 use plimsoll_core::BoxError;
+use plimsoll_memory::Weighing;
 use std::{
     pin::Pin,
     task::{Context, Poll, ready},
@@ -20,12 +22,14 @@ use tower_service::Service;
 pub(crate) enum Ended<T> {
     Answered(Result<T, BoxError>),
     TimedOut,
+    OverBudget,
     Panicked(Panicked),
 }
 
 pin_project! {
     /// A service that is asked once, and whose panics stay here: those of its clone, of its
-    /// readiness, of the call, of the future, and of the drop of either.
+    /// readiness, of the call, of the future, and of the drop of either. So does what it allocates
+    /// in all of them, where somebody weighs it.
     #[project = AttemptProj]
     pub(crate) struct Attempt<'a, S, Req>
     where
@@ -37,6 +41,8 @@ pin_project! {
         timer: Option<Sleep>,
         timeout: Duration,
         guard: Guard,
+        // The last to be dropped: what it weighs is gone by then.
+        weighing: Option<Weighing>,
     }
 
     impl<S, Req> PinnedDrop for Attempt<'_, S, Req>
@@ -45,6 +51,10 @@ pin_project! {
     {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
+            if let StepProj::Done = this.step.as_mut().project() {
+                return;
+            }
+            let _entered = enter(this.weighing);
             // Nobody is left to be told. Whoever drops it may have other calls to drop.
             let _ = catch(|| this.step.set(Step::Done));
         }
@@ -71,6 +81,7 @@ where
         request: Req,
         permit: Permit,
         timeout: Duration,
+        weighing: Option<Weighing>,
     ) -> Self {
         Self {
             step: Step::Start {
@@ -83,6 +94,7 @@ where
                 permit: Some(permit),
                 blamed_after: timeout,
             },
+            weighing,
         }
     }
 
@@ -109,9 +121,12 @@ where
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
+        let mut entered = enter(this.weighing);
         let ended = match catch(|| poll_step(this.step.as_mut(), cx)) {
             Ok(Poll::Ready(result)) => Ended::Answered(result),
+            Ok(Poll::Pending) if is_over_budget(this.weighing) => Ended::OverBudget,
             Ok(Poll::Pending) => {
+                drop(entered);
                 // Most answers that are there at once need no timer. It counts from when the
                 // attempt began, which may be a while ago if that poll was a long one.
                 if this.timer.is_none() {
@@ -124,17 +139,44 @@ where
                 // A service that always uses up the task's budget must not keep its timer from
                 // being looked at.
                 ready!(Pin::new(&mut unconstrained(timer)).poll(cx));
+                entered = enter(this.weighing);
                 Ended::TimedOut
             }
             Err(panicked) => Ended::Panicked(panicked),
         };
         // What the service has goes before the slot is free for another. Should that panic, the
         // call has panicked.
-        match catch(|| this.step.set(Step::Done)) {
-            Ok(()) => Poll::Ready(ended),
-            Err(panicked) => Poll::Ready(Ended::Panicked(panicked)),
+        let dropped = catch(|| this.step.set(Step::Done));
+        let ended = match (dropped, ended) {
+            (Err(panicked), _) => Ended::Panicked(panicked),
+            // What is left is what it answered.
+            (Ok(()), Ended::Answered(result)) if is_over_budget(this.weighing) => {
+                match catch(|| drop(result)) {
+                    Ok(()) => Ended::OverBudget,
+                    Err(panicked) => Ended::Panicked(panicked),
+                }
+            }
+            (Ok(()), ended) => ended,
+        };
+        drop(entered);
+        if let (Ended::OverBudget, Some(weighing)) = (&ended, this.weighing) {
+            weighing.refused();
         }
+        Poll::Ready(ended)
     }
+}
+
+/// Has the thread allocate for the attempt, if that is weighed.
+#[inline]
+fn enter(weighing: &Option<Weighing>) -> Option<Entered<'_>> {
+    weighing.as_ref().map(Weighing::enter)
+}
+
+/// Whether it is to be ended for what it holds.
+#[inline]
+fn is_over_budget(weighing: &Option<Weighing>) -> bool {
+    let weighing = weighing.as_ref();
+    weighing.is_some_and(|weighing| weighing.over_budget().is_some())
 }
 
 #[inline]

@@ -8,6 +8,7 @@ use crate::{
 };
 use plimsoll_breaker::{CircuitBreakerConfig, Classify, ErrorsAreFailures};
 use plimsoll_core::{BoxError, ConfigError, Name, Problems};
+use plimsoll_memory::BudgetMode;
 use std::{sync::Arc, time::Duration};
 use tower_service::Service;
 
@@ -101,6 +102,20 @@ impl<C, B, R> AdapterBuilder<C, B, R> {
             request_bytes,
             again: self.again,
         }
+    }
+
+    /// The most bytes that one attempt may hold, its answer included; see
+    /// [`AdapterConfig::memory_budget`]. No limit by default, at least 1.
+    pub fn memory_budget(mut self, bytes: impl Into<Option<u64>>) -> Self {
+        self.config.memory_budget = bytes.into();
+        self
+    }
+
+    /// What becomes of a call that holds more; see [`AdapterConfig::on_over_budget`]. It is
+    /// counted by default.
+    pub const fn on_over_budget(mut self, mode: BudgetMode) -> Self {
+        self.config.on_over_budget = mode;
+        self
     }
 
     /// When the circuit opens, for how long, and how much of the past is kept.

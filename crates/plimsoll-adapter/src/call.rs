@@ -7,7 +7,7 @@ use crate::{
     panic::{Panicked, catch},
 };
 use plimsoll_breaker::{Classify, Outcome, Permit};
-use plimsoll_core::{BoxError, BoxFuture, Rejected};
+use plimsoll_core::{BoxError, BoxFuture, RejectReason, Rejected};
 use std::{pin::pin, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
 use tower_service::Service;
@@ -211,7 +211,9 @@ impl<S, C, B, R> Inner<S, C, B, R> {
         S: Service<Req, Error: Into<BoxError>> + Clone,
         C: Classify<S::Response>,
     {
-        let mut attempt = pin!(Attempt::new(&self.service, request, permit, timeout));
+        let weighing = self.shared.weighing();
+        let attempt = Attempt::new(&self.service, request, permit, timeout, weighing);
+        let mut attempt = pin!(attempt);
         let (result, outcome) = match attempt.as_mut().await {
             Ended::Answered(result) => {
                 let elapsed = attempt.elapsed();
@@ -223,6 +225,11 @@ impl<S, C, B, R> Inner<S, C, B, R> {
             Ended::TimedOut => {
                 let error = AdapterErrorKind::TimedOut { after: timeout };
                 (Err(error), Outcome::Failure)
+            }
+            // The budget is ours, and the service may be well.
+            Ended::OverBudget => {
+                let rejected = Rejected::new(RejectReason::OverBudget, self.shared.name);
+                (Err(AdapterErrorKind::Rejected(rejected)), Outcome::Ignore)
             }
             Ended::Panicked(panicked) => (Err(panicked.into()), Outcome::Failure),
         };

@@ -1,6 +1,7 @@
 use crate::RetryConfig;
 use plimsoll_breaker::CircuitBreakerConfig;
 use plimsoll_core::{ConfigError, Problems, settings};
+use plimsoll_memory::{Budget, BudgetMode};
 use std::time::Duration;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -30,6 +31,8 @@ pub struct AdapterConfig {
     pub(crate) max_in_flight: usize,
     pub(crate) max_queued: usize,
     pub(crate) max_queued_bytes: Option<u64>,
+    pub(crate) memory_budget: Option<u64>,
+    pub(crate) on_over_budget: BudgetMode,
     pub(crate) circuit_breaker: CircuitBreakerConfig,
     pub(crate) retry: Option<RetryConfig>,
 }
@@ -48,6 +51,10 @@ pub struct AdapterValues<'a> {
     pub max_queued: usize,
     /// How many bytes may wait; `None` is no limit.
     pub max_queued_bytes: Option<u64>,
+    /// How many bytes one attempt may hold; `None` is no limit.
+    pub memory_budget: Option<u64>,
+    /// What becomes of a call that holds more.
+    pub on_over_budget: BudgetMode,
     /// How the circuit breaker judges.
     pub circuit_breaker: &'a CircuitBreakerConfig,
     /// How calls are tried again; `None` if they are not.
@@ -62,7 +69,7 @@ impl Default for AdapterConfig {
 
 impl AdapterConfig {
     /// 2 seconds to answer, 1 second in line, 64 calls in flight and 64 that wait, whatever they
-    /// weigh; the circuit breaker of [`CircuitBreakerConfig::new`]; no retries.
+    /// weigh; no memory budget; the circuit breaker of [`CircuitBreakerConfig::new`]; no retries.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -71,6 +78,8 @@ impl AdapterConfig {
             max_in_flight: 64,
             max_queued: 64,
             max_queued_bytes: None,
+            memory_budget: None,
+            on_over_budget: BudgetMode::Observe,
             circuit_breaker: CircuitBreakerConfig::new(),
             retry: None,
         }
@@ -121,6 +130,30 @@ impl AdapterConfig {
         self
     }
 
+    /// The most bytes that one attempt may hold: what the service allocates, its answer included,
+    /// until it is freed. No limit by default, at least 1.
+    ///
+    /// What it holds whenever it waits, or hands over its answer, decides. Where no
+    /// [`TrackingAllocator`](plimsoll_alloc::TrackingAllocator) is the program's allocator, nobody
+    /// knows what it holds, and nothing is refused.
+    #[must_use]
+    pub fn memory_budget(mut self, bytes: impl Into<Option<u64>>) -> Self {
+        self.memory_budget = bytes.into();
+        self
+    }
+
+    /// What becomes of a call that holds more than the [`memory_budget`](Self::memory_budget).
+    /// [`BudgetMode::Observe`] by default: it is counted.
+    ///
+    /// With [`BudgetMode::Enforce`] it is ended and refused as
+    /// [`OverBudget`](plimsoll_core::RejectReason::OverBudget). It is not tried again, and the
+    /// circuit breaker does not hold it against the service.
+    #[must_use]
+    pub const fn on_over_budget(mut self, mode: BudgetMode) -> Self {
+        self.on_over_budget = mode;
+        self
+    }
+
     /// When the circuit opens, for how long, and how much of the past is kept.
     /// [`CircuitBreakerConfig::new`] by default.
     ///
@@ -152,6 +185,8 @@ impl AdapterConfig {
             max_in_flight: self.max_in_flight,
             max_queued: self.max_queued,
             max_queued_bytes: self.max_queued_bytes,
+            memory_budget: self.memory_budget,
+            on_over_budget: self.on_over_budget,
             circuit_breaker: &self.circuit_breaker,
             retry: self.retry,
         }
@@ -164,6 +199,12 @@ impl AdapterConfig {
     /// Names each value that is out of its range.
     pub fn validate(&self) -> Result<(), ConfigError> {
         settings::check(self)
+    }
+
+    /// What attempts are weighed against.
+    pub(crate) fn budget(&self) -> Option<Budget> {
+        let bytes = self.memory_budget?;
+        Some(Budget::new(bytes, self.on_over_budget))
     }
 
     /// What the circuit breaker is told.

@@ -1,4 +1,5 @@
 use crate::{Adapter, AdapterSnapshot, DuplicateAdapter, adapter::Shared};
+use plimsoll_alloc::GroupId;
 use plimsoll_core::Name;
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -92,6 +93,14 @@ impl AdapterDirectory {
         living.iter().map(|adapter| adapter.snapshot()).collect()
     }
 
+    /// The group of scopes of every adapter that was called and weighed, with its name.
+    #[must_use]
+    pub fn memory_groups(&self) -> Vec<(GroupId, Name)> {
+        let living = self.0.living();
+        let groups = living.iter().map(|it| Some((it.memory_group()?, it.name)));
+        groups.flatten().collect()
+    }
+
     /// Writes what every adapter knows to the installed `metrics` recorder. Call it before a
     /// scrape.
     ///
@@ -99,7 +108,7 @@ impl AdapterDirectory {
     /// zero. Its counters stay; another of its name goes on with them once it has counted more.
     #[cfg(feature = "metrics")]
     pub fn publish_metrics(&self) {
-        self.0.published.publish(&self.snapshots());
+        self.0.published.publish(&self.0.living());
     }
 }
 

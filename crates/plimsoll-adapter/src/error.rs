@@ -15,7 +15,8 @@ pub struct AdapterError {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum AdapterErrorKind {
-    /// The adapter refused the call, and the service was not asked. It is not held against it.
+    /// The adapter refused the call, and the service was not asked; or it was, and held more than
+    /// the call's [budget](crate::AdapterConfig::memory_budget). It is not held against it.
     Rejected(Rejected),
     /// There was no answer in time.
     TimedOut {

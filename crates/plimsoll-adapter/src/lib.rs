@@ -67,6 +67,10 @@
 //! An adapter is a [`Holding`](plimsoll_core::Holding): register it, and its history is swept and
 //! measured. Do not register its breaker besides.
 //!
+//! Where a [`TrackingAllocator`](plimsoll_alloc::TrackingAllocator) counts, [`Adapter::memory_stats`]
+//! tells what calls allocate, hold and leave behind, and a call that holds more than its
+//! [budget](AdapterConfig::memory_budget) can be ended.
+//!
 //! # Metrics
 //!
 //! With the feature `metrics`, [`Adapters`] and an [`AdapterDirectory`] publish what their adapters
@@ -79,6 +83,7 @@
 //! | `plimsoll_adapter_retries_total` | counter, of attempts besides the first | |
 //! | `plimsoll_adapter_in_flight`, `_max_in_flight` | gauge, of calls that hold a slot | |
 //! | `plimsoll_adapter_queued`, `_queued_bytes` | gauge, of calls that wait | |
+//! | `plimsoll_adapter_memory_…`, as [`MemoryStats::publish`](plimsoll_memory::MemoryStats::publish) says | of attempts, where the allocator counts | |
 //! | `plimsoll_adapter_record_alerts_total` | counter, without `adapter` | |
 //!
 //! # Features
@@ -127,3 +132,4 @@ pub use self::{
     summary::{AdapterMemory, MemorySummary},
 };
 pub use plimsoll_core::{ConfigError, ConfigProblem};
+pub use plimsoll_memory::BudgetMode;

@@ -3,32 +3,55 @@
 //! How long calls take is not among it: a histogram of each call would cost more than the rest of
 //! what is counted. The slow ones are counted by the circuit breaker.
 
-use crate::AdapterSnapshot;
+use crate::{AdapterSnapshot, adapter::Shared};
 use metrics::{counter, gauge};
 use plimsoll_core::{Name, RejectReason};
 use std::{
-    collections::BTreeSet,
-    sync::{Mutex, PoisonError},
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
 };
 
-/// The adapters whose gauges are not zero.
+/// The adapters whose gauges are not zero, and whether those of their memory are among them.
 #[derive(Debug, Default)]
-pub(crate) struct Published(Mutex<BTreeSet<Name>>);
+pub(crate) struct Published(Mutex<BTreeMap<Name, bool>>);
 
 impl Published {
-    /// Publishes what was just seen, and forgets who is not there any more.
-    pub(crate) fn publish(&self, snapshots: &[AdapterSnapshot]) {
+    /// Publishes what is seen of adapters, and forgets who is not there any more.
+    pub(crate) fn publish(&self, adapters: &[Arc<Shared>]) {
+        let look = |adapter: &Arc<Shared>| (adapter.snapshot(), adapter.weigher.stats());
+        let seen: Vec<_> = adapters.iter().map(look).collect();
         // Held throughout: what another thread saw is published before or after, and an adapter
         // that went in between is forgotten the next time. No adapter is called under it.
         let mut published = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let living: BTreeSet<_> = snapshots.iter().map(|snapshot| snapshot.name).collect();
-        for gone in published.difference(&living) {
+        let living = seen
+            .iter()
+            .map(|(it, memory)| (it.name, memory.is_counted()));
+        let living: BTreeMap<_, _> = living.collect();
+        for (gone, is_weighed) in &*published {
             // A recorder cannot unregister a gauge.
-            Gauges::default().set(*gone);
+            if !living.contains_key(gone) {
+                Gauges::default().set(*gone);
+            }
+            if *is_weighed && living.get(gone) != Some(&true) {
+                forget_memory(*gone);
+            }
         }
-        snapshots.iter().for_each(publish);
+        for (snapshot, memory) in &seen {
+            publish(snapshot);
+            memory.publish(MEMORY, "adapter", snapshot.name.as_str());
+        }
         *published = living;
     }
+}
+
+/// What the series of memory begin with.
+const MEMORY: &str = "plimsoll_adapter_memory";
+
+/// What an adapter that is gone has left behind is nobody's here any more.
+fn forget_memory(adapter: Name) {
+    let adapter = adapter.as_str();
+    gauge!(format!("{MEMORY}_live_bytes"), "adapter" => adapter).set(0.0);
+    gauge!(format!("{MEMORY}_retained_bytes"), "adapter" => adapter).set(0.0);
 }
 
 fn publish(snapshot: &AdapterSnapshot) {

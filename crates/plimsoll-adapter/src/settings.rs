@@ -1,7 +1,9 @@
 //! The keys, kinds and ranges of the configuration.
 
 use crate::{AdapterConfig, RetryConfig};
-use plimsoll_core::settings::{self, Fields, Settings, Value, bytes, duration, integer, number};
+use plimsoll_core::settings::{
+    self, Fields, Settings, Value, bytes, choice, duration, integer, number,
+};
 use std::time::Duration;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -36,6 +38,16 @@ impl Settings for AdapterConfig {
             "max_queued_bytes",
             "How many bytes the requests that wait in line may have together.",
             &mut bytes(&mut self.max_queued_bytes, 1..=u64::MAX).or(&["off"]),
+        );
+        fields.setting(
+            "memory_budget",
+            "How many bytes one attempt may hold, its answer included.",
+            &mut bytes(&mut self.memory_budget, 1..=u64::MAX).or(&["off"]),
+        );
+        fields.setting(
+            "on_over_budget",
+            "What becomes of a call that holds more: it is counted, or ended and refused.",
+            &mut choice(&mut self.on_over_budget),
         );
         settings::optional(
             fields,

@@ -1,8 +1,9 @@
-//! What a call allocates: one box, and nothing that is left behind.
+//! What a call allocates: one box, and nothing that is left behind, whether it is weighed or not.
 #![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use plimsoll_adapter::{Adapter, AdapterBuilder, Adapters, RetryConfig, future::CallFuture};
+use plimsoll_alloc::{Mode, TrackingAllocator, set_mode};
 use plimsoll_breaker::{CircuitBreakerConfig, HistoryConfig};
 use plimsoll_core::test_util::{CountingAllocator, assert_live_bytes_return};
 use std::{
@@ -16,7 +17,8 @@ use std::{
 use tokio::{runtime, time::advance};
 
 #[global_allocator]
-static ALLOC: CountingAllocator = CountingAllocator::system();
+static ALLOC: CountingAllocator<TrackingAllocator> =
+    CountingAllocator::new(TrackingAllocator::system());
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -26,33 +28,57 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // The allocator counts for the whole process, so nothing may run beside a test.
     arguments.test_threads = Some(1);
-    let trials = vec![
-        trial("ready_call_allocates_one_box", ready_call),
-        trial("ready_call_with_every_limit_allocates_one_box", every_limit),
-        trial(
-            "ready_call_at_the_cap_of_the_history_allocates_one_box",
-            at_cap,
-        ),
-        trial("ready_call_by_name_allocates_one_box", by_name),
-        trial("call_that_waits_and_is_pending_allocates_one_box", waits),
-        trial(
-            "call_to_a_service_that_is_not_ready_allocates_nothing_when_polled_again",
-            not_ready,
-        ),
-        trial("line_that_comes_and_goes_allocates_nothing", line),
-        trial("changed_limits_leave_nothing", changed),
-        trial("open_circuit_allocates_one_box", open),
-        trial("calls_of_every_kind_leave_nothing", leave_nothing),
-        trial("adapters_that_came_and_went_leave_nothing", came_and_went),
-    ];
+    let mut trials = trials_in(Mode::Off);
+    trials.extend(trials_in(Mode::Precise));
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-fn trial<F>(name: &str, test: fn() -> F) -> Trial
+fn trials_in(mode: Mode) -> Vec<Trial> {
+    vec![
+        trial(mode, "ready_call_allocates_one_box", ready_call),
+        trial(
+            mode,
+            "ready_call_with_every_limit_allocates_one_box",
+            every_limit,
+        ),
+        trial(
+            mode,
+            "ready_call_at_the_cap_of_the_history_allocates_one_box",
+            at_cap,
+        ),
+        trial(mode, "ready_call_by_name_allocates_one_box", by_name),
+        trial(
+            mode,
+            "call_that_waits_and_is_pending_allocates_one_box",
+            waits,
+        ),
+        trial(
+            mode,
+            "call_to_a_service_that_is_not_ready_allocates_nothing_when_polled_again",
+            not_ready,
+        ),
+        trial(mode, "line_that_comes_and_goes_allocates_nothing", line),
+        trial(mode, "changed_limits_leave_nothing", changed),
+        trial(mode, "open_circuit_allocates_one_box", open),
+        trial(mode, "calls_of_every_kind_leave_nothing", leave_nothing),
+        trial(
+            mode,
+            "adapters_that_came_and_went_leave_nothing",
+            came_and_went,
+        ),
+    ]
+}
+
+fn trial<F>(mode: Mode, name: &str, test: fn() -> F) -> Trial
 where
     F: Future<Output = ()> + 'static,
 {
-    Trial::test(name, move || {
+    let weighed = match mode {
+        Mode::Off => "",
+        _ => "weighed_",
+    };
+    Trial::test(format!("{weighed}{name}"), move || {
+        set_mode(mode);
         let runtime = runtime::Builder::new_current_thread()
             .enable_time()
             .start_paused(true)
@@ -92,6 +118,8 @@ fn allocations(work: impl FnOnce()) -> u64 {
 }
 
 fn assert_one_each(adapter: &Adapter<u64, u64>) {
+    // Those who weigh it are made by the first.
+    assert!(poll(&mut adapter.call(0)).is_ready());
     let made = allocations(|| {
         for n in 0..1_000 {
             let Poll::Ready(Ok(answer)) = poll(&mut adapter.call(n)) else {
@@ -129,6 +157,7 @@ async fn at_cap() {
 async fn by_name() {
     let adapter = builder(HistoryConfig::disabled()).function(double);
     let adapters = Adapters::new([adapter.unwrap()]).unwrap();
+    assert!(adapters.call("memory", 0).await.is_ok());
     let made = allocations(|| {
         for n in 0..1_000 {
             let mut call = pin!(adapters.call("memory", n));

@@ -76,7 +76,7 @@ pub use plimsoll_http::{
 pub use plimsoll_http::{GrpcOutcome, HttpOutcome, grpc, outcome};
 #[cfg(feature = "client")]
 pub use plimsoll_http::{HttpClient, HttpClientConfig, client};
-#[cfg(feature = "http")]
+#[cfg(any(feature = "adapter", feature = "http"))]
 pub use plimsoll_memory::{
     self as memory, Attribution, Budget, BudgetMode, MemoryConfig, MemoryLayer,
 };
