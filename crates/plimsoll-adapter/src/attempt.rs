@@ -81,7 +81,6 @@ where
         request: Req,
         permit: Permit,
         timeout: Duration,
-        weighing: Option<Weighing>,
     ) -> Self {
         Self {
             step: Step::Start {
@@ -94,8 +93,13 @@ where
                 permit: Some(permit),
                 blamed_after: timeout,
             },
-            weighing,
+            weighing: None,
         }
+    }
+
+    /// Has it weighed, before it is polled. Not made with it: nobody is to move what is not there.
+    pub(crate) fn weigh(self: Pin<&mut Self>, weighing: Weighing) {
+        *self.project().weighing = Some(weighing);
     }
 
     /// Judges the attempt, which has ended.

@@ -211,9 +211,10 @@ impl<S, C, B, R> Inner<S, C, B, R> {
         S: Service<Req, Error: Into<BoxError>> + Clone,
         C: Classify<S::Response>,
     {
-        let weighing = self.shared.weighing();
-        let attempt = Attempt::new(&self.service, request, permit, timeout, weighing);
-        let mut attempt = pin!(attempt);
+        let mut attempt = pin!(Attempt::new(&self.service, request, permit, timeout));
+        if let Some(weighing) = self.shared.weighing() {
+            attempt.as_mut().weigh(weighing);
+        }
         let (result, outcome) = match attempt.as_mut().await {
             Ended::Answered(result) => {
                 let elapsed = attempt.elapsed();

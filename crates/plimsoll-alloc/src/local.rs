@@ -246,6 +246,12 @@ pub(crate) fn current() -> u64 {
     LOCAL.with(|local| local.current.get())
 }
 
+/// Writes down what this thread has counted in the scope it is in, if it is in one.
+#[inline]
+pub(crate) fn flush_scope() {
+    LOCAL.with(|local| local.batches[1].flush(local.current.get()));
+}
+
 /// Writes down everything that this thread has counted.
 pub(crate) fn flush_all() {
     LOCAL.with(Local::flush);

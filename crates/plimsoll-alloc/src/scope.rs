@@ -326,9 +326,7 @@ impl MemoryScope {
 
 /// Has this thread tell what it has counted in the scope it is in, which may be within others.
 fn tell() {
-    if local::current() != ROOT {
-        local::flush_all();
-    }
+    local::flush_scope();
 }
 
 impl Default for MemoryScope {
