@@ -76,6 +76,7 @@ fn assert_over_budget(error: &AdapterError) {
     assert!(matches!(kind, AdapterErrorKind::Rejected(_)), "{error}");
     let rejected = Rejected::find(error).unwrap();
     assert_eq!(rejected.reason(), RejectReason::OverBudget);
+    assert_eq!(rejected.reason().status(), 503);
     assert_eq!(rejected.source().as_str(), error.adapter());
 }
 

@@ -4,6 +4,8 @@ use crate::adapters::Known;
 use plimsoll::{
     Name, Removed,
     adapter::{AdapterMemory, AdapterSnapshot, MemorySummary},
+    memory::MemoryStats,
+    settings::Choice as _,
 };
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -32,6 +34,7 @@ struct AdapterStatus {
     queued_bytes: u64,
     limits: Limits,
     counts: Counts,
+    memory: Option<CallMemory>,
 }
 
 /// Null where there is none.
@@ -40,6 +43,28 @@ struct Limits {
     in_flight: u64,
     queued: u64,
     queued_bytes: Option<u64>,
+    memory: Option<Budget>,
+}
+
+/// The most bytes that a call may hold.
+#[derive(Debug, Serialize)]
+struct Budget {
+    bytes: u64,
+    mode: &'static str,
+}
+
+/// What calls took, in bytes, since the adapter was made. Null where the allocator has counted for
+/// none.
+#[derive(Debug, Serialize)]
+struct CallMemory {
+    allocated_bytes: u64,
+    peak_p95_bytes: Option<u64>,
+    peak_max_bytes: u64,
+    retained_bytes: u64,
+    /// Attempts that held more than they may.
+    over_budget: u64,
+    /// Those of them that were ended.
+    refused: u64,
 }
 
 /// Calls that have ended, since the adapter was made.
@@ -92,7 +117,8 @@ impl Status {
     pub fn of(known: &Known) -> Self {
         let by_default = known.names_by_default();
         let adapters = known.all().list().into_iter().map(|adapter| {
-            AdapterStatus::new(&adapter.snapshot(), by_default.contains(&adapter.name()))
+            let by_default = by_default.contains(&adapter.name());
+            AdapterStatus::new(&adapter.snapshot(), &adapter.memory_stats(), by_default)
         });
         Self {
             adapters: adapters.collect(),
@@ -116,7 +142,7 @@ impl Cleaned {
 }
 
 impl AdapterStatus {
-    fn new(snapshot: &AdapterSnapshot, by_default: bool) -> Self {
+    fn new(snapshot: &AdapterSnapshot, memory: &MemoryStats, by_default: bool) -> Self {
         let rejected = snapshot.rejected.iter();
         Self {
             name: snapshot.name.as_str(),
@@ -130,6 +156,10 @@ impl AdapterStatus {
                 in_flight: snapshot.max_in_flight,
                 queued: snapshot.max_queued,
                 queued_bytes: snapshot.max_queued_bytes,
+                memory: memory.budget.map(|budget| Budget {
+                    bytes: budget.bytes(),
+                    mode: budget.mode().name(),
+                }),
             },
             counts: Counts {
                 succeeded: snapshot.succeeded,
@@ -140,6 +170,20 @@ impl AdapterStatus {
                 cancelled: snapshot.cancelled,
                 retries: snapshot.retries,
             },
+            memory: memory.is_counted().then(|| CallMemory::new(memory)),
+        }
+    }
+}
+
+impl CallMemory {
+    fn new(memory: &MemoryStats) -> Self {
+        Self {
+            allocated_bytes: memory.allocated.sum,
+            peak_p95_bytes: memory.peak.quantile(0.95),
+            peak_max_bytes: memory.peak.max,
+            retained_bytes: memory.retained.bytes,
+            over_budget: memory.over_budget,
+            refused: memory.refused,
         }
     }
 }

@@ -17,11 +17,14 @@ use axum::{
 };
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::channel::Channel;
-use plimsoll::{CircuitBreakerConfig, HistoryConfig};
+use plimsoll::{BudgetMode, CircuitBreakerConfig, HistoryConfig, TrackingAllocator};
 use serde_json::{Value, json};
 use std::{convert::Infallible, future, time::Duration};
 use tokio::time::{Instant, advance, timeout};
 use tower::ServiceExt as _;
+
+#[global_allocator]
+static ALLOC: TrackingAllocator = TrackingAllocator::system();
 
 const DEADLINE: Duration = Duration::from_secs(5);
 
@@ -271,13 +274,32 @@ async fn adapters_are_told_with_their_limits_counts_and_memory() {
             "rejected": rejected, "cancelled": 0, "retries": 0,
         })
     };
-    let limits = json!({"in_flight": 64, "queued": 64, "queued_bytes": null});
+    let limits = json!({"in_flight": 64, "queued": 64, "queued_bytes": null, "memory": null});
     let one = json!({
         "name": "one", "by_default": true, "state": "closed", "retry_after_s": null,
         "in_flight": 0, "queued": 0, "queued_bytes": 0, "limits": limits,
-        "counts": counts(3, 0, 0, json!({})),
+        "counts": counts(3, 0, 0, json!({})), "memory": null,
     });
-    assert_eq!(adapters[0], one);
+    // What calls took is told of those that were called.
+    let took = adapters[0]["memory"].clone();
+    let names = [
+        "allocated_bytes",
+        "over_budget",
+        "peak_max_bytes",
+        "peak_p95_bytes",
+    ];
+    assert_eq!(keys(&took)[..4], names);
+    assert_eq!(keys(&took)[4..], ["refused", "retained_bytes"]);
+    let allocated = took["allocated_bytes"].as_u64();
+    assert!(allocated > Some(0) && took["peak_max_bytes"].as_u64() <= allocated);
+    assert_eq!(
+        (&took["over_budget"], &took["refused"]),
+        (&json!(0), &json!(0))
+    );
+    assert_eq!(adapters[1]["memory"], Value::Null);
+    let mut told = adapters[0].clone();
+    told["memory"] = Value::Null;
+    assert_eq!(told, one);
     assert_eq!(adapters[2]["counts"], counts(0, 0, 3, json!({})));
     assert_eq!(adapters[3]["by_default"], false);
     assert_eq!(adapters[3]["state"], "open");
@@ -318,6 +340,8 @@ async fn caps_that_are_none_are_null_and_calls_in_flight_and_in_line_are_told() 
         .circuit_breaker(CircuitBreakerConfig::local().history(history))
         .max_in_flight(1)
         .max_queued(2)
+        .memory_budget(10_000)
+        .on_over_budget(BudgetMode::Enforce)
         .max_queued_bytes(100, |question: &Question| question.as_str().len() as u64);
     let hang = |_: Question| future::pending::<Result<Vec<Found>, Failure>>();
     known.put(builder.function(hang).expect("valid limits"), false);
@@ -336,7 +360,8 @@ async fn caps_that_are_none_are_null_and_calls_in_flight_and_in_line_are_told() 
         &narrow["queued_bytes"],
     );
     assert_eq!(held, (&json!(1), &json!(2), &json!(8)));
-    let limits = json!({"in_flight": 1, "queued": 2, "queued_bytes": 100});
+    let budget = json!({"bytes": 10_000, "mode": "enforce"});
+    let limits = json!({"in_flight": 1, "queued": 2, "queued_bytes": 100, "memory": budget});
     assert_eq!(narrow["limits"], limits);
     let memory = &status["memory"]["adapters"][4];
     for cap in ["max_calls", "max_transitions", "retention_s"] {

@@ -25,6 +25,7 @@ async fn defaults_are_those_that_are_documented() {
     let snapshot = adapter.snapshot();
     assert_eq!((snapshot.max_in_flight, snapshot.max_queued), (64, 64));
     assert_eq!(snapshot.max_queued_bytes, None);
+    assert!(adapter.memory_stats().budget.is_none());
     let config = CircuitBreakerConfig::new().dropped_fails_after(SECOND);
     assert_eq!(adapter.breaker().config(), config);
 }
@@ -57,6 +58,7 @@ async fn every_bad_value_is_named_at_once_with_its_range() {
         .max_in_flight(0)
         .max_queued(1_000_001)
         .max_queued_bytes(0, |_: &String| 0)
+        .memory_budget(0)
         .circuit_breaker(circuit)
         .retry(retry, |request: &String| Some(request.clone()))
         .function(|request: String| async { Text::Ok(request) })
@@ -69,6 +71,7 @@ async fn every_bad_value_is_named_at_once_with_its_range() {
         "max_in_flight",
         "max_queued",
         "max_queued_bytes",
+        "memory_budget",
         "retry.retries",
         "retry.percent",
         "retry.floor",
@@ -92,8 +95,9 @@ async fn values_at_their_bounds_are_good() {
         .queue_timeout(MS)
         .max_in_flight(1)
         .max_queued(0);
-    assert!(fields(low).is_empty());
+    assert!(fields(low.memory_budget(1)).is_empty());
     let high = builder().timeout(DAY).queue_timeout(DAY);
+    let high = high.memory_budget(u64::MAX);
     assert!(fields(high.max_in_flight(1_000_000).max_queued(1_000_000)).is_empty());
     assert_eq!(
         fields(builder().max_in_flight(1_000_001)),

@@ -1,9 +1,12 @@
 //! Limits change while an adapter runs.
 
 use crate::support::{Downstream, MS, SECOND, Text, assert_idle, builder, reason, timed_out};
-use plimsoll_adapter::{Adapter, AdapterConfig, Adapters, RecordThreshold, RetryConfig};
+use plimsoll_adapter::{
+    Adapter, AdapterConfig, Adapters, BudgetMode, RecordThreshold, RetryConfig,
+};
 use plimsoll_breaker::{CircuitBreakerConfig, Event, HistoryConfig, State, Window};
 use plimsoll_core::{Holding, RejectReason};
+use plimsoll_memory::Budget;
 use std::{
     sync::{
         Arc, Mutex,
@@ -46,6 +49,8 @@ async fn adapter_tells_the_limits_it_was_given() {
         .max_in_flight(5)
         .max_queued(6)
         .max_queued_bytes(7)
+        .memory_budget(8)
+        .on_over_budget(BudgetMode::Enforce)
         .circuit_breaker(circuit.clone())
         .retry(retry);
     let adapter: Adapter<String, String> = builder()
@@ -67,6 +72,9 @@ async fn adapter_tells_the_limits_it_was_given() {
         values.max_queued_bytes,
     );
     assert_eq!(sizes, (5, 6, Some(7)));
+    let budget = (values.memory_budget, values.on_over_budget);
+    assert_eq!(budget, (Some(8), BudgetMode::Enforce));
+    assert_eq!(adapter.memory_stats().budget, Some(Budget::enforce(8)));
     assert_eq!(
         (values.circuit_breaker, values.retry),
         (&circuit, Some(retry))
@@ -77,12 +85,27 @@ async fn adapter_tells_the_limits_it_was_given() {
     let snapshot = adapter.snapshot();
     assert_eq!((snapshot.max_in_flight, snapshot.max_queued), (2, 64));
     assert_eq!(snapshot.max_queued_bytes, None);
+    assert_eq!(adapter.memory_stats().budget, None);
 }
 
 #[tokio::test(start_paused = true)]
 async fn default_limits_are_those_of_a_builder() {
     let down = Downstream::default();
     assert_eq!(down.adapter(builder()).config(), AdapterConfig::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn budget_refuses_nothing_where_the_allocator_does_not_count() {
+    let adapter = Downstream::default().adapter(builder());
+    let budget = config().memory_budget(1).max_in_flight(1);
+    set(&adapter, budget.on_over_budget(BudgetMode::Enforce));
+    let mut call = spawn(adapter.call("hello".repeat(1_000)));
+    assert_pending!(call.poll());
+    drop(call);
+    let memory = adapter.memory_stats();
+    assert_eq!((memory.requests(), memory.attribution()), (0, None));
+    assert_eq!(adapter.memory_group(), None);
+    assert_eq!(assert_idle(&adapter).rejected.total(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -95,6 +118,7 @@ async fn nothing_changes_if_anything_is_wrong() {
         (config().queue_timeout(Duration::ZERO), "queue_timeout"),
         (config().max_in_flight(0), "max_in_flight"),
         (config().max_queued(1_000_001), "max_queued"),
+        (config().memory_budget(0), "memory_budget"),
         (
             config().circuit_breaker(circuit.window(Window::Calls(0))),
             "circuit_breaker.window",

@@ -1,7 +1,9 @@
 //! Adapters that are made in code, and go by the files.
 
 use crate::support::{Folder, Service, changes, code, greeter, registered, shown};
-use plimsoll::{AdapterConfig, AdapterSetupError, Plimsoll, State, registry::RegisterError};
+use plimsoll::{
+    Adapter, AdapterConfig, AdapterSetupError, Budget, Plimsoll, State, registry::RegisterError,
+};
 use plimsoll_core::test_util::FakeHolding;
 use std::time::Duration;
 
@@ -96,6 +98,49 @@ async fn limits_change_in_place_and_the_breaker_keeps_its_state_and_its_window()
     plimsoll.reload().await.unwrap();
     assert_eq!(adapter.config(), AdapterConfig::new());
     assert_eq!(adapter.breaker().state(), State::ForcedOpen);
+}
+
+#[tokio::test]
+async fn memory_budget_of_all_and_of_one_changes_in_place() {
+    let folder = Folder::new("coded-budget");
+    folder.config("fault_tolerance: {memory_budget: 1MiB}\n");
+    folder.adapters(
+        "adapters:\n- name: a\n  fault_tolerance: {memory_budget: 64KiB, on_over_budget: enforce}\n",
+    );
+    let plimsoll = start(&folder);
+    let [a, b] = ["a", "b"].map(|name| plimsoll.register_adapter(greeter(name)).unwrap());
+    let budget = |adapter: &Adapter<String, String>| adapter.memory_stats().budget;
+    assert_eq!(budget(&a), Some(Budget::enforce(64 << 10)));
+    assert_eq!(budget(&b), Some(Budget::observe(1 << 20)));
+    folder.config("fault_tolerance: {memory_budget: off, on_over_budget: enforce}\n");
+    folder.adapters("adapters:\n- name: a\n  fault_tolerance: {memory_budget: 2MiB}\n");
+    let mut told = changes(&plimsoll).await;
+    told.sort_unstable();
+    assert_eq!(
+        told,
+        [
+            "adapters.a.fault_tolerance.memory_budget 64KiB -> 2MiB",
+            "adapters.b.fault_tolerance.memory_budget 1MiB -> off",
+            "adapters.b.fault_tolerance.on_over_budget observe -> enforce",
+            "fault_tolerance.memory_budget 1MiB -> off",
+            "fault_tolerance.on_over_budget observe -> enforce",
+        ]
+    );
+    assert_eq!(budget(&a), Some(Budget::enforce(2 << 20)));
+    assert_eq!(budget(&b), None);
+    for (wrong, told) in [
+        ("memory_budget: 0", "memory_budget"),
+        ("memory_budget: much", "memory_budget"),
+        ("on_over_budget: end", "on_over_budget"),
+    ] {
+        folder.adapters(&format!(
+            "adapters:\n- name: a\n  fault_tolerance: {{{wrong}}}\n"
+        ));
+        let error = plimsoll.reload().await.unwrap_err().to_string();
+        let place = "adapters.yaml:3:";
+        assert!(error.contains(place) && error.contains(told), "{error}");
+        assert_eq!(budget(&a), Some(Budget::enforce(2 << 20)));
+    }
 }
 
 #[tokio::test]
