@@ -84,7 +84,7 @@ impl MemoryConfig {
     }
 
     /// How many heavy requests are kept, up to 100 000; the oldest goes first. 1 000 by default.
-    /// Each takes 250 bytes.
+    /// Each takes 170 bytes.
     #[must_use]
     pub const fn max_heavy(mut self, requests: usize) -> Self {
         self.max_heavy = requests;

@@ -528,7 +528,7 @@ async fn response_is_free_wherever_it_is_dropped() {
 type Boxed = BoxCloneSyncService<usize, usize, BoxError>;
 
 #[tokio::test]
-async fn layers_within_layers_weigh_each_its_own() {
+async fn layers_within_layers_count_for_all_that_are_around_them() {
     let layers: Vec<_> = (0..64)
         .map(|n| MemoryLayer::new(format!("depth {n}")))
         .collect();
@@ -545,19 +545,26 @@ async fn layers_within_layers_weigh_each_its_own() {
     for (n, layer) in layers.iter().enumerate() {
         let stats = layer.stats();
         assert_eq!((stats.requests(), stats.live), (1, 0), "{n}");
-        // The others have their boxes.
-        assert_eq!(stats.peak.max >= 1_000_000, n == 0, "{n}: {stats:?}");
+        // And each has the boxes of those inside.
+        let peak = stats.peak.max;
+        assert!((1_000_000..1_100_000).contains(&peak), "{n}: {stats:?}");
+        layer.weigher().set_budget(Some(Budget::enforce(2_000_000)));
     }
-    for (n, layer) in layers.iter().enumerate() {
-        let most = if n == 0 { 999_999 } else { 100_000 };
-        layer.weigher().set_budget(Some(Budget::enforce(most)));
+    // Whoever has the tightest budget ends what is inside, and nothing else.
+    for tightest in [0, 31, 63] {
+        let weigher = layers[tightest].weigher();
+        weigher.set_budget(Some(Budget::enforce(999_999)));
+        let error = nested.clone().oneshot(1_000_000).await.unwrap_err();
+        let name = format!("depth {tightest}");
+        assert_eq!(rejected(&error), (RejectReason::OverBudget, &*name));
+        drop(error);
+        assert_eq!(layers[tightest].stats().refused, 1);
+        weigher.set_budget(None);
     }
-    let error = nested.oneshot(1_000_000).await.unwrap_err();
-    assert_eq!(rejected(&error), (RejectReason::OverBudget, "depth 0"));
-    drop(error);
     let refused = layers.iter().map(|layer| layer.stats().refused);
-    assert_eq!(refused.sum::<u64>(), 1);
+    assert_eq!(refused.sum::<u64>(), 3);
     assert!(layers.iter().all(|layer| layer.stats().live == 0));
+    assert!(is_in_no_scope());
 }
 
 #[tokio::test]

@@ -312,7 +312,11 @@ async fn heavy_bytes() {
         let most = usage.max_entries.unwrap().min((4 * entries).max(4));
         assert!(usage.bytes <= most * ENTRY, "{usage:?}");
     };
-    for n in 1..=1_100 {
+    // Not of the request that one is part of, either.
+    let around = MemoryScope::new();
+    around.run(|| weigh(&weigher, 11));
+    assert_eq!((around.usage().live, heavy.total()), (0, 1));
+    for n in 2..=1_100 {
         weigh(&weigher, 11);
         check(n.min(1_000));
     }

@@ -251,10 +251,10 @@ fn every_setting_that_is_out_of_its_range_is_named() {
     let fields: Vec<_> = error.problems().iter().map(|it| &*it.field).collect();
     let expected = [
         "budget",
+        "budgets./reports",
         "heavy",
         "heavy_kept",
         "max_heavy",
-        "budget_of /reports",
     ];
     assert_eq!(fields, expected);
     let widest = MemoryConfig::new()
