@@ -574,10 +574,10 @@ mod records {
                 second
             });
             let mine = sampled(5);
-            let kept: Vec<_> = [other.join().unwrap(), mine]
-                .into_iter()
-                .flatten()
-                .collect();
+            let second = other.join().unwrap();
+            // Whatever is left over.
+            let kept = [second, mine, sampled(6)];
+            let kept: Vec<_> = kept.into_iter().flatten().collect();
             let different: BTreeSet<_> = kept.iter().collect();
             assert_eq!(different.len(), kept.len());
             assert_eq!(records::in_use().in_use as usize, kept.len());

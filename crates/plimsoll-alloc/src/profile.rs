@@ -107,8 +107,9 @@ pub struct Profile {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Sample {
-    /// Return addresses, the innermost first, without those of the allocator where the platform
-    /// tells. No more than 64.
+    /// Return addresses, the innermost first, 64 at the most. The first is in whoever allocates,
+    /// where the platform tells which functions are the allocator's; what the compiler made part of
+    /// that is named there by debug information.
     pub frames: Vec<usize>,
     /// Whether there were more frames, further out.
     pub is_cut: bool,

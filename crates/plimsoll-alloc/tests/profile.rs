@@ -120,18 +120,22 @@ fn has_size(size: u64) -> bool {
     profile.samples.iter().any(|sample| sample.size == size)
 }
 
-/// What the functions of frames are called, the innermost first. Sampling is off then, for what
-/// finds that out keeps much of what it reads.
+/// What the functions of frames are called, the innermost first, without those that became part of
+/// others. Sampling is off then, for what finds that out keeps much of what it reads.
 fn names(frames: &[usize]) -> Vec<String> {
     profile::stop();
-    let mut names = Vec::new();
-    for frame in frames {
+    let name = |frame: &usize| {
+        let mut name = String::new();
         // A return address is behind the call.
         backtrace::resolve(std::ptr::without_provenance_mut(frame - 1), |symbol| {
-            names.extend(symbol.name().map(|name| name.to_string()));
+            name = symbol
+                .name()
+                .map(|name| name.to_string())
+                .unwrap_or_default();
         });
-    }
-    names
+        name
+    };
+    frames.iter().map(name).collect()
 }
 
 /// Many means: one that is not hit has not been seen yet.

@@ -5,6 +5,7 @@ use mimalloc::MiMalloc;
 use plimsoll_alloc::{
     MemoryGroup, MemoryScope, Mode, TrackingAllocator,
     bench::{Usable, pairs},
+    profile::{self, Sampling},
     set_mode,
 };
 use plimsoll_bench::{Error, Options, Suite, Table};
@@ -72,6 +73,12 @@ fn blocks<A: Usable + Sync>(
             };
             suite.single(&name(how), in_mode).versus(&against);
         }
+        let sampled = move |n| {
+            profile::start(Sampling::new());
+            tracked(n);
+            profile::stop();
+        };
+        suite.single(&name("sampled"), sampled).versus(&against);
         suite.single(&name("tracked"), tracked).versus(&against);
         suite
             .single(&name("in a scope"), in_scope.clone())
