@@ -1,6 +1,6 @@
 //! What a benchmark of an allocator needs `unsafe` for.
 
-use crate::TrackingAllocator;
+use crate::{MemoryScope, TrackingAllocator};
 use std::{
     alloc::{GlobalAlloc, Layout, handle_alloc_error},
     hint::black_box,
@@ -16,6 +16,24 @@ pub fn pairs<A: GlobalAlloc>(allocator: &A, layout: Layout, n: u64) {
     for _ in 0..n {
         // SAFETY: the layout is not empty.
         let block = black_box(unsafe { allocator.alloc(black_box(layout)) });
+        if block.is_null() {
+            handle_alloc_error(layout);
+        }
+        // SAFETY: it was allocated with this layout just now.
+        unsafe { allocator.dealloc(block, layout) };
+    }
+}
+
+/// Allocates a block in a scope and frees it outside, `n` times.
+///
+/// # Panics
+///
+/// As [`pairs`].
+pub fn freed_outside<A: GlobalAlloc>(allocator: &A, scope: &MemoryScope, layout: Layout, n: u64) {
+    assert!(layout.size() > 0, "the layout is empty; ask for a byte");
+    for _ in 0..n {
+        // SAFETY: the layout is not empty.
+        let block = scope.run(|| black_box(unsafe { allocator.alloc(black_box(layout)) }));
         if block.is_null() {
             handle_alloc_error(layout);
         }

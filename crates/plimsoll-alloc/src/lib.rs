@@ -34,6 +34,9 @@
 //! is used by all, such as a thread's own storage or the pages of a channel, belongs to the request
 //! that made it grow. Hence *retained*, which is not *leaked*. [`untracked`] is for what is known to
 //! be shared.
+//!
+//! Where that memory was allocated tells a sample of the blocks that live, in `profile`, with the
+//! feature of that name.
 
 #[cfg(feature = "test-util")]
 pub mod bench;

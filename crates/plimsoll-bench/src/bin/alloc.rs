@@ -4,7 +4,7 @@ use clap::Parser;
 use mimalloc::MiMalloc;
 use plimsoll_alloc::{
     MemoryGroup, MemoryScope, Mode, TrackingAllocator,
-    bench::{Usable, pairs},
+    bench::{Usable, freed_outside, pairs},
     profile::{self, Sampling},
     set_mode,
 };
@@ -105,6 +105,15 @@ fn scopes(suite: &mut Suite) {
             for _ in 0..n {
                 scope.run(|| pairs(&SYSTEM, layout, 1));
             }
+        });
+    }
+    for (how, mode) in [("", Mode::Precise), (", counters", Mode::Counters)] {
+        let scope = MemoryScope::new();
+        let name = format!("1 block of 64 B in a scope, freed outside{how}");
+        suite.single(&name, move |n| {
+            set_mode(mode);
+            freed_outside(&SYSTEM, &scope, layout, n);
+            set_mode(Mode::Precise);
         });
     }
     suite.single("scope opened and ended", |n| {
