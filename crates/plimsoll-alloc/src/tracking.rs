@@ -331,7 +331,9 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
 // was asked for: `Placement` depends on the layout alone. Counting neither allocates through this
 // allocator nor unwinds.
 unsafe impl<A: GlobalAlloc> GlobalAlloc for TrackingAllocator<A> {
-    #[inline]
+    // Always: the shims that the compiler makes of these for a program are where they are called, and
+    // a call more takes as long as what is counted.
+    #[inline(always)]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let inner = move |layout| {
             // SAFETY: the caller keeps `alloc`'s contract: the layout is not empty, and one that is
@@ -342,7 +344,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for TrackingAllocator<A> {
         unsafe { Self::allocate(layout, inner, move || count(layout.size())) }
     }
 
-    #[inline]
+    #[inline(always)]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         let inner = move |layout| {
             // SAFETY: as for `alloc`.
@@ -352,7 +354,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for TrackingAllocator<A> {
         unsafe { Self::allocate(layout, inner, move || count(layout.size())) }
     }
 
-    #[inline]
+    #[inline(always)]
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         // One match, for this is what every block comes to. Counted before it is given back:
         // somebody else may have it at once.
