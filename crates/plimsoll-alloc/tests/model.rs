@@ -54,7 +54,7 @@ fn main() -> ExitCode {
             })
         }),
     ];
-    #[cfg(feature = "profile")]
+    #[cfg(all(feature = "profile", not(miri)))]
     let trials = trials.into_iter().chain(sampled::trials()).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
@@ -548,7 +548,7 @@ fn free(
 }
 
 /// The same while blocks are sampled, nearly all of them or few.
-#[cfg(feature = "profile")]
+#[cfg(all(feature = "profile", not(miri)))]
 mod sampled {
     use super::*;
     use plimsoll_alloc::profile::{self, Sampling};
