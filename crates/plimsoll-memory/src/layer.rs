@@ -127,7 +127,9 @@ where
         let mut inner = inner.expect("polled after completion");
         let polled = inner.as_mut().poll(cx);
         let weighing = inner.into_ref().get_ref().scope();
-        let over = weighing.filter(|it| it.over_budget().is_some());
+        // Whoever has failed has ended.
+        let goes_on = !matches!(polled, Poll::Ready(Err(_)));
+        let over = weighing.filter(|it| goes_on && it.over_budget().is_some());
         if let Some(weighing) = over {
             weighing.refused();
             // What came of it goes where it came from.

@@ -5,7 +5,7 @@ use std::{
     sync::{
         LazyLock,
         atomic::{
-            AtomicU64,
+            AtomicU32, AtomicU64,
             Ordering::{Acquire, Relaxed, Release},
         },
     },
@@ -13,17 +13,37 @@ use std::{
 };
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-/// One more than the bytes that were resident; 0 if nobody has looked.
-static RESIDENT: AtomicU64 = AtomicU64::new(0);
+/// What was resident, as [`Resident`] has it.
+static RESIDENT: AtomicU32 = AtomicU32::new(0);
 /// One more than the seconds since somebody watches; 0 if nobody does.
 static NOW: AtomicU64 = AtomicU64::new(0);
 
 /// The bytes of the process that were in memory when it was looked at last. None where nobody
 /// [watches](watch), or the system does not say.
 #[must_use]
-#[inline]
 pub fn resident() -> Option<u64> {
-    RESIDENT.load(Relaxed).checked_sub(1)
+    Resident::now().bytes()
+}
+
+/// What was resident at some time: one more than its KiB, up to 4 TiB; 0 if nobody had looked. Each
+/// request has one, so it is small.
+#[derive(Clone, Copy)]
+pub(crate) struct Resident(u32);
+
+impl Resident {
+    #[inline]
+    pub(crate) fn now() -> Self {
+        Self(RESIDENT.load(Relaxed))
+    }
+
+    fn of(bytes: u64) -> Self {
+        let kib = u32::try_from(bytes >> 10).unwrap_or(u32::MAX);
+        Self(kib.saturating_add(1))
+    }
+
+    pub(crate) fn bytes(self) -> Option<u64> {
+        Some(u64::from(self.0.checked_sub(1)?) << 10)
+    }
 }
 
 /// Looks at the process every `period`, and tells the allocator the time, so that it is known since
@@ -43,8 +63,8 @@ pub async fn watch(period: Duration) {
         set_now(seconds);
         // Pairs with the load of `now`: who knows the time knows that the allocator does.
         NOW.store(seconds + 1, Release);
-        let resident = resident_bytes().map_or(0, |bytes| bytes.saturating_add(1));
-        RESIDENT.store(resident, Relaxed);
+        let Resident(word) = resident_bytes().map_or(Resident(0), Resident::of);
+        RESIDENT.store(word, Relaxed);
     }
 }
 
@@ -66,6 +86,20 @@ pub(crate) fn now() -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_resident_is_kept_in_whole_kib_up_to_4_tib() {
+        assert_eq!(Resident(0).bytes(), None);
+        for (bytes, kept) in [
+            (0, 0),
+            (1_023, 0),
+            (1_024, 1_024),
+            (5 << 30, 5 << 30),
+            (u64::MAX, (u64::from(u32::MAX) - 1) << 10),
+        ] {
+            assert_eq!(Resident::of(bytes).bytes(), Some(kept));
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn whoever_watches_tells_the_time_and_what_is_resident() {

@@ -2,7 +2,7 @@
 
 use crate::{
     Attribution, Budget, BudgetMode, HeavyLog, HeavyRequest, MemoryStats, RetainedByGroup, Sample,
-    process,
+    process::{self, Resident},
     stats::{BUCKETS, Histogram, bucket},
 };
 use plimsoll_alloc::{Entered, MemoryGroup, MemoryScope, untracked};
@@ -58,6 +58,15 @@ struct Sizes {
     buckets: [AtomicU64; BUCKETS],
 }
 
+/// What is told of a request that was heavy, besides its sample.
+struct About {
+    began: u64,
+    method: Option<&'static str>,
+    status: Option<u16>,
+    budget: Option<Budget>,
+    resident: Option<u64>,
+}
+
 /// A request that has begun.
 #[derive(Debug)]
 #[allow(
@@ -73,31 +82,45 @@ pub enum Begun {
 
 /// A request that the allocator counts for. Dropping it weighs it, and has to be the last thing it
 /// does.
+///
+/// It is moved along with the request, and so is kept small.
 pub struct Weighing {
     scope: MemoryScope,
-    attribution: Attribution,
-    course: Course,
-}
-
-/// A request of which only the bytes of its bodies are known. Dropping it ends it.
-pub struct Estimate {
-    bytes: u64,
-    largest: u64,
-    /// That of the process until something is said of its bodies.
-    attribution: Attribution,
-    course: Course,
-}
-
-/// What is told of a request that was heavy.
-struct Course {
     weights: Arc<Weights>,
-    budget: Option<Budget>,
-    /// When it began, by the clock of its kind.
+    /// As [`encode`] says.
+    budget: u64,
     began: u64,
-    resident: Option<u64>,
-    method: Option<&'static str>,
+    method: Option<&'static &'static str>,
+    resident: Resident,
     /// 0 if there was no response.
     status: AtomicU16,
+    attribution: Attribution,
+}
+
+/// A request that nobody counts for. It is [ended](Self::end) with what is known of its bodies;
+/// dropping it ends it with nothing.
+pub struct Estimate {
+    /// None once it has ended.
+    weights: Option<Arc<Weights>>,
+}
+
+/// What is known of a request that nobody counts for.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[allow(
+    clippy::exhaustive_structs,
+    reason = "whoever ends a request says all of it"
+)]
+pub struct Bodies {
+    /// Bytes of its bodies, in and out.
+    pub bytes: u64,
+    /// The largest piece of them that there was at a time.
+    pub largest: u64,
+    /// When it began, by the clock of its kind.
+    pub began: u64,
+    /// Its method.
+    pub method: Option<&'static str>,
+    /// The status of its response, if it came to one.
+    pub status: Option<u16>,
 }
 
 // === impl Weigher ===
@@ -150,24 +173,23 @@ impl Weigher {
         self.group.get()
     }
 
+    /// What time it is by the clock that this goes by, in nanoseconds.
+    #[must_use]
+    pub fn now(&self) -> u64 {
+        self.kind.clock.ticks()
+    }
+
     /// Begins a request. Its own budget counts instead of that of its kind.
     #[must_use]
     pub fn begin(&self, own: Option<Budget>) -> Begun {
-        self.begin_at(own, self.kind.clock.ticks())
+        self.begin_at(own, self.now())
     }
 
-    /// Begins a request that began at so many ticks of the clock that this was made with.
+    /// Begins a request that began at a time, by the clock that this goes by.
     #[must_use]
     #[inline]
     pub fn begin_at(&self, own: Option<Budget>, began: u64) -> Begun {
-        let course = Course {
-            weights: self.weights().clone(),
-            budget: own.or_else(|| self.budget()),
-            began,
-            resident: process::resident(),
-            method: None,
-            status: AtomicU16::new(0),
-        };
+        let weights = self.weights().clone();
         let counted = Attribution::of_allocator().and_then(|attribution| {
             let group = self.counted_group()?;
             let scope = match MemoryScope::current() {
@@ -178,20 +200,25 @@ impl Weigher {
             scope.is_counted().then_some((scope, attribution))
         });
         let Some((scope, attribution)) = counted else {
-            return Begun::Estimated(Estimate {
-                bytes: 0,
-                largest: 0,
-                attribution: Attribution::ProcessOnly,
-                course,
-            });
+            let weights = Some(weights);
+            return Begun::Estimated(Estimate { weights });
         };
-        if let Some(budget) = course.budget {
+        let budget = match own {
+            None => self.budget.load(Relaxed),
+            own => encode(own),
+        };
+        if let Some(budget) = decode(budget) {
             scope.set_limit(budget.bytes());
         }
         Begun::Weighed(Weighing {
             scope,
+            weights,
+            budget,
+            began,
+            method: None,
+            resident: Resident::now(),
+            status: AtomicU16::new(0),
             attribution,
-            course,
         })
     }
 
@@ -281,7 +308,48 @@ impl Weights {
         self.by_attribution[sample.attribution as usize].fetch_add(1, Relaxed);
         self.allocated.add(sample.allocated);
         self.peak.add(sample.peak);
-        self.left.add(sample.left);
+        // Most leave nothing, and are those that are missing.
+        if sample.left > 0 {
+            self.left.add(sample.left);
+        }
+    }
+
+    fn estimate(&self, bodies: &Bodies) {
+        let sample = Sample {
+            allocated: bodies.bytes,
+            peak: bodies.largest,
+            left: 0,
+            attribution: Attribution::Estimated,
+        };
+        self.record(&sample);
+        if sample.peak > self.kind.heavy.above() {
+            let about = About {
+                began: bodies.began,
+                method: bodies.method,
+                status: bodies.status,
+                budget: None,
+                resident: None,
+            };
+            self.tell(sample, &about);
+        }
+    }
+
+    /// Has a heavy one logged.
+    #[cold]
+    fn tell(&self, sample: Sample, about: &About) {
+        let Kind { name, clock, heavy } = &*self.kind;
+        let took = clock.ticks().saturating_sub(about.began);
+        heavy.push(HeavyRequest {
+            name: *name,
+            method: about.method,
+            status: about.status,
+            ended: SystemTime::now(),
+            took: Duration::from_nanos(took),
+            sample,
+            budget: about.budget,
+            resident: [about.resident, process::resident()],
+            at: Instant::now(),
+        });
     }
 
     fn add_to(&self, stats: &mut MemoryStats) {
@@ -290,7 +358,10 @@ impl Weights {
         }
         self.allocated.add_to(&mut stats.allocated);
         self.peak.add_to(&mut stats.peak);
+        let before = stats.left.count();
         self.left.add_to(&mut stats.left);
+        let left = stats.left.count() - before;
+        stats.left.buckets[0] += stats.peak.count().saturating_sub(before + left);
         stats.over_budget += self.over_budget.load(Relaxed);
         stats.refused += self.refused.load(Relaxed);
         stats.cut += self.cut.load(Relaxed);
@@ -331,7 +402,7 @@ impl Weighing {
     /// What it is one of.
     #[must_use]
     pub fn name(&self) -> Name {
-        self.course.weights.kind.name
+        self.weights.kind.name
     }
 
     /// What it holds now, in bytes.
@@ -351,15 +422,15 @@ impl Weighing {
     /// The budget that it has.
     #[must_use]
     #[inline]
-    pub const fn budget(&self) -> Option<Budget> {
-        self.course.budget
+    pub fn budget(&self) -> Option<Budget> {
+        decode(self.budget)
     }
 
     /// The budget that ends it, if it holds more than that now.
     #[must_use]
     #[inline]
     pub fn over_budget(&self) -> Option<Budget> {
-        let budget = self.course.budget?;
+        let budget = self.budget()?;
         let enforced = budget.mode() == BudgetMode::Enforce;
         let is_over = enforced && self.scope.check().is_err();
         (is_over && self.attribution() == Attribution::Exact).then_some(budget)
@@ -367,22 +438,23 @@ impl Weighing {
 
     /// Counts that it is ended before there is a response, or instead of one.
     pub fn refused(&self) {
-        self.course.weights.refused.fetch_add(1, Relaxed);
+        self.weights.refused.fetch_add(1, Relaxed);
     }
 
     /// Counts that it is ended when its response has begun.
     pub fn cut(&self) {
-        self.course.weights.cut.fetch_add(1, Relaxed);
+        self.weights.cut.fetch_add(1, Relaxed);
     }
 
     /// Says which method it has, for the log.
-    pub const fn set_method(&mut self, method: &'static str) {
-        self.course.method = Some(method);
+    #[inline]
+    pub const fn set_method(&mut self, method: &'static &'static str) {
+        self.method = Some(method);
     }
 
     /// Says which status the response has, for the log.
     pub fn set_status(&self, status: u16) {
-        self.course.status.store(status, Relaxed);
+        self.status.store(status, Relaxed);
     }
 }
 
@@ -402,18 +474,29 @@ impl Drop for Weighing {
             attribution: self.attribution(),
         };
         if usage.limit.is_some_and(|limit| usage.peak > limit) {
-            self.course.weights.over_budget.fetch_add(1, Relaxed);
+            self.weights.over_budget.fetch_add(1, Relaxed);
         }
-        self.course.end(sample);
+        self.weights.record(&sample);
+        if sample.peak > self.weights.kind.heavy.above() {
+            let status = self.status.load(Relaxed);
+            let about = About {
+                began: self.began,
+                method: self.method.copied(),
+                status: (status != 0).then_some(status),
+                budget: self.budget(),
+                resident: self.resident.bytes(),
+            };
+            self.weights.tell(sample, &about);
+        }
     }
 }
 
 impl fmt::Debug for Weighing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Weighing")
-            .field("name", &self.course.weights.kind.name)
+            .field("name", &self.name())
             .field("scope", &self.scope)
-            .field("budget", &self.course.budget)
+            .field("budget", &self.budget())
             .finish_non_exhaustive()
     }
 }
@@ -421,72 +504,33 @@ impl fmt::Debug for Weighing {
 // === impl Estimate ===
 
 impl Estimate {
-    /// There is a piece of a body, in or out, or all of it at once.
-    pub const fn add(&mut self, bytes: u64) {
-        self.attribution = Attribution::Estimated;
-        self.bytes = self.bytes.saturating_add(bytes);
-        if bytes > self.largest {
-            self.largest = bytes;
+    /// Ends it with what is known.
+    pub fn end(mut self, bodies: &Bodies) {
+        if let Some(weights) = self.weights.take() {
+            weights.estimate(bodies);
         }
-    }
-
-    /// Says which method it has, for the log.
-    pub const fn set_method(&mut self, method: &'static str) {
-        self.course.method = Some(method);
-    }
-
-    /// Says which status the response has, for the log.
-    pub fn set_status(&self, status: u16) {
-        self.course.status.store(status, Relaxed);
     }
 }
 
 impl Drop for Estimate {
     fn drop(&mut self) {
-        self.course.end(Sample {
-            allocated: self.bytes,
-            peak: self.largest,
-            left: 0,
-            attribution: self.attribution,
-        });
+        if let Some(weights) = self.weights.take() {
+            weights.record(&Sample {
+                allocated: 0,
+                peak: 0,
+                left: 0,
+                attribution: Attribution::ProcessOnly,
+            });
+        }
     }
 }
 
 impl fmt::Debug for Estimate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.weights.as_ref().map(|weights| weights.kind.name);
         f.debug_struct("Estimate")
-            .field("name", &self.course.weights.kind.name)
-            .field("bytes", &self.bytes)
+            .field("name", &name)
             .finish_non_exhaustive()
-    }
-}
-
-// === impl Course ===
-
-impl Course {
-    #[inline]
-    fn end(&self, sample: Sample) {
-        self.weights.record(&sample);
-        if sample.peak > self.weights.kind.heavy.above() {
-            self.tell(sample);
-        }
-    }
-
-    #[cold]
-    fn tell(&self, sample: Sample) {
-        let Kind { name, clock, heavy } = &*self.weights.kind;
-        let took = clock.ticks().saturating_sub(self.began);
-        heavy.push(HeavyRequest {
-            name: *name,
-            method: self.method,
-            status: Some(self.status.load(Relaxed)).filter(|status| *status != 0),
-            ended: SystemTime::now(),
-            took: Duration::from_nanos(took),
-            sample,
-            budget: self.budget,
-            resident: [self.resident, process::resident()],
-            at: Instant::now(),
-        });
     }
 }
 

@@ -6,7 +6,7 @@ use http_body::Body;
 use plimsoll_alloc::untracked;
 use plimsoll_core::{Clock, Name, stripe};
 use plimsoll_memory::{
-    Begun, Budget, Estimate, HeavyLog, MemoryConfig, RetainedByGroup, Weigher, Weighing,
+    Begun, Bodies, Budget, Estimate, HeavyLog, MemoryConfig, RetainedByGroup, Weigher, Weighing,
 };
 use std::{
     collections::HashMap,
@@ -18,7 +18,7 @@ use std::{
 };
 
 /// Methods that are told apart; any other is the last.
-pub(super) const METHODS: [&str; 8] = [
+pub(super) static METHODS: [&str; 8] = [
     "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "OTHER",
 ];
 
@@ -63,8 +63,13 @@ pub(super) struct Visit {
     class: Class,
     /// Whether a response body has begun and not ended yet.
     body_open: bool,
+    /// 0 if there was no response.
+    status: u16,
     /// Where nobody counts what it allocates.
     estimate: Option<Estimate>,
+    /// Bytes of the request's body, and of the largest piece of either.
+    came_in: u64,
+    largest: u64,
 }
 
 /// How a request ended.
@@ -249,14 +254,15 @@ impl Visit {
         let own = request.extensions().get::<Budget>().copied();
         let (weighing, estimate) = match endpoint.weigher.begin_at(own, started) {
             Begun::Weighed(mut weighing) => {
-                weighing.set_method(METHODS[usize::from(method)]);
+                weighing.set_method(&METHODS[usize::from(method)]);
                 (Some(weighing), None)
             }
-            Begun::Estimated(mut estimate) => {
-                estimate.set_method(METHODS[usize::from(method)]);
-                estimate.add(declared_length(request.headers()).unwrap_or(0));
-                (None, Some(estimate))
-            }
+            Begun::Estimated(estimate) => (None, Some(estimate)),
+        };
+        let came_in = match estimate {
+            // It need not be true, and must not spoil the sum of all.
+            Some(_) => declared_length(request.headers()).unwrap_or(0).min(1 << 40),
+            None => 0,
         };
         let visit = Self {
             started,
@@ -266,7 +272,10 @@ impl Visit {
             method,
             class: Class::Error,
             body_open: false,
+            status: 0,
             estimate,
+            came_in,
+            largest: came_in,
         };
         (visit, weighing)
     }
@@ -285,9 +294,7 @@ impl Visit {
     pub(super) fn responded<B: Body>(&mut self, response: &Response<B>) {
         let status = response.status();
         self.class = Class::of(status);
-        if let Some(estimate) = &self.estimate {
-            estimate.set_status(status.as_u16());
-        }
+        self.status = status.as_u16();
         // These have no body on the wire, whatever the service returned with them.
         let bodiless = self.method == HEAD
             || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
@@ -313,9 +320,7 @@ impl Visit {
     /// A frame of the body has gone out.
     pub(super) fn sent(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
-        if let Some(estimate) = &mut self.estimate {
-            estimate.add(bytes as u64);
-        }
+        self.largest = self.largest.max(bytes as u64);
         // A connection that has sent as much as it announced does not ask for more.
         if self.bytes >= self.length {
             self.body_ended();
@@ -339,6 +344,15 @@ impl Drop for Visit {
         self.cells.record(self.method, self.class, took, self.bytes);
         if self.body_open {
             self.cells.record_cut();
+        }
+        if let Some(estimate) = self.estimate.take() {
+            estimate.end(&Bodies {
+                bytes: self.came_in.saturating_add(self.bytes),
+                largest: self.largest,
+                began: self.started,
+                method: Some(METHODS[usize::from(self.method)]),
+                status: (self.status != 0).then_some(self.status),
+            });
         }
     }
 }

@@ -52,7 +52,9 @@ where
         let mut inner = inner.expect("polled after completion");
         let polled = inner.as_mut().poll(cx);
         let weighing = inner.as_ref().get_ref().scope();
-        if let Some((weighing, rejected)) = weighing.and_then(|it| this.rules.refuse(it)) {
+        // Whoever has failed has ended.
+        let goes_on = weighing.filter(|_| !matches!(polled, Poll::Ready(Err(_))));
+        if let Some((weighing, rejected)) = goes_on.and_then(|it| this.rules.refuse(it)) {
             // What came of it is freed where it was allocated.
             let entered = weighing.enter();
             drop(polled);

@@ -16,8 +16,8 @@ const MIB: f64 = 1_048_576.0;
 /// What one request goes by.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rules {
-    /// How long its body says that it is, if anybody asks.
-    declared: Option<u64>,
+    /// How long its body says that it is; 0 if it does not, or nobody asks.
+    declared: u64,
     /// Whether its response tells what was held.
     headers: bool,
 }
@@ -26,7 +26,7 @@ impl Rules {
     pub(super) fn new(weighing: Option<&Weighing>, request: &HeaderMap, headers: bool) -> Self {
         let budget = weighing.and_then(Weighing::budget);
         Self {
-            declared: budget.and_then(|_| declared_length(request)),
+            declared: budget.map_or(0, |_| declared_length(request).unwrap_or(0)),
             headers,
         }
     }
@@ -37,7 +37,7 @@ impl Rules {
         let budget = weighing.over_budget()?;
         // A body that alone is larger than the budget is what its sender can do something about.
         let reason = match self.declared {
-            Some(declared) if declared > budget.bytes() => RejectReason::BodyTooLarge,
+            declared if declared > budget.bytes() => RejectReason::BodyTooLarge,
             _ => RejectReason::OverBudget,
         };
         Some((weighing, Rejected::new(reason, weighing.name())))

@@ -249,7 +249,9 @@ where
 
     fn call(&mut self, request: Request<A>) -> Self::Future {
         // Made first: it counts the request even if the inner service panics in `call`.
-        let (visit, weighing, rules) = self.route.visit(&request);
+        let (visit, weighing) = self.route.visit(&request);
+        let headers = self.route.endpoints.has_headers();
+        let rules = Rules::new(weighing.as_ref(), request.headers(), headers);
         let entered = weighing.as_ref().map(Weighing::enter);
         let inner = self.inner.call(request);
         drop(entered);
@@ -260,31 +262,29 @@ where
 // === impl Route ===
 
 impl Route {
-    fn visit<A>(&self, request: &Request<A>) -> (Visit, Option<Weighing>, Rules) {
+    #[inline]
+    fn visit<A>(&self, request: &Request<A>) -> (Visit, Option<Weighing>) {
         let label = label(request.extensions());
         match self.first.get() {
-            Some(first) if first.name() == label => self.begin(first, request),
-            first => {
-                let endpoint = untracked(|| self.endpoints.get(label));
-                let begun = self.begin(&endpoint, request);
-                if first.is_none() {
-                    let _ = self.first.set(endpoint);
-                }
-                begun
-            }
+            Some(first) if first.name() == label => Visit::begin(first, request),
+            first => self.visit_another(label, first.is_none(), request),
         }
     }
 
-    #[inline]
-    fn begin<A>(
+    #[cold]
+    fn visit_another<A>(
         &self,
-        endpoint: &Endpoint,
+        label: &str,
+        is_first: bool,
         request: &Request<A>,
-    ) -> (Visit, Option<Weighing>, Rules) {
-        let (visit, weighing) = Visit::begin(endpoint, request);
-        let headers = self.endpoints.has_headers();
-        let rules = Rules::new(weighing.as_ref(), request.headers(), headers);
-        (visit, weighing, rules)
+    ) -> (Visit, Option<Weighing>) {
+        // It stays, so it is not of the request around this one, if there is one.
+        let endpoint = untracked(|| self.endpoints.get(label));
+        let visit = Visit::begin(&endpoint, request);
+        if is_first {
+            let _ = self.first.set(endpoint);
+        }
+        visit
     }
 }
 
