@@ -8,6 +8,7 @@ use plimsoll_adapter::{
 use plimsoll_alloc::{MemoryGroup, MemoryScope, Retained, TrackingAllocator};
 use plimsoll_breaker::CircuitBreakerConfig;
 use plimsoll_core::{BoxError, RejectReason, Rejected};
+use plimsoll_memory::Histogram;
 use std::{
     fmt,
     future::{Future, pending},
@@ -173,6 +174,11 @@ async fn budget_that_is_observed_counts_and_ends_nobody() {
     let memory = adapter.memory_stats();
     assert_eq!((memory.requests(), memory.over_budget), (2, 1));
     assert_eq!((memory.refused, adapter.snapshot().succeeded), (0, 2));
+    // One that takes nothing is a call as well.
+    adapter.call(0).await.unwrap();
+    let memory = adapter.memory_stats();
+    let counts = [&memory.peak, &memory.allocated, &memory.left].map(Histogram::count);
+    assert_eq!((counts, memory.peak.quantile(0.3)), ([3; 3], Some(1_024)));
 }
 
 #[tokio::test(start_paused = true)]

@@ -308,10 +308,7 @@ impl Weights {
         self.by_attribution[sample.attribution as usize].fetch_add(1, Relaxed);
         self.allocated.add(sample.allocated);
         self.peak.add(sample.peak);
-        // Most leave nothing, and are those that are missing.
-        if sample.left > 0 {
-            self.left.add(sample.left);
-        }
+        self.left.add(sample.left);
     }
 
     fn estimate(&self, bodies: &Bodies) {
@@ -353,15 +350,15 @@ impl Weights {
     }
 
     fn add_to(&self, stats: &mut MemoryStats) {
+        let mut all = 0;
         for (sum, count) in stats.by_attribution.iter_mut().zip(&self.by_attribution) {
-            *sum += count.load(Relaxed);
+            let count = count.load(Relaxed);
+            *sum += count;
+            all += count;
         }
-        self.allocated.add_to(&mut stats.allocated);
-        self.peak.add_to(&mut stats.peak);
-        let before = stats.left.count();
-        self.left.add_to(&mut stats.left);
-        let left = stats.left.count() - before;
-        stats.left.buckets[0] += stats.peak.count().saturating_sub(before + left);
+        self.allocated.add_to(&mut stats.allocated, all);
+        self.peak.add_to(&mut stats.peak, all);
+        self.left.add_to(&mut stats.left, all);
         stats.over_budget += self.over_budget.load(Relaxed);
         stats.refused += self.refused.load(Relaxed);
         stats.cut += self.cut.load(Relaxed);
@@ -369,24 +366,31 @@ impl Weights {
 }
 
 impl Sizes {
+    /// Most leave nothing, and many take nothing: those are told by how many there were in all.
     #[inline]
     fn add(&self, bytes: u64) {
-        self.buckets[bucket(bytes)].fetch_add(1, Relaxed);
         if bytes == 0 {
             return;
         }
+        self.buckets[bucket(bytes)].fetch_add(1, Relaxed);
         self.sum.fetch_add(bytes, Relaxed);
         if bytes > self.max.load(Relaxed) {
             self.max.fetch_max(bytes, Relaxed);
         }
     }
 
-    fn add_to(&self, histogram: &mut Histogram) {
+    /// Adds what so many requests took.
+    fn add_to(&self, histogram: &mut Histogram, requests: u64) {
         histogram.sum += self.sum.load(Relaxed);
         histogram.max = histogram.max.max(self.max.load(Relaxed));
+        let mut nothing = requests;
         for (sum, bucket) in histogram.buckets.iter_mut().zip(&self.buckets) {
-            *sum += bucket.load(Relaxed);
+            let count = bucket.load(Relaxed);
+            *sum += count;
+            // A request that ends just now may be in a bucket, and not among all of them.
+            nothing = nothing.saturating_sub(count);
         }
+        histogram.buckets[bucket(0)] += nothing;
     }
 }
 
