@@ -727,7 +727,7 @@ fn a_client_that_goes_away_cancels_the_calls_of_its_question() {
             .0
             .contains(expected)
             || demo
-                .split_once("memory")
+                .split_once("retries")
                 .expect("told")
                 .0
                 .contains(expected)
