@@ -138,6 +138,8 @@ pub struct Stats {
     pub capacity: u64,
     /// As [`Profile::dropped`].
     pub dropped: u64,
+    /// As [`Profile::mean_bytes`].
+    pub mean_bytes: u64,
 }
 
 impl Sampling {
@@ -244,14 +246,18 @@ pub fn snapshot() -> Profile {
         records::each(|about, stack| samples.push(Sample::of(&about, stack)));
         samples
     });
-    let mean_bytes = match MEAN.load(Relaxed) {
-        0 => Sampling::new().mean,
-        mean => mean,
-    };
     Profile {
         samples,
-        mean_bytes,
+        mean_bytes: mean(),
         dropped,
+    }
+}
+
+/// As started last, or as it would be without being told another.
+fn mean() -> u64 {
+    match MEAN.load(Relaxed) {
+        0 => Sampling::new().mean,
+        mean => mean,
     }
 }
 
@@ -263,6 +269,7 @@ pub fn stats() -> Stats {
         in_use: in_use.into(),
         capacity: RECORDS as u64,
         dropped,
+        mean_bytes: mean(),
     }
 }
 
@@ -439,8 +446,9 @@ pub(crate) fn resized(tag: u64, new: usize) -> u64 {
     tag
 }
 
-/// Does `work`, of which nothing is sampled.
-fn quietly<T>(work: impl FnOnce() -> T) -> T {
+/// Does `work`, of which nothing is sampled that it allocates on this thread: whoever looks at the
+/// sample had better not be in it.
+pub fn quietly<T>(work: impl FnOnce() -> T) -> T {
     struct Quiet(State);
 
     impl Drop for Quiet {
