@@ -71,6 +71,8 @@ mod config;
 mod heavy;
 mod layer;
 pub mod process;
+#[cfg(feature = "profile")]
+pub mod profile;
 #[cfg(feature = "metrics")]
 mod publish;
 mod spawn;
