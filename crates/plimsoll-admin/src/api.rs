@@ -16,14 +16,17 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 pub(crate) fn router(shared: Arc<Shared>) -> Router {
-    Router::new()
+    let router = Router::new()
         .route("/api/v1/holdings", get(holdings))
         .route("/api/v1/holdings/sweep", post(sweep_all))
         .route("/api/v1/holdings/{name}/sweep", post(sweep))
         .route("/api/v1/tasks", get(tasks))
         .merge(breakers::routes())
         .merge(configuration::routes())
-        .merge(memory::routes())
+        .merge(memory::routes());
+    #[cfg(feature = "profile")]
+    let router = router.merge(crate::profile::routes());
+    router
         .method_not_allowed_fallback(problem::method_not_allowed)
         .fallback(problem::not_found)
         .with_state(shared)

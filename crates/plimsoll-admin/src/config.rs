@@ -1,13 +1,21 @@
+#[cfg(feature = "profile")]
+use crate::profile::{Groups, Profiling};
 use crate::{
     authority::{Authority, Origin, is_loopback},
     guard::Guard,
     shared::Parts,
 };
+#[cfg(feature = "profile")]
+use plimsoll_alloc::GroupId;
 use plimsoll_breaker::Breakers;
 use plimsoll_config::Configuration;
+#[cfg(feature = "profile")]
+use plimsoll_core::Name;
 use plimsoll_core::{
     ConfigError,
-    settings::{self, Fields, Kind, Secret, Setting, Settings, Value, address, secret, texts},
+    settings::{
+        self, Fields, Kind, Secret, Setting, Settings, Value, address, flag, secret, texts,
+    },
 };
 use plimsoll_http::EdgeLayer;
 use std::{
@@ -36,6 +44,9 @@ pub struct ControlConfig {
     breakers: Option<Breakers>,
     configuration: Option<Arc<dyn Configuration>>,
     edge: Option<EdgeLayer>,
+    profiling: bool,
+    #[cfg(feature = "profile")]
+    groups: Vec<Groups>,
 }
 
 /// Writes to the recorder what is counted elsewhere.
@@ -69,6 +80,9 @@ impl ControlConfig {
             breakers: None,
             configuration: None,
             edge: None,
+            profiling: false,
+            #[cfg(feature = "profile")]
+            groups: Vec::new(),
         }
     }
 
@@ -181,11 +195,42 @@ impl ControlConfig {
         self
     }
 
+    /// Sets whether *admin* serves heap profiles, `GET /debug/pprof/heap`, and has blocks sampled for
+    /// them. Needs the feature `profile`, and a
+    /// [`TrackingAllocator`](plimsoll_alloc::TrackingAllocator) as the allocator of the program.
+    ///
+    /// Off by default: what the functions of a program are called is for its operators, and so is
+    /// what sampling costs.
+    pub fn profiling(mut self, profiling: bool) -> Self {
+        self.profiling = profiling;
+        self
+    }
+
+    /// Adds names of groups to the labels of heap profiles: what kind of groups they are, such as
+    /// `"adapter"`, and who names them, which is asked for each profile, on a thread where it may
+    /// block.
+    ///
+    /// Those of the [`edge`](Self::edge) are there without this, as `"route"`.
+    #[cfg(feature = "profile")]
+    pub fn groups(
+        mut self,
+        kind: &'static str,
+        names: impl Fn() -> Vec<(GroupId, Name)> + Send + Sync + 'static,
+    ) -> Self {
+        self.groups.push((kind, Arc::new(names)));
+        self
+    }
+
     pub(crate) fn parts(&self) -> Parts {
         Parts {
             breakers: self.breakers.clone().unwrap_or_default(),
             configuration: self.configuration.clone(),
             edge: self.edge.clone(),
+            #[cfg(feature = "profile")]
+            profiling: Profiling {
+                is_on: self.profiling,
+                groups: self.groups.clone(),
+            },
         }
     }
 
@@ -265,6 +310,16 @@ impl Settings for ControlConfig {
             Origin::parse,
             "https://ops.internal",
         );
+        fields.setting(
+            "profiling",
+            "Whether admin serves heap profiles, and has blocks sampled for them.",
+            &mut flag(&mut self.profiling),
+        );
+        fields.require(
+            "profiling",
+            !self.profiling || cfg!(feature = "profile"),
+            &"off, unless the program is built with the feature `profile`",
+        );
     }
 }
 
@@ -308,6 +363,7 @@ impl fmt::Debug for ControlConfig {
             .field("token", &self.token)
             .field("hosts", &self.hosts)
             .field("origins", &self.origins)
+            .field("profiling", &self.profiling)
             .finish_non_exhaustive()
     }
 }

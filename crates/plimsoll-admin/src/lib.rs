@@ -18,10 +18,15 @@
 //! | admin | `POST /api/v1/breakers/{name}/{action}` | has it `open`, `close`, `force-open`, `half-open`, `reset`, `disable`, keep `metrics-only`, or do its `cleanup` |
 //! | admin | `POST /api/v1/breakers/cleanup` | cleans them all up |
 //! | admin | `GET /api/v1/memory/requests` | what the requests of [`ControlConfig::edge`] allocate, hold at most and leave behind, by endpoint |
+//! | admin | `GET /debug/pprof/heap` | a heap profile for pprof; with `?seconds=30` what came to be held meanwhile |
+//! | admin | `GET /api/v1/memory/profile` | whether blocks are sampled for that |
+//! | admin | `POST /api/v1/memory/profile/start` | has them sampled, one in 512 KiB or in `?mean_bytes=…` |
+//! | admin | `POST /api/v1/memory/profile/stop` | has no more of them sampled |
 //! | admin | `GET /api/v1/config` | every setting of [`ControlConfig::configuration`] with where it comes from, and what was wrong with the last reload |
 //! | admin | `POST /api/v1/config/reload` | reads files and variables again; what changed, or 422 and everything that is wrong |
 //!
-//! By default one listener on `127.0.0.1:8081` serves both.
+//! By default one listener on `127.0.0.1:8081` serves both. Heap profiles are there with the feature
+//! `profile`, where they are [turned on](ControlConfig::profiling).
 //!
 //! # Example
 //!
@@ -53,7 +58,7 @@
 //! | token, where one is set | not asked for | `Authorization: Bearer …` on every request |
 //! | `Host`, where no token is set | not checked | a loopback address, `localhost`, or an [allowed](ControlConfig::allow_host) one, against DNS rebinding |
 //! | `Origin`, where sent | not checked | the listener's own, or an [allowed](ControlConfig::allow_origin) one, against forged requests |
-//! | `Sec-Fetch-Site: cross-site` | not checked | refused for `POST` |
+//! | `Sec-Fetch-Site: cross-site` | not checked | refused for `POST`, and for `/debug` |
 //!
 //! One address may serve both on loopback only. No answer carries a CORS header. The listeners
 //! speak plain HTTP: where the token must not be read on the way, put TLS in front.
@@ -63,7 +68,8 @@
 //! Each listener takes 64 connections; more wait to be accepted. The head of a request has to
 //! arrive within 5 seconds, counted from when the connection is idle, and fit 16 KiB. A body
 //! announced as longer than 1 KiB is refused, and none is read. A connection ends after a minute,
-//! or after two where an answer is under way.
+//! or after three where an answer is under way. There is one heap profile at a time, of 16 MiB and
+//! for 60 seconds at the most; that takes another 30 to be written.
 //!
 //! A holding that does not answer within 2 seconds costs one thread, however often it is asked
 //! for; the listing says 503 meanwhile, and metrics show the figures from before. The same holds
@@ -81,6 +87,8 @@ mod guard;
 mod memory;
 mod probe;
 mod problem;
+#[cfg(feature = "profile")]
+mod profile;
 mod recorder;
 mod serve;
 mod shared;

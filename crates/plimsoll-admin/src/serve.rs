@@ -22,9 +22,12 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest head of a request.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 
-/// How long a connection is used, and how much longer its last answer may take. No client can
-/// hold one of the few places for longer.
+/// How long a connection is used.
 const MAX_AGE: Duration = Duration::from_secs(60);
+
+/// How much longer its last answer may take: a heap profile is of a minute, and written for half of
+/// one. No client can hold one of the few places for longer.
+const MAX_LAST: Duration = Duration::from_secs(120);
 
 /// How long to wait when no connection can be accepted, for want of file descriptors, say.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -81,7 +84,7 @@ async fn serve_connection(stream: TcpStream, router: Router, mut shutdown: Shutd
         () = sleep(MAX_AGE) => {}
     }
     connection.as_mut().graceful_shutdown();
-    let _ = timeout(MAX_AGE, connection).await;
+    let _ = timeout(MAX_LAST, connection).await;
 }
 
 pub(crate) async fn ended(shutdown: &mut Shutdown) {

@@ -1,3 +1,5 @@
+#[cfg(feature = "profile")]
+use crate::profile::Profiling;
 use crate::{ask::Asker, config::Publisher, problem::Problem};
 use axum::http::StatusCode;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -20,6 +22,8 @@ pub(crate) struct Parts {
     pub(crate) breakers: Breakers,
     pub(crate) configuration: Option<Arc<dyn Configuration>>,
     pub(crate) edge: Option<EdgeLayer>,
+    #[cfg(feature = "profile")]
+    pub(crate) profiling: Profiling,
 }
 
 /// What the routes know.
@@ -39,6 +43,8 @@ pub(crate) struct Shared {
     pub(crate) scrapes: Arc<Semaphore>,
     sweeps: Arc<Semaphore>,
     pub(crate) reloads: Arc<Semaphore>,
+    #[cfg(feature = "profile")]
+    pub(crate) profiles: Arc<Semaphore>,
 }
 
 impl Shared {
@@ -63,6 +69,8 @@ impl Shared {
             scrapes: Arc::new(Semaphore::new(1)),
             sweeps: Arc::new(Semaphore::new(MAX_SWEEPS)),
             reloads: Arc::new(Semaphore::new(1)),
+            #[cfg(feature = "profile")]
+            profiles: Arc::new(Semaphore::new(1)),
         }
     }
 

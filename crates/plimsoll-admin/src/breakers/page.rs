@@ -95,6 +95,22 @@ pub(crate) fn no_parameters(uri: &Uri) -> Result<(), Problem> {
     }
 }
 
+/// The value of the one parameter that there may be.
+#[cfg(feature = "profile")]
+pub(crate) fn only_parameter<'a>(uri: &'a Uri, known: &str) -> Result<Option<&'a str>, Problem> {
+    let mut only = None;
+    for (name, value) in parameters(uri) {
+        if name != known {
+            let remedy = format!("there is no such parameter, use {known}");
+            return Err(wrong(name, value, &remedy));
+        }
+        if only.replace(value).is_some() {
+            return Err(wrong(name, value, "it is given twice, once will do"));
+        }
+    }
+    Ok(only)
+}
+
 /// The parameters as they are: no value that means anything here has to be encoded.
 fn parameters(uri: &Uri) -> impl Iterator<Item = (&str, &str)> {
     let query = uri.query().unwrap_or_default();
@@ -102,12 +118,12 @@ fn parameters(uri: &Uri) -> impl Iterator<Item = (&str, &str)> {
     given.map(|parameter| parameter.split_once('=').unwrap_or((parameter, "")))
 }
 
-fn wrong(name: &str, value: &str, remedy: &str) -> Problem {
+pub(crate) fn wrong(name: &str, value: &str, remedy: &str) -> Problem {
     let detail = format!("`{name}` is {value:?}: {remedy}");
     Problem::new(StatusCode::BAD_REQUEST, detail)
 }
 
-fn whole_number(digits: &str) -> Option<usize> {
+pub(crate) fn whole_number(digits: &str) -> Option<usize> {
     // `parse` would take a sign.
     let plain = digits.bytes().all(|c| c.is_ascii_digit());
     digits.parse().ok().filter(|_| plain)

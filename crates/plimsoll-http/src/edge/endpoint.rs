@@ -3,7 +3,7 @@
 use super::{EndpointSnapshot, cells::Cells};
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::Body;
-use plimsoll_alloc::untracked;
+use plimsoll_alloc::{GroupId, untracked};
 use plimsoll_core::{Clock, Name, stripe};
 use plimsoll_memory::{
     Begun, Bodies, Budget, Estimate, HeavyLog, MemoryConfig, RetainedByGroup, Weigher, Weighing,
@@ -177,6 +177,15 @@ impl Endpoints {
     /// Whether responses tell what was held.
     pub(super) fn has_headers(&self) -> bool {
         self.headers.load(Relaxed)
+    }
+
+    pub(super) fn group_names(&self) -> Vec<(GroupId, Name)> {
+        let all = self.all();
+        let named = all.iter().filter_map(|endpoint| {
+            let group = endpoint.weigher.group()?;
+            Some((group.id()?, endpoint.name))
+        });
+        named.collect()
     }
 
     pub(super) fn in_flight(&self) -> usize {

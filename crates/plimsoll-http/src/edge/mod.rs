@@ -88,7 +88,7 @@ use self::{
 use bytes::Bytes;
 use http::{Extensions, Request, Response};
 use http_body::Body;
-use plimsoll_alloc::{Scoped, untracked};
+use plimsoll_alloc::{GroupId, Scoped, untracked};
 use plimsoll_core::{BoxError, ConfigError, Name};
 use plimsoll_memory::{HeavyLog, MemoryConfig, Weighing};
 use std::{
@@ -178,6 +178,13 @@ impl EdgeLayer {
     #[must_use]
     pub fn heavy(&self) -> &HeavyLog {
         self.endpoints.heavy()
+    }
+
+    /// The groups of scopes by which requests are weighed, with the endpoints that they are of: none
+    /// of an endpoint that has weighed no request. O(endpoints).
+    #[must_use]
+    pub fn group_names(&self) -> Vec<(GroupId, Name)> {
+        self.endpoints.group_names()
     }
 
     /// How many requests are in flight. O(endpoints).

@@ -1,0 +1,1 @@
+//! Heap profiles, over real connections.
