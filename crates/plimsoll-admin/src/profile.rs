@@ -228,7 +228,7 @@ fn panicked() -> Problem {
 // By value, as errors are mapped.
 #[allow(clippy::needless_pass_by_value, reason = "as `map_err` gives it")]
 fn too_large(error: ProfileTooLarge) -> Problem {
-    Problem::new(StatusCode::INSUFFICIENT_STORAGE, error.to_string())
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
 }
 
 impl SamplingView {

@@ -166,6 +166,38 @@ mod tests {
         }
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn last_answer_of_a_connection_has_its_own_time() {
+        let (path, age) = ("/slow", MAX_AGE + MAX_LAST);
+        for (takes, answers) in [(age - HEAD_TIMEOUT, true), (age + HEAD_TIMEOUT, false)] {
+            let (addr, listener) = bind().await;
+            let slow = axum::routing::get(move || async move {
+                sleep(takes).await;
+                "ok"
+            });
+            let (_shutdown, ended) = watch::channel(());
+            let mut client = Client::connect(addr).unwrap();
+            let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+            client.write_all(head.as_bytes()).unwrap();
+            let start = Instant::now();
+            tokio::spawn(serve_listener(
+                listener,
+                Router::new().route(path, slow),
+                ended,
+            ));
+            let (answer_tx, answer) = oneshot::channel();
+            thread::spawn(move || {
+                let mut text = String::new();
+                let _ = client.read_to_string(&mut text);
+                answer_tx.send(text).unwrap();
+            });
+            let text = answer.await.unwrap();
+            assert_eq!(text.ends_with("ok"), answers, "{text:?}");
+            let took = Instant::now().saturating_duration_since(start);
+            assert!(took <= age + Duration::from_secs(1), "{took:?}");
+        }
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn one_connection_too_many_waits_until_another_ends() {
         let (addr, listener) = bind().await;

@@ -32,6 +32,27 @@ fn get(guard: &Guard, pairs: &[(&'static str, &str)]) -> Result<(), Refusal> {
 }
 
 #[test]
+fn pages_of_other_sites_may_ask_for_little_and_have_nothing_done() {
+    let headers = headers(&[("host", "localhost"), ("sec-fetch-site", "cross-site")]);
+    for (method, path, allowed) in [
+        (Method::GET, "/api/v1/tasks", true),
+        (Method::HEAD, "/", true),
+        (Method::POST, "/api/v1/tasks", false),
+        // It takes long, and is the largest answer there is.
+        (Method::GET, "/debug/pprof/heap", false),
+        (Method::HEAD, "/debug/pprof/heap", false),
+    ] {
+        let checked = open().check(&method, &Uri::from_static(path), &headers);
+        let want = if allowed {
+            Ok(())
+        } else {
+            Err(Refusal::CrossSite)
+        };
+        assert_eq!(checked, want, "{method} {path}");
+    }
+}
+
+#[test]
 fn only_hosts_that_no_dns_server_decides_are_let_in_without_a_token() {
     let table = [
         ("127.0.0.1", true),
