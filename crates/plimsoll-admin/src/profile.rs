@@ -184,7 +184,7 @@ fn names(
     profiling: &Profiling,
     edge: Option<&EdgeLayer>,
 ) -> HashMap<GroupId, (&'static str, Name)> {
-    let edge = edge.map(|edge| ("route", edge.group_names()));
+    let edge = edge.map(|edge| ("route", edge.memory_groups()));
     let others = profiling
         .groups
         .iter()

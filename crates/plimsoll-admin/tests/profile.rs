@@ -204,7 +204,7 @@ async fn profile_names_functions_and_routes_and_other_groups() {
     let label = EndpointLabel(Name::from_static("/kept"));
     request.extensions_mut().insert(label);
     drop(service.oneshot(request).await.unwrap());
-    let named = edge.group_names();
+    let named = edge.memory_groups();
     assert_eq!(named.len(), 1);
     assert_eq!(named[0].1, label.0);
     let adapted = group.scope().run(|| vec![8_u8; 1 << 20]);

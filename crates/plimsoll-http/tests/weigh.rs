@@ -568,3 +568,17 @@ async fn task_that_is_spawned_along_is_weighed_with_the_request() {
         "{spawns:?}"
     );
 }
+
+#[tokio::test]
+async fn groups_are_named_by_the_endpoints_that_have_weighed_a_request() {
+    let edge = EdgeLayer::new();
+    assert_eq!(edge.memory_groups(), []);
+    for endpoint in ["/one", "/other", "/one"] {
+        ask(&edge, endpoint, async || empty()).await;
+    }
+    let mut groups = edge.memory_groups();
+    groups.sort_by_key(|(_, name)| *name);
+    let names: Vec<_> = groups.iter().map(|(_, name)| name.as_str()).collect();
+    assert_eq!(names, ["/one", "/other"]);
+    assert_ne!(groups[0].0, groups[1].0);
+}

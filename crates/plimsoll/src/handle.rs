@@ -121,6 +121,11 @@ impl Plimsoll {
             let adapters = adapters.clone();
             control.before_scrape(move || adapters.publish_metrics())
         });
+        #[cfg(all(feature = "admin", feature = "adapter", feature = "profile"))]
+        let control = control.map(|control| {
+            let adapters = adapters.clone();
+            control.groups("adapter", move || adapters.memory_groups())
+        });
         #[cfg(all(feature = "admin", feature = "config"))]
         let control = control.map(|control| control.configuration_or(live.configuration()));
         #[cfg(all(feature = "admin", feature = "breaker"))]

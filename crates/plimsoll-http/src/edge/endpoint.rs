@@ -179,7 +179,7 @@ impl Endpoints {
         self.headers.load(Relaxed)
     }
 
-    pub(super) fn group_names(&self) -> Vec<(GroupId, Name)> {
+    pub(super) fn memory_groups(&self) -> Vec<(GroupId, Name)> {
         let all = self.all();
         let named = all.iter().filter_map(|endpoint| {
             let group = endpoint.weigher.group()?;

@@ -180,11 +180,10 @@ impl EdgeLayer {
         self.endpoints.heavy()
     }
 
-    /// The groups of scopes by which requests are weighed, with the endpoints that they are of: none
-    /// of an endpoint that has weighed no request. O(endpoints).
+    /// The group of scopes of every endpoint that has weighed a request, with its name. O(endpoints).
     #[must_use]
-    pub fn group_names(&self) -> Vec<(GroupId, Name)> {
-        self.endpoints.group_names()
+    pub fn memory_groups(&self) -> Vec<(GroupId, Name)> {
+        self.endpoints.memory_groups()
     }
 
     /// How many requests are in flight. O(endpoints).
