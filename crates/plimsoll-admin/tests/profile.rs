@@ -190,7 +190,7 @@ async fn profile_names_functions_and_routes_and_other_groups() {
     let id = group.id().unwrap();
     let config = on().edge(edge.clone());
     let (_control, addr) =
-        start(config.groups("adapter", move || vec![(id, Name::from_static("search"))]));
+        start(config.groups("adapter", move || vec![(id, Name::from_static("lexicon"))]));
     assert_eq!(post(addr, &format!("{START}?mean_bytes=1024")).status, 200);
     let kept = Arc::new(Mutex::new(Vec::new()));
     let service = edge.layer(service_fn(|_: Request<String>| {
@@ -222,7 +222,7 @@ async fn profile_names_functions_and_routes_and_other_groups() {
         "route",
         "/kept",
         "adapter",
-        "search",
+        "lexicon",
         "retained",
     ] {
         assert!(message.contains(text), "no {text}");

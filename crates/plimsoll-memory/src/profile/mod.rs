@@ -62,9 +62,12 @@
 //! difference of two twice that. Writing one takes some 150 bytes for each place in the program that is
 //! on a stack, the names of functions and files there, three times the result of up to 16 MiB, and,
 //! while symbols are looked up, the debug information of one image after the other: some tens of MiB
-//! for large ones, which are given back afterwards. It takes from milliseconds to seconds, so
-//! [`HeapProfile::take`] and [`HeapProfile::to_pprof`] belong on a thread that may block. Nothing that
-//! they allocate is in the sample, or belongs to a request.
+//! for large ones, which are given back afterwards. With all records in use, 40 frames each, a small
+//! program takes a profile in 11 ms, and writes it in 50 ms: half a megabyte.
+//!
+//! Debug information of a large one takes seconds to be read, so [`HeapProfile::take`] and
+//! [`HeapProfile::to_pprof`] belong on a thread that may block. Nothing that they allocate is in the
+//! sample, or belongs to a request.
 
 mod mappings;
 mod pprof;
