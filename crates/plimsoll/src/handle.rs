@@ -146,7 +146,7 @@ impl Plimsoll {
         // has nothing to end.
         runtime.spawn(registry.sweeper());
         #[cfg(feature = "http")]
-        let process = watch_process(&runtime, &registry, &edge);
+        let process = watch_process(&runtime, &registry, &lifecycle, &edge);
         #[cfg(feature = "config")]
         let watch = live::watch(&live, &lifecycle);
         Ok(Self {
@@ -530,10 +530,15 @@ impl Plimsoll {
 
 /// Looks at what the process holds as a whole now and then, and has the log of heavy requests swept.
 #[cfg(feature = "http")]
-fn watch_process(runtime: &Handle, registry: &Registry, edge: &EdgeLayer) -> DropGuard {
-    let ended = CancellationToken::new();
+fn watch_process(
+    runtime: &Handle,
+    registry: &Registry,
+    lifecycle: &Lifecycle,
+    edge: &EdgeLayer,
+) -> DropGuard {
+    let ended = lifecycle.cancellation_token().child_token();
     let guard = ended.clone().drop_guard();
-    // As the sweeper, it holds nothing, and has nothing to end.
+    // Not a task of the lifecycle: it holds nothing, and has nothing to end.
     runtime.spawn(async move {
         let watching = plimsoll_memory::process::watch(Duration::from_secs(1));
         ended.run_until_cancelled(watching).await;

@@ -166,13 +166,17 @@ impl Settings for Config {
         {
             let about = "What the service takes from its clients.";
             fields.group("server", about, &mut self.server);
-            let about = "What requests may hold, and what is told of those that hold much.";
-            fields.group("memory", about, &mut self.memory);
         }
         #[cfg(feature = "admin")]
         {
             let about = "Where the probe and admin listeners are, and who may use them.";
             plimsoll_core::settings::optional(fields, "control", about, &mut self.control);
+        }
+        // What can be changed while running comes last.
+        #[cfg(feature = "http")]
+        {
+            let about = "What requests may hold, and what is told of those that hold much.";
+            fields.group("memory", about, &mut self.memory);
         }
         #[cfg(feature = "adapter")]
         {

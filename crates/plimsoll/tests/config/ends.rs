@@ -27,7 +27,8 @@ async fn dropping_the_service_frees_everything() {
         .register_adapter(crate::support::greeter("coded"));
     let coded = Arc::downgrade(&coded.unwrap().bounded());
     let listed = Arc::downgrade(&service.adapter("a").bounded());
-    assert_eq!(alive_tasks(), start + 2, "the sweeper and the watch");
+    let tasks = "the sweeper, and who watches the files and the process";
+    assert_eq!(alive_tasks(), start + 3, "{tasks}");
     let Service {
         plimsoll,
         adapters,
