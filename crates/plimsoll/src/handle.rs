@@ -80,8 +80,8 @@ impl Plimsoll {
     /// When a setting is out of its range, settings contradict each other, an address cannot be
     /// listened on, or there is no Tokio runtime.
     #[cfg_attr(
-        not(feature = "admin"),
-        expect(clippy::needless_pass_by_value, reason = "consumed with `admin`")
+        not(any(feature = "admin", feature = "http")),
+        expect(clippy::needless_pass_by_value, reason = "consumed with `admin` or `http`")
     )]
     pub fn start(config: Config) -> Result<Self, StartError> {
         #[cfg(feature = "config")]
