@@ -38,14 +38,23 @@ fn id(index: usize) -> Result<core_affinity::CoreId, Error> {
     cpu.ok_or_else(|| format!("needs {} CPUs, there are {}", index + 1, cpus.len()).into())
 }
 
-/// The CPU time that all living threads of the process have used.
+/// The CPU time that all living threads of this process have used.
 ///
 /// # Errors
 ///
 /// Where the kernel does not tell, or not in `/proc`.
 pub fn time_used() -> io::Result<Duration> {
+    time_used_by(std::process::id())
+}
+
+/// The CPU time that all living threads of a process have used.
+///
+/// # Errors
+///
+/// When there is no such process; where the kernel does not tell, or not in `/proc`.
+pub fn time_used_by(process: u32) -> io::Result<Duration> {
     let mut nanos = 0;
-    for task in fs::read_dir("/proc/self/task")? {
+    for task in fs::read_dir(format!("/proc/{process}/task"))? {
         // A thread may end in between.
         let Ok(stat) = fs::read_to_string(task?.path().join("schedstat")) else {
             continue;

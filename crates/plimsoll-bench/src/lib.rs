@@ -14,6 +14,8 @@ pub mod callgrind;
 pub mod cpu;
 pub mod edge;
 pub mod keyed;
+pub mod load;
+pub mod server;
 pub mod stats;
 pub mod suite;
 pub mod table;
