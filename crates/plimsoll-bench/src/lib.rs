@@ -15,6 +15,7 @@ pub mod cpu;
 pub mod edge;
 pub mod keyed;
 pub mod load;
+pub mod memory;
 pub mod server;
 pub mod stats;
 pub mod suite;
