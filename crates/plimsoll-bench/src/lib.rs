@@ -13,6 +13,7 @@ pub mod breaker;
 pub mod callgrind;
 pub mod cpu;
 pub mod edge;
+pub mod edge_cases;
 pub mod keyed;
 pub mod load;
 pub mod memory;
