@@ -81,7 +81,10 @@ impl Plimsoll {
     /// listened on, or there is no Tokio runtime.
     #[cfg_attr(
         not(any(feature = "admin", feature = "http")),
-        expect(clippy::needless_pass_by_value, reason = "consumed with `admin` or `http`")
+        expect(
+            clippy::needless_pass_by_value,
+            reason = "consumed with `admin` or `http`"
+        )
     )]
     pub fn start(config: Config) -> Result<Self, StartError> {
         #[cfg(feature = "config")]

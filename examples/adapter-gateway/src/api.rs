@@ -106,6 +106,12 @@ A request that holds more than the budget of its route is ended, and nothing els
   curl http://{host}/demo/heavy -H 'content-type: application/json' -d '{{"mib": 8}}'
   curl http://{host}/demo/heavy -H 'content-type: application/json' -d '{{"mib": 64}}'
 
+Which functions allocated what is held, for which route:
+
+  curl -X POST ADMIN/api/v1/memory/profile/start
+  curl -o heap.pb.gz ADMIN/debug/pprof/heap
+  go tool pprof -top -tagroot=route heap.pb.gz
+
 Which adapters there are, and their limits, is in adapters.yaml and config.yaml, in the folder that
 --config names. Change them while the gateway runs: it reads them again by itself. On the admin
 address, GET /api/v1/config shows every setting with where it comes from, and what is wrong with the

@@ -224,13 +224,19 @@ fn get(addr: SocketAddr, path: &str) -> String {
 }
 
 fn exchange(addr: SocketAddr, method: &str, path: &str, header: &str) -> String {
+    String::from_utf8(exchange_bytes(addr, method, path, header)).expect("a text")
+}
+
+fn exchange_bytes(addr: SocketAddr, method: &str, path: &str, header: &str) -> Vec<u8> {
     let mut stream = TcpStream::connect(addr).expect("a connection");
     write!(
         stream,
         "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{header}\r\n"
     )
     .expect("sent");
-    rest(stream)
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("an answer");
+    answer
 }
 
 /// The body of an answer.
@@ -799,6 +805,31 @@ fn what_keeps_it_from_starting_is_said_in_one_line() {
         assert!(error.contains(&flag), "{error}");
         assert!(error.contains(remedy), "{error}");
     }
+}
+
+#[test]
+fn a_heap_profile_is_taken_once_blocks_are_sampled() {
+    let program = Running::start("program-profile", "0");
+    let profile = || exchange_bytes(program.admin, "GET", "/debug/pprof/heap", "");
+    assert!(profile().starts_with(b"HTTP/1.1 409"));
+    let start = "/api/v1/memory/profile/start?mean_bytes=16384";
+    let started = exchange(program.admin, "POST", start, "");
+    assert!(started.starts_with("HTTP/1.1 200"), "{started}");
+    // Blocks of a MiB are always in such a sample.
+    for _ in 0..8 {
+        let answer = rest(program.begin("/demo/leak", r#"{"kib": 1024}"#));
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    let answer = profile();
+    assert!(answer.starts_with(b"HTTP/1.1 200"));
+    let gzip = answer.windows(2).position(|bytes| bytes == [0x1f, 0x8b]);
+    assert!(gzip.is_some(), "it is compressed");
+    let state = document(&program.administer("/api/v1/memory/profile"));
+    assert_eq!(state["sampling"], true, "{state}");
+    assert!(
+        state["records_in_use"].as_u64().expect("a number") >= 8,
+        "{state}"
+    );
 }
 
 #[test]
