@@ -165,12 +165,7 @@ fn write_within(profile: &HeapProfile, max: usize) -> Result<Vec<u8>, ProfileToo
         sample: samples
             .iter()
             .map(|(stack, [objects, bytes])| Sample {
-                // All of them are there.
-                location_id: stack
-                    .frames
-                    .iter()
-                    .filter_map(|frame| locations.get(frame).copied())
-                    .collect(),
+                location_id: locations.of(stack),
                 value: vec![*objects, *bytes],
                 label: table.labels(stack),
             })
@@ -232,6 +227,24 @@ struct Strings {
     bytes: usize,
 }
 
+/// Which locations addresses have.
+#[derive(Default)]
+struct Locations {
+    ids: HashMap<usize, u64>,
+    /// Those in functions that do nothing but allocate.
+    allocating: HashSet<u64>,
+}
+
+impl Locations {
+    /// Those of a stack, from where it begins to allocate.
+    fn of(&self, stack: &Stack) -> Vec<u64> {
+        // All of them are there.
+        let ids = stack.frames.iter().filter_map(|frame| self.ids.get(frame));
+        let ids = ids.skip_while(|id| self.allocating.contains(id));
+        ids.copied().collect()
+    }
+}
+
 impl Table {
     fn new(max: usize) -> Self {
         let mut strings = Strings {
@@ -255,10 +268,7 @@ impl Table {
     }
 
     /// Makes a location of each address, and says which.
-    fn locations(
-        &mut self,
-        samples: &[(&Stack, [i64; 2])],
-    ) -> Result<HashMap<usize, u64>, ProfileTooLarge> {
+    fn locations(&mut self, samples: &[(&Stack, [i64; 2])]) -> Result<Locations, ProfileTooLarge> {
         let frames = samples.iter().flat_map(|(stack, _)| &stack.frames);
         let addresses: HashSet<usize> = frames.copied().collect();
         let mut addresses: Vec<_> = addresses.into_iter().collect();
@@ -266,12 +276,19 @@ impl Table {
         addresses.sort_unstable();
         let images = self.map(&addresses);
         let mut functions = HashMap::new();
-        let mut ids = HashMap::with_capacity(addresses.len());
-        symbols::resolve(addresses, |address, at| {
+        let mut locations = Locations::default();
+        symbols::resolve(addresses, |address, mut at| {
             let id = self.locations.len() as u64 + 1;
             let image = images.iter().find(|image| image.has(address));
             let mapping_id = image.map_or(0, |image| image.id);
             self.resolved(mapping_id, &at);
+            // Of a call that allocates, whoever makes it is of interest, not how a vector grows.
+            let allocating = at.iter().take_while(|it| it.allocates()).count();
+            if allocating < at.len() {
+                at.drain(..allocating);
+            } else if allocating > 0 {
+                locations.allocating.insert(id);
+            }
             let line = at.into_iter().map(|function| Line {
                 line: function.line.into(),
                 function_id: self.function(&mut functions, &function),
@@ -283,12 +300,12 @@ impl Table {
                 address: call(address) as u64,
                 line,
             });
-            ids.insert(address, id);
+            locations.ids.insert(address, id);
             self.len() <= self.max
         });
         match self.len() > self.max {
             true => Err(ProfileTooLarge { max: self.max }),
-            false => Ok(ids),
+            false => Ok(locations),
         }
     }
 

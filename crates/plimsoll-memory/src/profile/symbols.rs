@@ -14,6 +14,21 @@ pub(super) struct Function {
     pub(super) line: u32,
 }
 
+impl Function {
+    /// Whether it is part of how something is allocated: of the standard library's containers, of
+    /// its allocator, or of ours.
+    pub(super) fn allocates(&self) -> bool {
+        const NAMES: [&str; 3] = ["__rust_alloc", "__rust_realloc", "std::alloc::"];
+        // Not every one of them has a file.
+        const CRATES: [&str; 2] = ["alloc::", "<alloc::"];
+        let Self { name, file, .. } = self;
+        file.contains("/library/alloc/src/")
+            || file.contains("plimsoll-alloc") && file.ends_with("/src/tracking.rs")
+            || CRATES.iter().any(|start| name.starts_with(start))
+            || NAMES.iter().any(|part| name.contains(part))
+    }
+}
+
 /// Calls `each` with every address and the functions there, the innermost of those that were inlined
 /// first, as long as it returns true.
 ///
