@@ -12,7 +12,7 @@ use std::{
     fmt,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU16, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, SystemTime},
 };
@@ -61,8 +61,7 @@ struct Sizes {
 /// What is told of a request that was heavy, besides its sample.
 struct About {
     began: u64,
-    method: Option<&'static str>,
-    status: Option<u16>,
+    ended: Ended,
     budget: Option<Budget>,
     resident: Option<u64>,
 }
@@ -86,14 +85,12 @@ pub enum Begun {
 /// It is moved along with the request, and so is kept small.
 pub struct Weighing {
     scope: MemoryScope,
-    weights: Arc<Weights>,
+    /// None once it has ended.
+    weights: Option<Arc<Weights>>,
     /// As [`encode`] says.
     budget: u64,
     began: u64,
-    method: Option<&'static &'static str>,
     resident: Resident,
-    /// 0 if there was no response.
-    status: AtomicU16,
     attribution: Attribution,
 }
 
@@ -102,6 +99,19 @@ pub struct Weighing {
 pub struct Estimate {
     /// None once it has ended.
     weights: Option<Arc<Weights>>,
+}
+
+/// What came of a request, for the log.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[allow(
+    clippy::exhaustive_structs,
+    reason = "whoever ends a request says all of it"
+)]
+pub struct Ended {
+    /// Its method.
+    pub method: Option<&'static str>,
+    /// The status of its response, if it came to one.
+    pub status: Option<u16>,
 }
 
 /// What is known of a request that nobody counts for.
@@ -117,10 +127,6 @@ pub struct Bodies {
     pub largest: u64,
     /// When it began, by the clock of its kind.
     pub began: u64,
-    /// Its method.
-    pub method: Option<&'static str>,
-    /// The status of its response, if it came to one.
-    pub status: Option<u16>,
 }
 
 // === impl Weigher ===
@@ -212,12 +218,10 @@ impl Weigher {
         }
         Begun::Weighed(Weighing {
             scope,
-            weights,
+            weights: Some(weights),
             budget,
             began,
-            method: None,
             resident: Resident::now(),
-            status: AtomicU16::new(0),
             attribution,
         })
     }
@@ -311,7 +315,7 @@ impl Weights {
         self.left.add(sample.left);
     }
 
-    fn estimate(&self, bodies: &Bodies) {
+    fn estimate(&self, bodies: &Bodies, ended: Ended) {
         let sample = Sample {
             allocated: bodies.bytes,
             peak: bodies.largest,
@@ -322,8 +326,7 @@ impl Weights {
         if sample.peak > self.kind.heavy.above() {
             let about = About {
                 began: bodies.began,
-                method: bodies.method,
-                status: bodies.status,
+                ended,
                 budget: None,
                 resident: None,
             };
@@ -338,8 +341,8 @@ impl Weights {
         let took = clock.ticks().saturating_sub(about.began);
         heavy.push(HeavyRequest {
             name: *name,
-            method: about.method,
-            status: about.status,
+            method: about.ended.method,
+            status: about.ended.status,
             ended: SystemTime::now(),
             took: Duration::from_nanos(took),
             sample,
@@ -403,10 +406,10 @@ impl Weighing {
         self.scope.enter()
     }
 
-    /// What it is one of.
+    /// What it is one of; none once it has ended.
     #[must_use]
-    pub fn name(&self) -> Name {
-        self.weights.kind.name
+    pub fn name(&self) -> Option<Name> {
+        Some(self.weights.as_ref()?.kind.name)
     }
 
     /// What it holds now, in bytes.
@@ -442,23 +445,48 @@ impl Weighing {
 
     /// Counts that it is ended before there is a response, or instead of one.
     pub fn refused(&self) {
-        self.weights.refused.fetch_add(1, Relaxed);
+        if let Some(weights) = &self.weights {
+            weights.refused.fetch_add(1, Relaxed);
+        }
     }
 
     /// Counts that it is ended when its response has begun.
     pub fn cut(&self) {
-        self.weights.cut.fetch_add(1, Relaxed);
+        if let Some(weights) = &self.weights {
+            weights.cut.fetch_add(1, Relaxed);
+        }
     }
 
-    /// Says which method it has, for the log.
+    /// Weighs it, and says what came of it.
+    pub fn end(mut self, ended: Ended) {
+        self.weigh(ended);
+    }
+
     #[inline]
-    pub const fn set_method(&mut self, method: &'static &'static str) {
-        self.method = Some(method);
-    }
-
-    /// Says which status the response has, for the log.
-    pub fn set_status(&self, status: u16) {
-        self.status.store(status, Relaxed);
+    fn weigh(&mut self, ended: Ended) {
+        let Some(weights) = self.weights.take() else {
+            return;
+        };
+        let usage = self.scope.usage();
+        let sample = Sample {
+            allocated: usage.allocated,
+            peak: usage.peak,
+            left: usage.live,
+            attribution: self.attribution(),
+        };
+        if usage.limit.is_some_and(|limit| usage.peak > limit) {
+            weights.over_budget.fetch_add(1, Relaxed);
+        }
+        weights.record(&sample);
+        if sample.peak > weights.kind.heavy.above() {
+            let about = About {
+                began: self.began,
+                ended,
+                budget: self.budget(),
+                resident: self.resident.bytes(),
+            };
+            weights.tell(sample, &about);
+        }
     }
 }
 
@@ -470,35 +498,13 @@ impl Borrow<MemoryScope> for Weighing {
 
 impl Drop for Weighing {
     fn drop(&mut self) {
-        let usage = self.scope.usage();
-        let sample = Sample {
-            allocated: usage.allocated,
-            peak: usage.peak,
-            left: usage.live,
-            attribution: self.attribution(),
-        };
-        if usage.limit.is_some_and(|limit| usage.peak > limit) {
-            self.weights.over_budget.fetch_add(1, Relaxed);
-        }
-        self.weights.record(&sample);
-        if sample.peak > self.weights.kind.heavy.above() {
-            let status = self.status.load(Relaxed);
-            let about = About {
-                began: self.began,
-                method: self.method.copied(),
-                status: (status != 0).then_some(status),
-                budget: self.budget(),
-                resident: self.resident.bytes(),
-            };
-            self.weights.tell(sample, &about);
-        }
+        self.weigh(Ended::default());
     }
 }
 
 impl fmt::Debug for Weighing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Weighing")
-            .field("name", &self.name())
             .field("scope", &self.scope)
             .field("budget", &self.budget())
             .finish_non_exhaustive()
@@ -509,9 +515,9 @@ impl fmt::Debug for Weighing {
 
 impl Estimate {
     /// Ends it with what is known.
-    pub fn end(mut self, bodies: &Bodies) {
+    pub fn end(mut self, bodies: &Bodies, ended: Ended) {
         if let Some(weights) = self.weights.take() {
-            weights.estimate(bodies);
+            weights.estimate(bodies, ended);
         }
     }
 }

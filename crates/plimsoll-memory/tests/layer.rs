@@ -786,7 +786,7 @@ fn budget_of_the_request_counts_instead_of_that_of_its_kind() {
     let Begun::Weighed(own) = weigher.begin(Some(Budget::enforce(1_000))) else {
         panic!("the allocator counts");
     };
-    assert_eq!(general.name(), weigher.name());
+    assert_eq!(general.name(), Some(weigher.name()));
     assert_eq!(general.attribution(), Attribution::Exact);
     let held = [&general, &own].map(|weighing| {
         let _entered = weighing.enter();

@@ -3,9 +3,7 @@ use bytes::{Buf, Bytes};
 use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use plimsoll_alloc::Scoped;
-use plimsoll_core::{BoxError, RejectReason, Rejected};
-use plimsoll_memory::Weighing;
+use plimsoll_core::BoxError;
 use std::{
     pin::Pin,
     task::{Context, Poll, ready},
@@ -15,18 +13,26 @@ pin_project! {
     /// The response body of [`Edge`](crate::Edge): the inner one, followed to its end, or a document
     /// that tells why there is none.
     ///
-    /// It fails with a [`Rejected`] when the request holds more than its budget meanwhile.
+    /// It fails with a [`Rejected`](plimsoll_core::Rejected) when the request holds more than its budget meanwhile.
     #[derive(Debug)]
     pub struct EdgeBody<B> {
         #[pin]
-        inner: Option<Scoped<B, Weighing>>,
+        inner: Option<B>,
         document: Option<Bytes>,
         visit: Option<Visit>,
+    }
+
+    impl<B> PinnedDrop for EdgeBody<B> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            let _entered = this.visit.as_ref().and_then(Visit::enter);
+            this.inner.set(None);
+        }
     }
 }
 
 impl<B> EdgeBody<B> {
-    pub(super) const fn new(inner: Scoped<B, Weighing>, visit: Option<Visit>) -> Self {
+    pub(super) const fn new(inner: B, visit: Option<Visit>) -> Self {
         Self {
             inner: Some(inner),
             document: None,
@@ -60,19 +66,21 @@ where
     ) -> Poll<Option<Result<Frame<Self::Data>, BoxError>>> {
         let mut this = self.project();
         let (frame, is_last) = match this.inner.as_mut().as_pin_mut() {
-            Some(mut scoped) => {
-                let (entered, mut inner) = scoped.as_mut().enter();
+            Some(mut inner) => {
+                let entered = this.visit.as_ref().and_then(Visit::enter);
                 let polled = inner.as_mut().poll_frame(cx);
                 let is_last = inner.is_end_stream();
                 // What is counted from here on is not the request's.
                 drop(entered);
-                let weighing = scoped.as_ref().get_ref().scope();
-                if let Some(weighing) = weighing.filter(|it| it.over_budget().is_some()) {
-                    weighing.cut();
-                    let rejected = Rejected::new(RejectReason::OverBudget, weighing.name());
+                if let Some(visit) = this.visit
+                    && let Some(rejected) = visit.over_budget()
+                {
+                    let entered = visit.enter();
+                    drop(polled);
                     this.inner.set(None);
+                    drop(entered);
                     // The body is open still, and so is counted as cut.
-                    *this.visit = None;
+                    visit.cut();
                     return Poll::Ready(Some(Err(rejected.into())));
                 }
                 (ready!(polled), is_last)
@@ -82,37 +90,38 @@ where
                 (document.map(|data| Ok(Frame::data(data.into()))), true)
             }
         };
-        match (&frame, this.visit.as_mut()) {
-            (Some(Ok(frame)), Some(visit)) => {
-                if let Some(data) = frame.data_ref() {
-                    visit.sent(data.remaining());
+        if let Some(visit) = this.visit {
+            match &frame {
+                Some(Ok(frame)) => {
+                    if let Some(data) = frame.data_ref() {
+                        visit.sent(data.remaining());
+                    }
+                    // The connection does not ask again after the last frame.
+                    if visit.is_body_open() && is_last {
+                        visit.body_ended();
+                    }
                 }
-                // The connection does not ask again after the last frame.
-                if visit.is_body_open() && is_last {
+                None => {
                     visit.body_ended();
+                    visit.count();
                 }
+                // A failed body stays open, and is counted as cut.
+                Some(Err(_)) => visit.count(),
             }
-            (None, Some(visit)) => {
-                visit.body_ended();
-                *this.visit = None;
-            }
-            // A failed body stays open, and is counted as cut.
-            (Some(Err(_)), _) => *this.visit = None,
-            (_, None) => {}
         }
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.inner {
-            Some(inner) => inner.inner().is_end_stream(),
+            Some(inner) => inner.is_end_stream(),
             None => self.document.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.inner {
-            Some(inner) => inner.inner().size_hint(),
+            Some(inner) => inner.size_hint(),
             None => SizeHint::with_exact(self.document.as_ref().map_or(0, Bytes::len) as u64),
         }
     }

@@ -1,12 +1,12 @@
 //! What is counted, by endpoint.
 
-use super::{EndpointSnapshot, cells::Cells};
+use super::{EndpointSnapshot, cells::Cells, memory};
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::Body;
-use plimsoll_alloc::{GroupId, untracked};
-use plimsoll_core::{Clock, Name, stripe};
+use plimsoll_alloc::{Entered, GroupId, untracked};
+use plimsoll_core::{Clock, Name, RejectReason, Rejected, stripe};
 use plimsoll_memory::{
-    Begun, Bodies, Budget, Estimate, HeavyLog, MemoryConfig, RetainedByGroup, Weigher, Weighing,
+    Begun, Bodies, Budget, Ended, HeavyLog, MemoryConfig, RetainedByGroup, Weigher, Weighing,
 };
 use std::{
     collections::HashMap,
@@ -51,25 +51,30 @@ pub(super) struct Endpoint {
     weigher: Weigher,
 }
 
-/// One request in flight. Dropping it is the end of the request.
+/// One request. What it holds is dropped [in its scope](Self::enter) before this, which ends it.
+///
+/// It is moved along with the request, and so is kept small.
 pub(super) struct Visit {
-    /// Held by nobody else but the endpoint, so the references to it count what is in flight.
-    cells: Arc<Cells>,
+    /// Held by nobody else but the endpoint, so the references to it count what is in flight. None
+    /// once it was counted.
+    cells: Option<Arc<Cells>>,
+    begun: Option<Begun>,
     started: u64,
     bytes: u64,
     /// How many bytes the body has, if that is known.
     length: u64,
+    /// How many bytes the body of the request has, if that is known and somebody asks.
+    declared: u64,
+    /// The largest frame of the body.
+    largest: u64,
+    /// 0 if there was no response.
+    status: u16,
     method: u8,
     class: Class,
     /// Whether a response body has begun and not ended yet.
     body_open: bool,
-    /// 0 if there was no response.
-    status: u16,
-    /// Where nobody counts what it allocates.
-    estimate: Option<Estimate>,
-    /// Bytes of the request's body, and of the largest piece of either.
-    came_in: u64,
-    largest: u64,
+    /// Whether the response tells what was held.
+    tells: bool,
 }
 
 /// How a request ended.
@@ -256,37 +261,65 @@ impl Endpoint {
 
 impl Visit {
     /// Begins a request, and weighs it if the allocator counts for it.
-    pub(super) fn begin<A>(endpoint: &Endpoint, request: &Request<A>) -> (Self, Option<Weighing>) {
+    #[inline]
+    pub(super) fn begin<A>(endpoint: &Endpoint, request: &Request<A>, tells: bool) -> Self {
         let cells = endpoint.cells().clone();
         let started = cells.ticks();
-        let method = method_index(request.method());
         let own = request.extensions().get::<Budget>().copied();
-        let (weighing, estimate) = match endpoint.weigher.begin_at(own, started) {
-            Begun::Weighed(mut weighing) => {
-                weighing.set_method(&METHODS[usize::from(method)]);
-                (Some(weighing), None)
-            }
-            Begun::Estimated(estimate) => (None, Some(estimate)),
+        let begun = endpoint.weigher.begin_at(own, started);
+        let asks = match &begun {
+            Begun::Weighed(weighing) => weighing.budget().is_some(),
+            Begun::Estimated(_) => true,
         };
-        let came_in = match estimate {
-            // It need not be true, and must not spoil the sum of all.
-            Some(_) => declared_length(request.headers()).unwrap_or(0).min(1 << 40),
-            None => 0,
-        };
-        let visit = Self {
+        Self {
+            cells: Some(cells),
+            begun: Some(begun),
             started,
-            cells,
             bytes: 0,
             length: u64::MAX,
-            method,
+            declared: if asks { declared(request.headers()) } else { 0 },
+            largest: 0,
+            status: 0,
+            method: method_index(request.method()),
             class: Class::Error,
             body_open: false,
-            status: 0,
-            estimate,
-            came_in,
-            largest: came_in,
+            tells,
+        }
+    }
+
+    /// Has the thread allocate for the request, if that is weighed, until the guard is dropped.
+    #[inline]
+    pub(super) fn enter(&self) -> Option<Entered<'_>> {
+        self.weighing().map(Weighing::enter)
+    }
+
+    #[inline]
+    fn weighing(&self) -> Option<&Weighing> {
+        match &self.begun {
+            Some(Begun::Weighed(weighing)) => Some(weighing),
+            _ => None,
+        }
+    }
+
+    /// Why it is ended now, if it is.
+    #[inline]
+    pub(super) fn over_budget(&self) -> Option<Rejected> {
+        let weighing = self.weighing()?;
+        let budget = weighing.over_budget()?;
+        // A body that alone is larger than the budget is what its sender can do something about.
+        let reason = match self.declared > budget.bytes() {
+            true => RejectReason::BodyTooLarge,
+            false => RejectReason::OverBudget,
         };
-        (visit, weighing)
+        Some(Rejected::new(reason, weighing.name()?))
+    }
+
+    /// Adds what is known to a response that begins, if it is to tell.
+    #[inline]
+    pub(super) fn tell(&self, response: &mut HeaderMap) {
+        if self.tells {
+            untracked(|| memory::tell(self.weighing(), response));
+        }
     }
 
     /// The service works on the request. If it fails or panics, this is how the request ended.
@@ -319,9 +352,14 @@ impl Visit {
         }
     }
 
-    /// It was ended, and answered by a document of so many bytes.
+    /// It was ended, and is answered by a document of so many bytes.
     pub(super) fn refused(&mut self, status: StatusCode, length: usize) {
         self.class = Class::of(status);
+        self.status = status.as_u16();
+        if let Some(weighing) = self.weighing() {
+            weighing.refused();
+        }
+        self.weighed();
         self.length = length as u64;
         self.body_open = self.method != HEAD && length > 0;
     }
@@ -333,6 +371,49 @@ impl Visit {
         // A connection that has sent as much as it announced does not ask for more.
         if self.bytes >= self.length {
             self.body_ended();
+        }
+    }
+
+    /// It was ended after its response had begun.
+    pub(super) fn cut(&mut self) {
+        if let Some(weighing) = self.weighing() {
+            weighing.cut();
+        }
+        self.count();
+        self.weighed();
+    }
+
+    /// Counts the request, whose response has ended. What it holds may still be there.
+    pub(super) fn count(&mut self) {
+        let Some(cells) = self.cells.take() else {
+            return;
+        };
+        let took = cells.ticks().saturating_sub(self.started);
+        cells.record(self.method, self.class, took, self.bytes);
+        if self.body_open {
+            cells.record_cut();
+        }
+    }
+
+    /// Weighs the request, of which nothing is left to drop.
+    fn weighed(&mut self) {
+        let ended = Ended {
+            method: Some(METHODS[usize::from(self.method)]),
+            status: (self.status != 0).then_some(self.status),
+        };
+        match self.begun.take() {
+            Some(Begun::Weighed(weighing)) => weighing.end(ended),
+            Some(Begun::Estimated(estimate)) => {
+                // It need not be true, and must not spoil the sum of all.
+                let declared = self.declared.min(1 << 40);
+                let bodies = Bodies {
+                    bytes: declared + self.bytes,
+                    largest: declared.max(self.largest),
+                    began: self.started,
+                };
+                estimate.end(&bodies, ended);
+            }
+            None => {}
         }
     }
 
@@ -349,20 +430,8 @@ impl Visit {
 
 impl Drop for Visit {
     fn drop(&mut self) {
-        let took = self.cells.ticks().saturating_sub(self.started);
-        self.cells.record(self.method, self.class, took, self.bytes);
-        if self.body_open {
-            self.cells.record_cut();
-        }
-        if let Some(estimate) = self.estimate.take() {
-            estimate.end(&Bodies {
-                bytes: self.came_in.saturating_add(self.bytes),
-                largest: self.largest,
-                began: self.started,
-                method: Some(METHODS[usize::from(self.method)]),
-                status: (self.status != 0).then_some(self.status),
-            });
-        }
+        self.count();
+        self.weighed();
     }
 }
 
@@ -375,8 +444,13 @@ impl fmt::Debug for Visit {
     }
 }
 
+/// How long a body is, as far as its head says so, or 0.
+fn declared(headers: &HeaderMap) -> u64 {
+    declared_length(headers).unwrap_or(0)
+}
+
 /// How long a body is, as far as its head says so.
-pub(super) fn declared_length(headers: &HeaderMap) -> Option<u64> {
+fn declared_length(headers: &HeaderMap) -> Option<u64> {
     let value = headers.get(header::CONTENT_LENGTH)?;
     value.to_str().ok()?.parse().ok()
 }

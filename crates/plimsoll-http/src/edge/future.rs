@@ -1,12 +1,10 @@
 //! Future types.
 
-use super::{EdgeBody, endpoint::Visit, memory::Rules};
+use super::{EdgeBody, endpoint::Visit};
 use crate::reject::refusal;
 use http::Response;
 use http_body::Body;
 use pin_project_lite::pin_project;
-use plimsoll_alloc::Scoped;
-use plimsoll_memory::Weighing;
 use std::{
     pin::Pin,
     task::{Context, Poll},
@@ -18,20 +16,25 @@ pin_project! {
     #[must_use = "futures do nothing unless polled"]
     pub struct EdgeFuture<F> {
         #[pin]
-        // What weighs the request, and the visit, move on into the body.
-        inner: Option<Scoped<F, Weighing>>,
+        inner: Option<F>,
+        // It moves on into the body.
         visit: Option<Visit>,
-        rules: Rules,
+    }
+
+    impl<F> PinnedDrop for EdgeFuture<F> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            let _entered = this.visit.as_ref().and_then(Visit::enter);
+            this.inner.set(None);
+        }
     }
 }
 
 impl<F> EdgeFuture<F> {
-    pub(super) fn new(inner: Scoped<F, Weighing>, mut visit: Visit, rules: Rules) -> Self {
-        visit.left();
+    pub(super) const fn new(inner: F, visit: Visit) -> Self {
         Self {
             inner: Some(inner),
             visit: Some(visit),
-            rules,
         }
     }
 }
@@ -45,50 +48,42 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        if let Some(visit) = this.visit {
-            visit.entered();
-        }
         let inner = this.inner.as_mut().as_pin_mut();
-        let mut inner = inner.expect("polled after completion");
-        let polled = inner.as_mut().poll(cx);
-        let weighing = inner.as_ref().get_ref().scope();
+        let inner = inner.expect("polled after completion");
+        let visit = this.visit.as_mut().expect("polled after completion");
+        visit.entered();
+        let entered = visit.enter();
+        let polled = inner.poll(cx);
+        drop(entered);
         // Whoever has failed has ended.
-        let goes_on = weighing.filter(|_| !matches!(polled, Poll::Ready(Err(_))));
-        if let Some((weighing, rejected)) = goes_on.and_then(|it| this.rules.refuse(it)) {
+        if !matches!(polled, Poll::Ready(Err(_)))
+            && let Some(rejected) = visit.over_budget()
+        {
             // What came of it is freed where it was allocated.
-            let entered = weighing.enter();
+            let entered = visit.enter();
             drop(polled);
+            this.inner.set(None);
             drop(entered);
             let response = refusal(&rejected);
-            weighing.set_status(response.status().as_u16());
-            weighing.refused();
-            this.inner.set(None);
             return Poll::Ready(Ok(EdgeBody::refusal(response, this.visit.take())));
         }
         match polled {
             Poll::Pending => {
-                if let Some(visit) = this.visit {
-                    visit.left();
-                }
+                visit.left();
                 Poll::Pending
             }
             Poll::Ready(Ok(mut response)) => {
-                if let Some(visit) = this.visit {
-                    visit.responded(&response);
-                }
-                this.rules.tell(weighing, response.headers_mut());
+                visit.responded(&response);
+                visit.tell(response.headers_mut());
                 let (head, body) = response.into_parts();
-                if let Some(weighing) = weighing {
-                    weighing.set_status(head.status.as_u16());
-                }
                 // The inner future, which has ended, is dropped outside of the scope. What it frees
                 // is the request's all the same.
-                let body = Scoped::new(body, inner.take_scope());
                 let body = EdgeBody::new(body, this.visit.take());
                 Poll::Ready(Ok(Response::from_parts(head, body)))
             }
             Poll::Ready(Err(error)) => {
-                *this.visit = None;
+                // Counted at once; it is weighed once the inner future is dropped.
+                visit.count();
                 Poll::Ready(Err(error))
             }
         }

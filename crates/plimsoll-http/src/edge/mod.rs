@@ -83,14 +83,13 @@ pub use self::{
 use self::{
     endpoint::{Endpoint, Endpoints, Visit},
     future::EdgeFuture,
-    memory::Rules,
 };
 use bytes::Bytes;
 use http::{Extensions, Request, Response};
 use http_body::Body;
-use plimsoll_alloc::{GroupId, Scoped, untracked};
+use plimsoll_alloc::{GroupId, untracked};
 use plimsoll_core::{BoxError, ConfigError, Name};
-use plimsoll_memory::{HeavyLog, MemoryConfig, Weighing};
+use plimsoll_memory::{HeavyLog, MemoryConfig};
 use std::{
     fmt,
     sync::{Arc, OnceLock},
@@ -255,13 +254,12 @@ where
 
     fn call(&mut self, request: Request<A>) -> Self::Future {
         // Made first: it counts the request even if the inner service panics in `call`.
-        let (visit, weighing) = self.route.visit(&request);
-        let headers = self.route.endpoints.has_headers();
-        let rules = Rules::new(weighing.as_ref(), request.headers(), headers);
-        let entered = weighing.as_ref().map(Weighing::enter);
+        let mut visit = self.route.visit(&request);
+        let entered = visit.enter();
         let inner = self.inner.call(request);
         drop(entered);
-        EdgeFuture::new(Scoped::new(inner, weighing), visit, rules)
+        visit.left();
+        EdgeFuture::new(inner, visit)
     }
 }
 
@@ -269,28 +267,26 @@ where
 
 impl Route {
     #[inline]
-    fn visit<A>(&self, request: &Request<A>) -> (Visit, Option<Weighing>) {
+    fn visit<A>(&self, request: &Request<A>) -> Visit {
         let label = label(request.extensions());
+        let tells = self.endpoints.has_headers();
         match self.first.get() {
-            Some(first) if first.name() == label => Visit::begin(first, request),
-            first => self.visit_another(label, first.is_none(), request),
+            Some(first) if first.name() == label => Visit::begin(first, request, tells),
+            first => {
+                let endpoint = self.another(label, first.is_none());
+                Visit::begin(&endpoint, request, tells)
+            }
         }
     }
 
     #[cold]
-    fn visit_another<A>(
-        &self,
-        label: &str,
-        is_first: bool,
-        request: &Request<A>,
-    ) -> (Visit, Option<Weighing>) {
+    fn another(&self, label: &str, is_first: bool) -> Arc<Endpoint> {
         // It stays, so it is not of the request around this one, if there is one.
         let endpoint = untracked(|| self.endpoints.get(label));
-        let visit = Visit::begin(&endpoint, request);
         if is_first {
-            let _ = self.first.set(endpoint);
+            let _ = self.first.set(endpoint.clone());
         }
-        visit
+        endpoint
     }
 }
 

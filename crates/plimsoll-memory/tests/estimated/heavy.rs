@@ -2,7 +2,7 @@
 
 use super::{estimate, weigher};
 use plimsoll_core::{Bounded, Holding as _, Next, Registry, RemovalReason, Totals};
-use plimsoll_memory::{Bodies, HeavyLog, MemoryConfig, Weigher};
+use plimsoll_memory::{Bodies, Ended, HeavyLog, MemoryConfig, Weigher};
 use proptest::prelude::*;
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::{
@@ -14,12 +14,14 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// Ends a request that held so much.
 fn push(weigher: &Weigher, bytes: u64) {
-    estimate(weigher).end(&Bodies {
-        bytes,
-        largest: bytes,
-        began: weigher.now(),
-        ..Bodies::default()
-    });
+    estimate(weigher).end(
+        &Bodies {
+            bytes,
+            largest: bytes,
+            began: weigher.now(),
+        },
+        Ended::default(),
+    );
 }
 
 /// A log of all that held anything, and who fills it.

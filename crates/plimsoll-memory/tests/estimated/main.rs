@@ -5,7 +5,8 @@ mod heavy;
 
 use plimsoll_core::{BoxError, Name};
 use plimsoll_memory::{
-    Attribution, Begun, Bodies, Budget, Estimate, HeavyLog, MemoryConfig, MemoryLayer, Weigher,
+    Attribution, Begun, Bodies, Budget, Ended, Estimate, HeavyLog, MemoryConfig, MemoryLayer,
+    Weigher,
 };
 use std::{
     convert::Infallible,
@@ -164,11 +165,14 @@ async fn calls_that_fail_are_dropped_or_panic_are_counted_once() {
 fn bytes_of_bodies_are_what_is_known_of_a_request() {
     let weigher = weigher(&HeavyLog::default(), None);
     drop(estimate(&weigher));
-    estimate(&weigher).end(&Bodies {
-        bytes: 71_500,
-        largest: 70_000,
-        ..Bodies::default()
-    });
+    estimate(&weigher).end(
+        &Bodies {
+            bytes: 71_500,
+            largest: 70_000,
+            ..Bodies::default()
+        },
+        Ended::default(),
+    );
     let stats = weigher.stats();
     assert_eq!(stats.attributed(Attribution::ProcessOnly), 1);
     assert_eq!(stats.attributed(Attribution::Estimated), 1);
@@ -184,13 +188,17 @@ async fn heavy_requests_are_logged_as_estimated() {
     for largest in [10_000, 10_001] {
         let request = estimate(&weigher);
         tokio::time::advance(Duration::from_millis(1_500)).await;
-        request.end(&Bodies {
-            bytes: 20 + largest,
-            largest,
-            began: weigher.now() - 1_500_000_000,
-            method: Some("PUT"),
-            status: Some(201),
-        });
+        request.end(
+            &Bodies {
+                bytes: 20 + largest,
+                largest,
+                began: weigher.now() - 1_500_000_000,
+            },
+            Ended {
+                method: Some("PUT"),
+                status: Some(201),
+            },
+        );
     }
     let [logged] = &*heavy.newest(10) else {
         panic!("{heavy:?}");
