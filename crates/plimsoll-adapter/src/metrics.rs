@@ -23,9 +23,7 @@ impl Published {
         // Held throughout: what another thread saw is published before or after, and an adapter
         // that went in between is forgotten the next time. No adapter is called under it.
         let mut published = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let living = seen
-            .iter()
-            .map(|(it, memory)| (it.name, memory.is_counted()));
+        let living = seen.iter().map(|(it, memory)| (it.name, memory.is_exact()));
         let living: BTreeMap<_, _> = living.collect();
         for (gone, is_weighed) in &*published {
             // A recorder cannot unregister a gauge.

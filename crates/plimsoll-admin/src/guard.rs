@@ -59,13 +59,16 @@ impl Guard {
             None => self.check_host(asked.as_ref())?,
         }
         self.check_origin(asked, headers)?;
-        let cross_site = || {
-            headers
-                .get_all(SEC_FETCH_SITE)
-                .iter()
-                .any(|v| v == "cross-site")
+        let from = |sites: &[&str]| {
+            let mut values = headers.get_all(SEC_FETCH_SITE).iter();
+            values.any(|site| sites.iter().any(|other| site == other))
         };
-        if acts(method, uri) && cross_site() {
+        // A page of another port of this host is of the same site, and sends no origin for an image.
+        let is_foreign = match profiles(uri) {
+            true => from(&["cross-site", "same-site"]),
+            false => !method.is_safe() && from(&["cross-site"]),
+        };
+        if is_foreign {
             return Err(Refusal::CrossSite);
         }
         check_length(headers)
@@ -136,10 +139,10 @@ impl From<Refusal> for Problem {
     }
 }
 
-/// Whether a request does something, or has so much done that a page of another site had better not
-/// have it done by asking, though it could not read the answer.
-fn acts(method: &Method, uri: &Uri) -> bool {
-    !method.is_safe() || uri.path().starts_with("/debug/")
+/// Whether so much is done for a request that a page of somebody else had better not have it done by
+/// asking, though it could not read the answer.
+fn profiles(uri: &Uri) -> bool {
+    uri.path().starts_with("/debug/")
 }
 
 struct Many;

@@ -40,15 +40,17 @@ struct EndpointView {
     /// The worst that one was weighed by.
     attribution: Option<&'static str>,
     in_flight: usize,
-    live_bytes: u64,
-    retained_bytes: u64,
-    retaining_requests: u64,
+    /// Null, as what follows, where nobody knows what requests hold.
+    live_bytes: Option<u64>,
+    retained_bytes: Option<u64>,
+    retaining_requests: Option<u64>,
     /// By how long ago the request ended; null where nobody tells the time.
     retained_bytes_by_age: Option<AgesView>,
     allocated_bytes: u64,
-    peak: SizesView,
     allocated: SizesView,
-    left: SizesView,
+    peak: Option<SizesView>,
+    /// Still held when the request ended, the last frame included that was not written yet.
+    left: Option<SizesView>,
     budget: Option<BudgetView>,
     over_budget: u64,
     refused: u64,
@@ -136,27 +138,30 @@ impl RequestsView {
 impl From<&EndpointSnapshot> for EndpointView {
     fn from(snapshot: &EndpointSnapshot) -> Self {
         let memory = &snapshot.memory;
+        let exact = memory.is_exact().then_some(memory);
         Self {
             endpoint: snapshot.endpoint.as_str(),
             requests: memory.requests(),
             attribution: memory.attribution().map(Attribution::as_str),
             in_flight: snapshot.in_flight,
-            live_bytes: memory.live,
-            retained_bytes: memory.retained.bytes,
-            retaining_requests: memory.retained.scopes,
-            retained_bytes_by_age: memory.retained_by_age.map(|by_age| {
-                let [one_minute, ten_minutes, one_hour, older] = by_age.map(|it| it.bytes);
-                AgesView {
-                    one_minute,
-                    ten_minutes,
-                    one_hour,
-                    older,
-                }
-            }),
+            live_bytes: exact.map(|memory| memory.live),
+            retained_bytes: exact.map(|memory| memory.retained.bytes),
+            retaining_requests: exact.map(|memory| memory.retained.scopes),
+            retained_bytes_by_age: exact
+                .and_then(|memory| memory.retained_by_age)
+                .map(|by_age| {
+                    let [one_minute, ten_minutes, one_hour, older] = by_age.map(|it| it.bytes);
+                    AgesView {
+                        one_minute,
+                        ten_minutes,
+                        one_hour,
+                        older,
+                    }
+                }),
             allocated_bytes: memory.allocated.sum,
-            peak: SizesView::from(&memory.peak),
             allocated: SizesView::from(&memory.allocated),
-            left: SizesView::from(&memory.left),
+            peak: exact.map(|memory| SizesView::from(&memory.peak)),
+            left: exact.map(|memory| SizesView::from(&memory.left)),
             budget: memory.budget.map(BudgetView::from),
             over_budget: memory.over_budget,
             refused: memory.refused,

@@ -65,5 +65,5 @@ pub use self::{
         Charge, Entered, GroupId, MemoryGroup, MemoryScope, MemoryUsage, OverLimit, ProcessUsage,
         Retained, each_retained, live_bytes, process_usage, set_now, untracked,
     },
-    tracking::{Mode, TrackingAllocator, is_installed, mode, set_mode},
+    tracking::{Mode, TrackingAllocator, is_installed, mode, mode_switches, set_mode},
 };

@@ -299,20 +299,20 @@ impl MemoryScope {
         })
     }
 
-    /// Whether it holds no more than it may.
+    /// Whether it, and those that it is within, hold no more than they may.
     ///
     /// # Errors
     ///
-    /// When it does.
+    /// When one of them does: the innermost.
     pub fn check(&self) -> Result<(), OverLimit> {
-        let MemoryUsage { live, limit, .. } = self.usage();
-        match limit {
-            Some(limit) if live > limit => Err(OverLimit {
+        tell();
+        match self.tag.and_then(|tag| slot::over(tag.get())) {
+            Some(Full { live, limit }) => Err(OverLimit {
                 live,
                 asked: 0,
                 limit,
             }),
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 

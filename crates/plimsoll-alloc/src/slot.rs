@@ -422,6 +422,15 @@ pub(crate) fn try_charge(tag: u64, bytes: u64) -> Result<(), Full> {
     Ok(())
 }
 
+/// The innermost of a scope and those that it is within in whose name more is held than may be.
+pub(crate) fn over(tag: u64) -> Option<Full> {
+    all_above(tag).find_map(|slot| {
+        let limit = slot.limit.load(Relaxed).checked_sub(1)?;
+        let live = u64::try_from(slot.live()).unwrap_or(0);
+        (live > limit).then_some(Full { live, limit })
+    })
+}
+
 /// Opens a slot for a scope, of a group or of none. None if all are taken.
 pub(crate) fn open(group: Option<u64>) -> Option<u64> {
     open_within(group, None)

@@ -11,7 +11,7 @@ use crate::{
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     ptr,
-    sync::atomic::{AtomicU8, Ordering::Relaxed},
+    sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed},
 };
 
 /// Wraps an allocator, and knows whose every block is.
@@ -106,8 +106,19 @@ pub(crate) fn is_watched() -> bool {
 ///
 /// The layout of blocks is the same in every mode, so that it can be changed at any time.
 pub fn set_mode(mode: Mode) {
+    SWITCHES.fetch_add(1, Relaxed);
     change(|before| before & WATCHED | mode as u8);
 }
+
+/// How often the [mode was set](set_mode). What was counted while that changed may not be all.
+#[must_use]
+#[inline]
+pub fn mode_switches() -> u32 {
+    SWITCHES.load(Relaxed)
+}
+
+/// It wraps.
+static SWITCHES: AtomicU32 = AtomicU32::new(0);
 
 /// Whether a [`TrackingAllocator`] is the program's allocator, and counts. Without one, scopes hold
 /// nothing.

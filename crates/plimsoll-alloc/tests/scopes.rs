@@ -910,7 +910,12 @@ fn limit_of_a_scope_is_of_what_those_within_it_hold_too() {
         request.check().unwrap();
         let more = bytes(1);
         request.check().unwrap_err();
-        call.check().unwrap();
+        // Who works in the call can do something about it.
+        call.check().unwrap_err();
+        call.set_limit(500);
+        let error = call.check().unwrap_err();
+        assert!(error.to_string().contains("500"), "the innermost: {error}");
+        call.set_limit(None);
         drop((most, more));
         request.check().unwrap();
     });

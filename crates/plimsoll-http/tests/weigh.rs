@@ -455,6 +455,8 @@ async fn stream_over_its_budget_ends_with_an_error() {
     drop(kept);
     let stream = memory(&edge, "/stream");
     assert_eq!((stream.refused, stream.cut, stream.live), (0, 1, 0));
+    // The frame that was sent, which somebody kept, and not the one that was not.
+    assert!((50_000..60_000).contains(&stream.left.max), "{stream:?}");
     assert_eq!(edge.snapshot()[0].cut, 1);
 }
 
@@ -581,4 +583,68 @@ async fn groups_are_named_by_the_endpoints_that_have_weighed_a_request() {
     let names: Vec<_> = groups.iter().map(|(_, name)| name.as_str()).collect();
     assert_eq!(names, ["/one", "/other"]);
     assert_ne!(groups[0].0, groups[1].0);
+}
+
+/// A body that keeps each frame it makes, until it ends or fails.
+struct Keeps {
+    kept: &'static Mutex<Vec<Vec<u8>>>,
+    fails: bool,
+    is_polled: bool,
+}
+
+impl Body for Keeps {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if !std::mem::replace(&mut self.is_polled, true) {
+            return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"all")))));
+        }
+        self.kept.lock().unwrap().push(bytes(50_000));
+        Poll::Ready(self.fails.then(|| Err("its own".into())))
+    }
+}
+
+#[tokio::test]
+async fn body_that_has_ended_or_failed_is_not_ended_once_more() {
+    static KEPT: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+    let config = MemoryConfig::new().budget(10_000);
+    let edge = edge(&config.on_over_budget(BudgetMode::Enforce));
+    for fails in [false, true] {
+        let body = move || Keeps {
+            kept: &KEPT,
+            fails,
+            is_polled: false,
+        };
+        let service =
+            service_fn(
+                move |_: Request<()>| async move { Ok::<_, Infallible>(Response::new(body())) },
+            );
+        let response = edge.layer(service).oneshot(request("/keeps")).await;
+        let mut body = response.unwrap().into_body();
+        assert!(body.frame().await.unwrap().is_ok());
+        let last = body.frame().await.transpose();
+        match fails {
+            true => assert_eq!(last.unwrap_err().to_string(), "its own"),
+            false => assert!(last.unwrap().is_none()),
+        }
+    }
+    let keeps = memory(&edge, "/keeps");
+    assert_eq!((keeps.requests(), keeps.cut, keeps.over_budget), (2, 0, 2));
+    KEPT.lock().unwrap().clear();
+}
+
+#[tokio::test]
+async fn route_past_the_bound_of_endpoints_keeps_its_own_budget() {
+    let config = MemoryConfig::new().budget_of("/late", 100_000);
+    let config = config.on_over_budget(BudgetMode::Enforce);
+    let edge = EdgeLayer::max_endpoints(1).memory(&config).unwrap();
+    let service = edge.layer(service_fn(hoard));
+    for (route, status) in [("/early", 200), ("/late", 503), ("/other", 200)] {
+        let response = service.clone().oneshot(request(route)).await.unwrap();
+        assert_eq!(response.status(), status, "{route}");
+    }
 }

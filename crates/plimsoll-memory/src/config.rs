@@ -1,6 +1,6 @@
 use crate::{Budget, BudgetMode, HeavyLog};
 use plimsoll_core::{
-    ConfigError,
+    ConfigError, Name,
     settings::{self, Fields, Settings, bytes, choice, duration, flag, integer, sizes},
 };
 use std::{collections::BTreeMap, time::Duration};
@@ -151,6 +151,14 @@ impl Settings for MemoryConfig {
             "budgets",
             "The most that a request of a route may hold, by route as the router names it.",
             &mut sizes(&mut self.budgets, 1..=u64::MAX),
+        );
+        let longest = Name::MAX_LEN;
+        fields.require(
+            "budgets",
+            self.budgets.keys().all(|route| route.len() <= longest),
+            &format_args!(
+                "by routes of at most {longest} bytes, which is as much as is known of one"
+            ),
         );
         fields.setting(
             "on_over_budget",

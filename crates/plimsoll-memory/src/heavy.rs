@@ -139,6 +139,14 @@ impl HeavyLog {
     }
 }
 
+impl HeavyLog {
+    /// A log that keeps none, since none is heavy.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::new(u64::MAX, 0, Duration::ZERO)
+    }
+}
+
 impl Default for HeavyLog {
     /// More than 64 MiB is heavy; the newest 1 000 are kept for an hour.
     fn default() -> Self {

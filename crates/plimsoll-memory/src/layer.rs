@@ -1,6 +1,5 @@
-use crate::{Begun, Budget, HeavyLog, MemoryStats, Weigher, Weighing};
+use crate::{Begun, Budget, HeavyLog, MemoryStats, Weigher};
 use pin_project_lite::pin_project;
-use plimsoll_alloc::Scoped;
 use plimsoll_core::{BoxError, Name, RejectReason, Rejected};
 use std::{
     pin::Pin,
@@ -28,10 +27,11 @@ pub struct MemoryService<S> {
 }
 
 impl MemoryLayer {
-    /// Weighs calls by this name, the source of refusals. There is no budget.
+    /// Weighs calls by this name, the source of refusals. There is no budget, and none is logged as
+    /// heavy: for a log, make a [weigher](Self::with_weigher) with one, and have that swept.
     #[must_use]
     pub fn new(name: impl Into<Name>) -> Self {
-        Self::with_weigher(Weigher::new(name.into(), HeavyLog::default(), None))
+        Self::with_weigher(Weigher::new(name.into(), HeavyLog::none(), None))
     }
 
     /// Weighs calls by a weigher that was made before.
@@ -87,16 +87,13 @@ where
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
-        let (weighing, estimated) = match self.weigher.begin(None) {
-            Begun::Weighed(weighing) => (Some(weighing), None),
-            Begun::Estimated(estimate) => (None, Some(estimate)),
-        };
-        let entered = weighing.as_ref().map(Weighing::enter);
+        let begun = self.weigher.begin(None);
+        let entered = begun.enter();
         let inner = self.inner.call(request);
         drop(entered);
         MemoryFuture {
-            inner: Some(Scoped::new(inner, weighing)),
-            estimated,
+            inner: Some(inner),
+            begun: Some(begun),
             name: self.weigher.name(),
         }
     }
@@ -108,9 +105,17 @@ pin_project! {
     #[must_use = "futures do nothing unless polled"]
     pub struct MemoryFuture<F> {
         #[pin]
-        inner: Option<Scoped<F, Weighing>>,
-        estimated: Option<crate::Estimate>,
+        inner: Option<F>,
+        begun: Option<Begun>,
         name: Name,
+    }
+
+    impl<F> PinnedDrop for MemoryFuture<F> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            let _entered = this.begun.as_ref().and_then(Begun::enter);
+            this.inner.set(None);
+        }
     }
 }
 
@@ -124,26 +129,30 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let inner = this.inner.as_mut().as_pin_mut();
-        let mut inner = inner.expect("polled after completion");
-        let polled = inner.as_mut().poll(cx);
-        let weighing = inner.into_ref().get_ref().scope();
+        let inner = inner.expect("polled after completion");
+        let entered = this.begun.as_ref().and_then(Begun::enter);
+        let polled = inner.poll(cx);
+        if polled.is_ready() {
+            // What is left is what it answered.
+            this.inner.set(None);
+        }
+        let weighing = this.begun.as_ref().and_then(Begun::weighing);
         // Whoever has failed has ended.
         let goes_on = !matches!(polled, Poll::Ready(Err(_)));
         let over = weighing.filter(|it| goes_on && it.over_budget().is_some());
         if let Some(weighing) = over {
             weighing.refused();
             // What came of it goes where it came from.
-            let entered = weighing.enter();
             drop(polled);
-            drop(entered);
             this.inner.set(None);
-            *this.estimated = None;
+            drop(entered);
+            *this.begun = None;
             let rejected = Rejected::new(RejectReason::OverBudget, *this.name);
             return Poll::Ready(Err(rejected.into()));
         }
+        drop(entered);
         if polled.is_ready() {
-            this.inner.set(None);
-            *this.estimated = None;
+            *this.begun = None;
         }
         polled.map_err(Into::into)
     }

@@ -13,10 +13,9 @@ impl MemoryStats {
     /// | series | kind | where |
     /// |---|---|---|
     /// | `…_requests_total` | counter, with the label `attribution` | there were some |
-    /// | `…_live_bytes` | gauge | some were not estimated, as below |
+    /// | `…_allocated_bytes_total` | counter | the allocator counted for some |
+    /// | `…_live_bytes` | gauge | some were exact, as below |
     /// | `…_retained_bytes` | gauge | |
-    /// | `…_allocated_bytes_total` | counter | |
-    /// | `…_left_bytes_total` | counter | |
     /// | `…_peak_bytes` | histogram, as `_bucket`, `_count` and `_sum` | |
     /// | `…_over_budget_total` | counter, with the label `outcome`: `passed`, `refused`, `cut` | there is a budget, or some were over theirs |
     pub fn publish(&self, prefix: &str, key: &'static str, value: &'static str) {
@@ -28,13 +27,15 @@ impl MemoryStats {
                 counter!(name("requests_total"), &labels).absolute(requests);
             }
         }
-        if !self.is_counted() {
+        if self.is_exact() || self.attributed(Attribution::AllocatedOnly) > 0 {
+            counter!(name("allocated_bytes_total"), key => value).absolute(self.allocated.sum);
+        }
+        // Of the others nobody knows, and 0 would say that somebody does.
+        if !self.is_exact() {
             return;
         }
         gauge!(name("live_bytes"), key => value).set(self.live as f64);
         gauge!(name("retained_bytes"), key => value).set(self.retained.bytes as f64);
-        counter!(name("allocated_bytes_total"), key => value).absolute(self.allocated.sum);
-        counter!(name("left_bytes_total"), key => value).absolute(self.left.sum);
         publish_histogram(&name("peak_bytes"), key, value, &self.peak);
         if self.budget.is_none() && self.over_budget == 0 {
             return;

@@ -61,7 +61,9 @@ pub struct MemoryStats {
     pub allocated: Histogram,
     /// The most that each held at a time.
     pub peak: Histogram,
-    /// What each left behind when it ended.
+    /// What each still held when it ended: what it left behind, and what somebody has yet to free,
+    /// such as the last frame of a body that the connection has yet to write. What of it stays is
+    /// [retained](Self::retained).
     pub left: Histogram,
     /// How many held more than their budget at any time.
     pub over_budget: u64,
@@ -82,6 +84,8 @@ pub struct Histogram {
     pub sum: u64,
     /// The largest.
     pub max: u64,
+    /// How many were of nothing.
+    pub nothing: u64,
     pub(crate) buckets: [u64; BUCKETS],
 }
 
@@ -147,10 +151,10 @@ impl MemoryStats {
         self.by_attribution[attribution as usize]
     }
 
-    /// Whether the allocator counted for any of them.
+    /// Whether the allocator knew what some of them held.
     #[must_use]
-    pub const fn is_counted(&self) -> bool {
-        self.attributed(Attribution::Exact) + self.attributed(Attribution::AllocatedOnly) > 0
+    pub const fn is_exact(&self) -> bool {
+        self.attributed(Attribution::Exact) > 0
     }
 
     /// The worst that a request was weighed by; none before the first.
@@ -165,19 +169,19 @@ impl Histogram {
     /// How many there were.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.buckets.iter().sum()
+        self.nothing + self.buckets.iter().sum::<u64>()
     }
 
     /// How many were no more than each of [`SIZES`], smallest first.
     pub fn within(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        let mut sum = 0;
+        let mut sum = self.nothing;
         SIZES.iter().zip(&self.buckets).map(move |(bound, count)| {
             sum += count;
             (*bound, sum)
         })
     }
 
-    /// What a share of them, 0 to 1, were no more than: one of [`SIZES`], or the largest if that is
+    /// What a share of them, 0 to 1, were no more than: 0, one of [`SIZES`], or the largest if that is
     /// less. None if there were none.
     #[must_use]
     pub fn quantile(&self, share: f64) -> Option<u64> {
@@ -185,9 +189,12 @@ impl Histogram {
         if count == 0 {
             return None;
         }
-        let wanted = (count as f64 * share.clamp(0.0, 1.0)).ceil() as u64;
+        let wanted = (count as f64 * share.clamp(0.0, 1.0)).ceil().max(1.0) as u64;
+        if wanted <= self.nothing {
+            return Some(0);
+        }
         let mut bounds = self.within();
-        let bound = bounds.find(|(_, within)| *within >= wanted.max(1));
+        let bound = bounds.find(|(_, within)| *within >= wanted);
         Some(bound.map_or(self.max, |(bound, _)| bound.min(self.max)))
     }
 }
@@ -226,5 +233,12 @@ mod tests {
         let quantiles = [0.0, 0.25, 0.5, 0.75, 0.76, 1.0].map(|share| peaks.quantile(share));
         let expected = [1_024, 1_024, 2_048, 2_048, 3_000, 3_000].map(Some);
         assert_eq!(quantiles, expected);
+        peaks.nothing = 4;
+        let quantiles = [0.0, 0.5, 0.51, 1.0].map(|share| peaks.quantile(share));
+        assert_eq!(quantiles, [0, 0, 1_024, 3_000].map(Some));
+        assert_eq!(
+            (peaks.count(), peaks.within().next()),
+            (8, Some((1_024, 5)))
+        );
     }
 }

@@ -5,7 +5,7 @@ use crate::{
     process::{self, Resident},
     stats::{BUCKETS, Histogram, bucket},
 };
-use plimsoll_alloc::{Entered, MemoryGroup, MemoryScope, untracked};
+use plimsoll_alloc::{Entered, MemoryGroup, MemoryScope, mode_switches, untracked};
 use plimsoll_core::{Clock, Name, stripe};
 use std::{
     borrow::Borrow,
@@ -91,6 +91,8 @@ pub struct Weighing {
     budget: u64,
     began: u64,
     resident: Resident,
+    /// How often the allocator's mode had been set when it began.
+    switches: u32,
     attribution: Attribution,
 }
 
@@ -222,6 +224,7 @@ impl Weigher {
             budget,
             began,
             resident: Resident::now(),
+            switches: mode_switches(),
             attribution,
         })
     }
@@ -393,7 +396,28 @@ impl Sizes {
             // A request that ends just now may be in a bucket, and not among all of them.
             nothing = nothing.saturating_sub(count);
         }
-        histogram.buckets[bucket(0)] += nothing;
+        histogram.nothing += nothing;
+    }
+}
+
+// === impl Begun ===
+
+impl Begun {
+    /// Has the thread allocate for the request, if the allocator counts for it, until the guard is
+    /// dropped.
+    #[inline]
+    pub fn enter(&self) -> Option<Entered<'_>> {
+        self.weighing().map(Weighing::enter)
+    }
+
+    /// What weighs it, if the allocator counts for it.
+    #[must_use]
+    #[inline]
+    pub const fn weighing(&self) -> Option<&Weighing> {
+        match self {
+            Self::Weighed(weighing) => Some(weighing),
+            Self::Estimated(_) => None,
+        }
     }
 }
 
@@ -418,12 +442,15 @@ impl Weighing {
         self.scope.usage().live
     }
 
-    /// How far what it holds can be trusted. Less than at first if the allocator counts less by now.
+    /// How far what it holds can be trusted. It is estimated once somebody has
+    /// [set the mode](plimsoll_alloc::set_mode) of the allocator, which may have missed some of it.
     #[must_use]
     #[inline]
     pub fn attribution(&self) -> Attribution {
-        let now = Attribution::of_allocator().unwrap_or(Attribution::Estimated);
-        self.attribution.max(now)
+        match mode_switches() == self.switches {
+            true => self.attribution,
+            false => Attribution::Estimated,
+        }
     }
 
     /// The budget that it has.
@@ -438,8 +465,7 @@ impl Weighing {
     #[inline]
     pub fn over_budget(&self) -> Option<Budget> {
         let budget = self.budget()?;
-        let enforced = budget.mode() == BudgetMode::Enforce;
-        let is_over = enforced && self.scope.check().is_err();
+        let is_over = budget.mode() == BudgetMode::Enforce && self.live() > budget.bytes();
         (is_over && self.attribution() == Attribution::Exact).then_some(budget)
     }
 
@@ -474,7 +500,10 @@ impl Weighing {
             left: usage.live,
             attribution: self.attribution(),
         };
-        if usage.limit.is_some_and(|limit| usage.peak > limit) {
+        if self
+            .budget()
+            .is_some_and(|budget| usage.peak > budget.bytes())
+        {
             weights.over_budget.fetch_add(1, Relaxed);
         }
         weights.record(&sample);

@@ -842,7 +842,6 @@ mod published {
             single("live_bytes") + " 1000",
             single("retained_bytes") + " 1000",
             single("allocated_bytes_total") + " 11000",
-            single("left_bytes_total") + " 1000",
             single("peak_bytes_count") + " 1",
             single("peak_bytes_sum") + " 11000",
             r#"app_memory_peak_bytes_bucket{layer="reports",le="+Inf"} 1"#.to_owned(),

@@ -45,6 +45,14 @@ fn main() -> ExitCode {
         trial("requests_without_a_place_are_estimated", no_place),
         trial("first_request_without_a_place_is_not_the_rule", no_group),
         trial("allocator_that_is_told_to_stop_leaves_estimates", off),
+        trial(
+            "request_that_is_only_counted_has_allocated_and_nothing_else_is_said",
+            only_counted,
+        ),
+        trial(
+            "request_is_estimated_if_the_mode_was_set_meanwhile",
+            set_meanwhile,
+        ),
         trial("mode_can_be_switched_under_load", switched),
         trial("heavy_log_holds_what_it_says_and_no_more", heavy_bytes),
         trial("calls_that_are_over_leave_nothing", soak),
@@ -241,6 +249,38 @@ fn answer(call: impl Future<Output = Result<usize, BoxError>>) -> usize {
     let mut call = task::spawn(call);
     assert_pending!(call.poll());
     assert_ready_ok!(call.poll())
+}
+
+async fn only_counted() {
+    set_mode(Mode::Counters);
+    let layer = MemoryLayer::new("counted").budget(Budget::enforce(100));
+    let service = layer.layer(service_fn(async |length: usize| {
+        let held = bytes(length);
+        tokio::task::yield_now().await;
+        Ok::<_, Infallible>(held.capacity())
+    }));
+    assert_eq!(service.oneshot(50_000).await.unwrap(), 50_000);
+    set_mode(Mode::Precise);
+    let stats = layer.stats();
+    assert_eq!(stats.attribution(), Some(Attribution::AllocatedOnly));
+    assert!((50_000..60_000).contains(&stats.allocated.sum), "{stats:?}");
+    assert!(!stats.is_exact());
+    assert_eq!((stats.peak.max, stats.live, stats.refused), (0, 0, 0));
+}
+
+async fn set_meanwhile() {
+    let layer = MemoryLayer::new("set").budget(Budget::enforce(100));
+    let service = layer.layer(service_fn(async |()| {
+        set_mode(Mode::Off);
+        let held = bytes(50_000);
+        set_mode(Mode::Precise);
+        tokio::task::yield_now().await;
+        Ok::<_, Infallible>(held.capacity())
+    }));
+    // It holds too much, of which nobody knows.
+    assert_eq!(service.oneshot(()).await.unwrap(), 50_000);
+    let stats = layer.stats();
+    assert_eq!(stats.attribution(), Some(Attribution::Estimated));
 }
 
 async fn switched() {

@@ -170,7 +170,7 @@ impl AdapterStatus {
                 cancelled: snapshot.cancelled,
                 retries: snapshot.retries,
             },
-            memory: memory.is_counted().then(|| CallMemory::new(memory)),
+            memory: memory.is_exact().then(|| CallMemory::new(memory)),
         }
     }
 }

@@ -237,6 +237,20 @@ fn pages_of_other_sites_may_not_change_anything() {
 }
 
 #[test]
+fn pages_of_other_ports_of_this_host_take_no_profiles() {
+    for (site, path, want) in [
+        ("same-site", "/debug/pprof/heap", Err(Refusal::CrossSite)),
+        ("same-origin", "/debug/pprof/heap", Ok(())),
+        ("none", "/debug/pprof/heap", Ok(())),
+        ("same-site", "/api/v1/tasks", Ok(())),
+    ] {
+        let pairs = headers(&[("host", "localhost"), ("sec-fetch-site", site)]);
+        let got = open().check(&Method::GET, &Uri::from_static(path), &pairs);
+        assert_eq!(got, want, "{site} {path}");
+    }
+}
+
+#[test]
 fn a_token_is_asked_for_whatever_the_host() {
     let table = [
         ("Bearer 0123456789abcdef", true),

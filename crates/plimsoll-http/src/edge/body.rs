@@ -72,14 +72,16 @@ where
                 let is_last = inner.is_end_stream();
                 // What is counted from here on is not the request's.
                 drop(entered);
+                // What has ended, or failed, is not ended once more.
+                let goes_on = matches!(polled, Poll::Pending | Poll::Ready(Some(Ok(_))));
                 if let Some(visit) = this.visit
+                    && goes_on
                     && let Some(rejected) = visit.over_budget()
                 {
                     let entered = visit.enter();
                     drop(polled);
                     this.inner.set(None);
                     drop(entered);
-                    // The body is open still, and so is counted as cut.
                     visit.cut();
                     return Poll::Ready(Some(Err(rejected.into())));
                 }

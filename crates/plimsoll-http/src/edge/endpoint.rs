@@ -175,6 +175,15 @@ impl Endpoints {
         memory.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The budget of a route that has no endpoint of its own, since it came past the bound.
+    pub(super) fn budget_past_bound(&self, endpoint: &Endpoint, label: &str) -> Option<Budget> {
+        if endpoint.name != Name::OVERFLOW {
+            return None;
+        }
+        let memory = self.memory.read().unwrap_or_else(PoisonError::into_inner);
+        memory.budget_for(label)
+    }
+
     pub(super) const fn heavy(&self) -> &HeavyLog {
         &self.heavy
     }
@@ -262,11 +271,16 @@ impl Endpoint {
 impl Visit {
     /// Begins a request, and weighs it if the allocator counts for it.
     #[inline]
-    pub(super) fn begin<A>(endpoint: &Endpoint, request: &Request<A>, tells: bool) -> Self {
+    pub(super) fn begin<A>(
+        endpoint: &Endpoint,
+        request: &Request<A>,
+        of_route: Option<Budget>,
+        tells: bool,
+    ) -> Self {
         let cells = endpoint.cells().clone();
         let started = cells.ticks();
         let own = request.extensions().get::<Budget>().copied();
-        let begun = endpoint.weigher.begin_at(own, started);
+        let begun = endpoint.weigher.begin_at(own.or(of_route), started);
         let asks = match &begun {
             Begun::Weighed(weighing) => weighing.budget().is_some(),
             Begun::Estimated(_) => true,
@@ -379,6 +393,7 @@ impl Visit {
         if let Some(weighing) = self.weighing() {
             weighing.cut();
         }
+        self.body_open = true;
         self.count();
         self.weighed();
     }

@@ -54,6 +54,10 @@ where
         visit.entered();
         let entered = visit.enter();
         let polled = inner.poll(cx);
+        if polled.is_ready() {
+            // What is left is what it answered.
+            this.inner.set(None);
+        }
         drop(entered);
         // Whoever has failed has ended.
         if !matches!(polled, Poll::Ready(Err(_)))
@@ -76,14 +80,11 @@ where
                 visit.responded(&response);
                 visit.tell(response.headers_mut());
                 let (head, body) = response.into_parts();
-                // The inner future, which has ended, is dropped outside of the scope. What it frees
-                // is the request's all the same.
                 let body = EdgeBody::new(body, this.visit.take());
                 Poll::Ready(Ok(Response::from_parts(head, body)))
             }
             Poll::Ready(Err(error)) => {
-                // Counted at once; it is weighed once the inner future is dropped.
-                visit.count();
+                *this.visit = None;
                 Poll::Ready(Err(error))
             }
         }

@@ -121,7 +121,7 @@ async fn calls_of_a_layer_are_known_by_their_number_and_none_is_refused() {
         assert_eq!(stats.requests(), 3);
         assert_eq!(stats.attributed(Attribution::ProcessOnly), 3);
         assert_eq!(stats.attribution(), Some(Attribution::ProcessOnly));
-        assert!(!stats.is_counted());
+        assert!(!stats.is_exact());
         assert_eq!((stats.allocated.sum, stats.peak.max), (0, 0));
         assert_eq!((stats.over_budget, stats.refused, stats.live), (0, 0, 0));
         assert_eq!(stats.budget, Some(budget));
