@@ -36,13 +36,15 @@ use tower_service::Service;
 /// # Memory
 ///
 /// A call is one allocation, which holds the request, the service's future and all there is around
-/// it. The line grows with those who wait, and keeps 32 places when nobody does. Requests that wait are bounded by [`max_queued`](AdapterBuilder::max_queued) and
+/// it. The line grows with those who wait, and keeps 32 places when nobody does. Requests that wait
+/// are bounded by [`max_queued`](AdapterBuilder::max_queued) and
 /// [`max_queued_bytes`](AdapterBuilder::max_queued_bytes).
 ///
 /// Where a [`TrackingAllocator`](plimsoll_alloc::TrackingAllocator) is the program's allocator, each
 /// attempt has a [scope](plimsoll_alloc::MemoryScope), within that of its caller: what the service
-/// allocates counts for the adapter, and for the request that asked. The wait in line does not.
-/// Those who count [take](Weigher) 700 bytes for each stripe of threads then.
+/// allocates counts for the adapter, and for the request that asked. The wait in line does not, and
+/// neither do the places in line and the history, which outlive the request. Those who count
+/// [take](Weigher) 700 bytes for each stripe of threads then.
 pub struct Adapter<Req, Res> {
     core: Arc<dyn Core<Req, Res>>,
 }

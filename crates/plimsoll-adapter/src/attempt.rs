@@ -2,7 +2,7 @@
 
 use crate::panic::{Panicked, catch};
 use pin_project_lite::pin_project;
-use plimsoll_alloc::Entered;
+use plimsoll_alloc::{Entered, untracked};
 use plimsoll_breaker::{Outcome, Permit};
 use plimsoll_core::BoxError;
 use plimsoll_memory::Weighing;
@@ -235,13 +235,19 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if let Some(permit) = self.permit.take()
-            && thread::panicking()
-        {
-            permit.record_with(|elapsed| match elapsed < self.blamed_after / 2 {
-                true => Outcome::Ignore,
-                false => Outcome::Failure,
-            });
-        }
+        let Some(permit) = self.permit.take() else {
+            return;
+        };
+        // The history stays longer than the request that made it grow.
+        untracked(|| {
+            if thread::panicking() {
+                permit.record_with(|elapsed| match elapsed < self.blamed_after / 2 {
+                    true => Outcome::Ignore,
+                    false => Outcome::Failure,
+                });
+            } else {
+                drop(permit);
+            }
+        });
     }
 }

@@ -6,6 +6,7 @@ use crate::{
     attempt::{Attempt, Ended},
     panic::{Panicked, catch},
 };
+use plimsoll_alloc::untracked;
 use plimsoll_breaker::{Classify, Outcome, Permit};
 use plimsoll_core::{BoxError, BoxFuture, RejectReason, Rejected};
 use std::{pin::pin, sync::Arc, time::Duration};
@@ -160,7 +161,8 @@ impl<S, C, B, R> Inner<S, C, B, R> {
             } else {
                 None
             };
-            let tried = match self.shared.breaker.try_acquire() {
+            // What the breaker makes stays with it, whoever's call it is.
+            let tried = match untracked(|| self.shared.breaker.try_acquire()) {
                 Ok(permit) => self.attempt(request, permit, timeout).await,
                 Err(open) => match before {
                     // What the service said last tells more than that it is not asked again.
@@ -234,8 +236,11 @@ impl<S, C, B, R> Inner<S, C, B, R> {
             }
             Ended::Panicked(panicked) => (Err(panicked.into()), Outcome::Failure),
         };
-        attempt.as_mut().record(|_| outcome);
-        self.shared.recorded();
+        // The history stays longer than the request that made it grow.
+        untracked(|| {
+            attempt.as_mut().record(|_| outcome);
+            self.shared.recorded();
+        });
         Tried { result, outcome }
     }
 

@@ -18,6 +18,7 @@ use crate::{
         Ordering::{AcqRel, Acquire, Relaxed, Release},
     },
 };
+use plimsoll_alloc::untracked;
 use plimsoll_core::RejectReason;
 use std::{
     collections::VecDeque,
@@ -348,6 +349,10 @@ impl Line {
         self.next_ticket += 1;
         self.queued += 1;
         self.queued_bytes += bytes;
+        if self.waiters.len() == self.waiters.capacity() {
+            // The places stay, whoever came when there were too few.
+            untracked(|| self.waiters.reserve(1));
+        }
         self.waiters.push_back(Waiter {
             ticket,
             bytes,
