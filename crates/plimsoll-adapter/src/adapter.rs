@@ -14,7 +14,9 @@ use plimsoll_core::{
     Bounded, BoxError, BoxFuture, CloseReport, ConfigError, Holding, Name, Problems, Rejected,
     Removed, Step, Totals, Usage,
 };
-use plimsoll_memory::{Attribution, Begun, HeavyLog, MemoryStats, Weigher, Weighing};
+use plimsoll_memory::{
+    Attribution, Begun, HeavyLog, MemoryStats, RetainedByGroup, Weigher, Weighing,
+};
 use std::{
     fmt,
     sync::{
@@ -176,10 +178,17 @@ impl<Req, Res> Adapter<Req, Res> {
 
     /// What attempts allocated and held, and what they left behind that somebody still holds.
     ///
-    /// Nothing where the allocator does not count. It may look at every scope of the process.
+    /// Nothing where the allocator does not count. It looks at every scope of the process: for
+    /// several adapters, have [`memory_stats_with`](Self::memory_stats_with) take one look.
     #[must_use]
     pub fn memory_stats(&self) -> MemoryStats {
         self.shared().weigher.stats()
+    }
+
+    /// The same, with what is retained by a look that was taken before.
+    #[must_use]
+    pub fn memory_stats_with(&self, retained: &RetainedByGroup) -> MemoryStats {
+        self.shared().weigher.stats_with(retained)
     }
 
     /// Which group the scopes of its attempts are in, so that a profile of what is held can name

@@ -6,6 +6,7 @@
 use crate::{AdapterSnapshot, adapter::Shared};
 use metrics::{counter, gauge};
 use plimsoll_core::{Name, RejectReason};
+use plimsoll_memory::RetainedByGroup;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
@@ -18,7 +19,12 @@ pub(crate) struct Published(Mutex<BTreeMap<Name, bool>>);
 impl Published {
     /// Publishes what is seen of adapters, and forgets who is not there any more.
     pub(crate) fn publish(&self, adapters: &[Arc<Shared>]) {
-        let look = |adapter: &Arc<Shared>| (adapter.snapshot(), adapter.weigher.stats());
+        // At every scope of the process, so not once for each of them.
+        let retained = RetainedByGroup::look();
+        let look = |adapter: &Arc<Shared>| {
+            let memory = adapter.weigher.stats_with(&retained);
+            (adapter.snapshot(), memory)
+        };
         let seen: Vec<_> = adapters.iter().map(look).collect();
         // Held throughout: what another thread saw is published before or after, and an adapter
         // that went in between is forgotten the next time. No adapter is called under it.

@@ -8,7 +8,7 @@ use plimsoll_adapter::{
 use plimsoll_alloc::{MemoryGroup, MemoryScope, Retained, TrackingAllocator};
 use plimsoll_breaker::CircuitBreakerConfig;
 use plimsoll_core::{BoxError, RejectReason, Rejected};
-use plimsoll_memory::Histogram;
+use plimsoll_memory::{Histogram, RetainedByGroup};
 use std::{
     fmt,
     future::{Future, pending},
@@ -286,6 +286,21 @@ async fn answer_that_is_kept_is_retained_by_the_adapter_and_by_the_route_that_as
     assert_eq!(told(route.retained()), (0, 0));
     assert_eq!(told(adapter.memory_stats().retained), (0, 0));
     assert_eq!((route.usage().live, adapter.memory_stats().live), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_look_tells_what_several_adapters_retain() {
+    let [one, two] = ["one", "two"].map(|name| answering(Adapter::builder(name)));
+    let before = RetainedByGroup::look();
+    let kept = (one.call(KB).await.unwrap(), two.call(2 * KB).await.unwrap());
+    let look = RetainedByGroup::look();
+    drop(kept);
+    for (adapter, bytes) in [(&one, KB), (&two, 2 * KB)] {
+        assert_eq!(adapter.memory_stats_with(&before).retained.bytes, 0);
+        assert_eq!(adapter.memory_stats().retained.bytes, 0);
+        let memory = adapter.memory_stats_with(&look);
+        assert_eq!((memory.retained.bytes, memory.requests()), (bytes, 1));
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,7 +4,7 @@ use crate::adapters::Known;
 use plimsoll::{
     Name, Removed,
     adapter::{AdapterMemory, AdapterSnapshot, MemorySummary},
-    memory::MemoryStats,
+    memory::{MemoryStats, RetainedByGroup},
     settings::Choice as _,
 };
 use serde::Serialize;
@@ -116,9 +116,12 @@ impl Status {
     #[must_use]
     pub fn of(known: &Known) -> Self {
         let by_default = known.names_by_default();
+        // At every scope of the process, so not once for each of them.
+        let retained = RetainedByGroup::look();
         let adapters = known.all().list().into_iter().map(|adapter| {
             let by_default = by_default.contains(&adapter.name());
-            AdapterStatus::new(&adapter.snapshot(), &adapter.memory_stats(), by_default)
+            let memory = adapter.memory_stats_with(&retained);
+            AdapterStatus::new(&adapter.snapshot(), &memory, by_default)
         });
         Self {
             adapters: adapters.collect(),
