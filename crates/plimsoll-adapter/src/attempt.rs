@@ -153,9 +153,10 @@ where
         let dropped = catch(|| this.step.set(Step::Done));
         let ended = match (dropped, ended) {
             (Err(panicked), _) => Ended::Panicked(panicked),
-            // What is left is what it answered.
-            (Ok(()), Ended::Answered(result)) if is_over_budget(this.weighing) => {
-                match catch(|| drop(result)) {
+            // What is left is what it answered. Whoever has failed has ended, and the breaker is to
+            // see it.
+            (Ok(()), Ended::Answered(Ok(answer))) if is_over_budget(this.weighing) => {
+                match catch(|| drop(answer)) {
                     Ok(()) => Ended::OverBudget,
                     Err(panicked) => Ended::Panicked(panicked),
                 }

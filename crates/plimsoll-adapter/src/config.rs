@@ -133,9 +133,9 @@ impl AdapterConfig {
     /// The most bytes that one attempt may hold: what the service allocates, its answer included,
     /// until it is freed. No limit by default, at least 1.
     ///
-    /// What it holds whenever it waits, or hands over its answer, decides. Where no
-    /// [`TrackingAllocator`](plimsoll_alloc::TrackingAllocator) is the program's allocator, nobody
-    /// knows what it holds, and nothing is refused.
+    /// What it holds whenever it waits, or hands over its answer, decides; an error is passed on,
+    /// whatever it holds. Where no [`TrackingAllocator`](plimsoll_alloc::TrackingAllocator) is the
+    /// program's allocator, nobody knows what it holds, and nothing is refused.
     #[must_use]
     pub fn memory_budget(mut self, bytes: impl Into<Option<u64>>) -> Self {
         self.memory_budget = bytes.into();
@@ -145,7 +145,7 @@ impl AdapterConfig {
     /// What becomes of a call that holds more than the [`memory_budget`](Self::memory_budget).
     /// [`BudgetMode::Observe`] by default: it is counted.
     ///
-    /// With [`BudgetMode::Enforce`] it is ended and refused as
+    /// With [`BudgetMode::Enforce`] it is ended, unless it has failed, and refused as
     /// [`OverBudget`](plimsoll_core::RejectReason::OverBudget). It is not tried again, and the
     /// circuit breaker does not hold it against the service.
     #[must_use]

@@ -232,14 +232,41 @@ impl fmt::Display for Verbose {
 impl std::error::Error for Verbose {}
 
 #[tokio::test(start_paused = true)]
-async fn error_that_holds_more_than_the_budget_is_refused_and_another_is_one() {
+async fn error_that_holds_more_than_the_budget_is_passed_on_and_held_against_the_service() {
     let function = |length| async move { Err::<(), _>(Verbose(bytes(length))) };
-    let adapter: Adapter<u64, ()> = strict().function(function).unwrap();
-    assert_over_budget(&adapter.call(200 * KB).await.unwrap_err());
-    assert_well(&adapter);
+    let circuit = CircuitBreakerConfig::new().consecutive_failures(2);
+    let adapter: Adapter<u64, ()> = strict()
+        .circuit_breaker(circuit)
+        .function(function)
+        .unwrap();
+    for length in [200 * KB, 10] {
+        let error = adapter.call(length).await.unwrap_err();
+        assert!(matches!(error.kind(), AdapterErrorKind::Failed(_)));
+        assert!(adapter.memory_stats().retained.bytes >= length);
+    }
+    let memory = adapter.memory_stats();
+    assert_eq!((memory.over_budget, memory.refused, memory.live), (1, 0, 0));
+    let snapshot = adapter.snapshot();
+    assert_eq!((snapshot.failed, snapshot.breaker.totals.failures), (2, 2));
     let error = adapter.call(10).await.unwrap_err();
+    assert_eq!(
+        Rejected::find(&error).unwrap().reason(),
+        RejectReason::CircuitOpen
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn failure_over_the_budget_is_tried_again_where_others_are() {
+    let again = RetryConfig::new().retries(2).floor(9);
+    let adapter: Adapter<u64, ()> = strict()
+        .retry(again, |length: &u64| Some(*length))
+        .function(|length| async move { Err::<(), _>(Verbose(bytes(length))) })
+        .unwrap();
+    let error = adapter.call(200 * KB).await.unwrap_err();
     assert!(matches!(error.kind(), AdapterErrorKind::Failed(_)));
-    assert_eq!(adapter.snapshot().breaker.totals.failures, 1);
+    let memory = adapter.memory_stats();
+    assert_eq!((memory.over_budget, memory.refused), (3, 0));
+    assert_eq!(adapter.snapshot().retries, 2);
 }
 
 #[tokio::test(start_paused = true)]
