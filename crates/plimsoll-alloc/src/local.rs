@@ -155,6 +155,10 @@ pub(crate) fn allocated_only(bytes: usize) {
         for count in [&batch.allocated, &batch.freed] {
             count.set(count.get().wrapping_add(bytes as u64));
         }
+        let untold = batch.allocated.get().wrapping_sub(batch.since.get());
+        if untold > BATCH as u64 {
+            flush(local, local.current.get());
+        }
     });
 }
 

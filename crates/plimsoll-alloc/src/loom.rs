@@ -1,4 +1,4 @@
-//! The races for a slot, in every order.
+//! The races for a slot, in every order with a few switches of threads where none is needed.
 //!
 //! The slab has three slots besides that of the process. Every model ends with all handles dropped
 //! and all bytes freed, and then every slot has to be free again, once.
@@ -42,6 +42,31 @@ fn assert_all_are_free() {
     assert_eq!(slots.len(), SLOTS - 1);
     assert!(tags.iter().all(|tag| live(*tag) == Some(0)));
     assert_eq!(slot::open(None), None);
+}
+
+#[test]
+fn slot_that_is_taken_and_freed_meanwhile_is_given_once() {
+    check(3, || {
+        let both = [slot::open(None).unwrap(), slot::open(None).unwrap()];
+        both.map(|tag| slot::close(tag, 1));
+        let other = thread::spawn(|| {
+            let [first, second] = [slot::open(None), slot::open(None)];
+            first.map(|tag| slot::close(tag, 1));
+            second
+        });
+        let mine = slot::open(None);
+        let second = other.join().unwrap();
+        let kept: Vec<_> = [second, mine, slot::open(None)]
+            .into_iter()
+            .flatten()
+            .collect();
+        let different: BTreeSet<_> = kept.iter().map(|tag| *tag as u32).collect();
+        assert_eq!(different.len(), kept.len());
+        for tag in kept {
+            slot::close(tag, 1);
+        }
+        assert_all_are_free();
+    });
 }
 
 #[test]

@@ -29,9 +29,10 @@
 //! have it: one that grows may come in by that, with the stack of whoever had it grow, and one that
 //! shrinks may go. What lived before the start is not in it, but for what has grown since.
 //!
-//! After [`stop`] nothing new comes in. What is in the sample stays until it is freed, so that a
-//! [`snapshot`] shows what was sampled while it was on and lives still. When it is started again,
-//! the sample goes on.
+//! After [`stop`] nothing new comes in but what threads are at just then. What is in the sample stays
+//! until it is freed, so that a [`snapshot`] shows what was sampled while it was on and lives still.
+//! When it is started again, the sample goes on; blocks that were in it under another mean, and have
+//! grown since, are told as likely as the new one makes them.
 //!
 //! What [scopes](crate::MemoryScope) hold is counted in the same way whether there is a sample or
 //! not, and there is one in every [`Mode`](crate::Mode). Where blocks are not counted, though, an
@@ -51,9 +52,10 @@
 //!
 //! The unwinder of the platform does it, from within the allocator. It takes about 2 KiB of stack, and allocates
 //! nothing. With glibc 2.35 and libgcc 12, and later ones, it takes no lock. Earlier ones take
-//! that of the dynamic loader, which `dlopen` holds while constructors of what it loads run: one
+//! that of the dynamic loader, as other libraries of C may, which `dlopen` holds while constructors of what it loads run: one
 //! that waits for a thread which allocates may wait for ever while sampling is on. A child of a
-//! fork should not sample there, either.
+//! fork should not sample there, either, and must not start or stop it if a thread of its parent was
+//! at that.
 
 use crate::{
     GroupId, local,
@@ -73,6 +75,7 @@ use std::{
         atomic::{
             AtomicU64, AtomicUsize,
             Ordering::{Acquire, Relaxed, Release},
+            fence,
         },
     },
 };
@@ -221,7 +224,8 @@ pub fn start(sampling: Sampling) {
         tracking::watch(true);
         look_for_ours();
     }
-    MEAN.store(sampling.mean, Relaxed);
+    // Pairs with the fence of `is_hit`: who draws by it knows which functions are ours.
+    MEAN.store(sampling.mean, Release);
     tracking::watch(true);
 }
 
@@ -335,6 +339,7 @@ impl Sampler {
     fn is_hit(&self, bytes: usize) -> bool {
         let mean = MEAN.load(Relaxed);
         if self.mean.get() != mean {
+            fence(Acquire);
             self.draw(mean);
         }
         match self.left.get().checked_sub(bytes as u64) {
@@ -423,10 +428,11 @@ fn keep(sampler: &Sampler, state: State, tag: u64, bytes: usize) -> u64 {
         UNCOUNTED => local::current(),
         tag => tag,
     };
+    let (groups, outermost) = slot::groups_of(owner);
     let about = About {
         tag,
-        owner,
-        groups: slot::groups_of(owner).map(Option::unwrap_or_default),
+        owner: outermost,
+        groups: groups.map(Option::unwrap_or_default),
         size: bytes as u64,
         mean: sampler.mean.get(),
         born: scope::now(),
@@ -436,13 +442,19 @@ fn keep(sampler: &Sampler, state: State, tag: u64, bytes: usize) -> u64 {
 
 /// A block in the sample is `new` bytes long from now on. Its tag from now on: one that shrinks
 /// stays in the sample as often as makes it as likely there as any other of its size.
-pub(crate) fn resized(tag: u64, new: usize) -> u64 {
+pub(crate) fn resized(tag: u64, new: usize, is_watched: bool) -> u64 {
     let (old, mean) = records::size_and_mean(tag);
     let new = new as u64;
     if new < old && SAMPLER.with(Sampler::number) > likely(new, mean) / likely(old, mean) {
         return records::forget(tag);
     }
-    records::resize(tag, new);
+    if new > old && !is_watched {
+        // Others that grow now do not come in by that. It stays as likely as it was.
+        let mean = u128::from(mean) * u128::from(new) / u128::from(old.max(1));
+        records::resize(tag, new, u64::try_from(mean).unwrap_or(u64::MAX));
+    } else {
+        records::resize(tag, new, mean);
+    }
     tag
 }
 
@@ -532,13 +544,13 @@ fn each_frame(each: &mut dyn FnMut(&dyn Fn() -> usize, usize) -> bool) {
 #[inline(never)]
 fn look_for_ours() {
     let looks = |allocate: &dyn Fn() -> *mut u8| {
-        SAMPLER.with(|sampler| {
-            sampler.state.set(State::Looks);
+        let before = SAMPLER.with(|sampler| {
             sampler.left.set(0);
+            sampler.state.replace(State::Looks)
         });
         let block = black_box(allocate());
         SAMPLER.with(|sampler| {
-            sampler.state.set(State::Samples);
+            sampler.state.set(before);
             sampler.draw(0);
         });
         block

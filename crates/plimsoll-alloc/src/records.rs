@@ -242,11 +242,23 @@ pub(crate) fn size_and_mean(tag: u64) -> (u64, u64) {
     record(tag).map_or((0, 0), known)
 }
 
-/// A block in the sample has another size from now on.
-pub(crate) fn resize(tag: u64, size: u64) {
-    if let Some(record) = record(tag) {
+/// A block in the sample has another size from now on, and is as likely in it as by this mean.
+/// Nobody else resizes it meanwhile, or frees it.
+pub(crate) fn resize(tag: u64, size: u64, mean: u64) {
+    let Some(record) = record(tag) else {
+        return;
+    };
+    if record.mean.load(Relaxed) == mean {
         record.size.store(size, Relaxed);
+        return;
     }
+    // Nobody reads the one without the other: they read another block, or none.
+    let sequence = record.sequence.load(Relaxed);
+    record.sequence.store(sequence.wrapping_add(1), Relaxed);
+    fence(Release);
+    record.size.store(size, Relaxed);
+    record.mean.store(mean, Relaxed);
+    record.sequence.store(sequence.wrapping_add(2), Release);
 }
 
 /// A block is in the sample no longer. What it is counted by.

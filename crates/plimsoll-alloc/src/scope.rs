@@ -162,9 +162,10 @@ pub struct MemoryUsage {
     /// Allocated and not freed.
     pub live: u64,
     /// The most that was live at a time. For several threads in the scope at once, within 64 KiB for
-    /// each.
+    /// each, and a charge that one of them tried and was refused.
     pub peak: u64,
-    /// Allocated in all. A block that grows or shrinks counts as one of its new size.
+    /// Allocated in all, without what a thread that is in the scope has allocated and freed again
+    /// since it told last. A block that grows or shrinks counts as one of its new size.
     pub allocated: u64,
     /// The most that may be live, where there is a limit.
     pub limit: Option<u64>,

@@ -35,7 +35,8 @@ pub(crate) const ROOT: u64 = 0;
 /// The tag of what is not counted.
 pub(crate) const UNCOUNTED: u64 = u32::MAX as u64;
 
-/// The most bytes that may be live by [charges](charge): 64 TiB. A word has room for twice that.
+/// The most bytes that may be live by [charges](charge): 64 TiB. A word has room for twice that, since
+/// two who charge at once may both find room.
 pub(crate) const MOST_CHARGED: i64 = 1 << 46;
 
 /// How many slots are looked at before one of them is given up.
@@ -207,6 +208,8 @@ struct Change {
     outer: u64,
     /// The tag of its group.
     group: u64,
+    /// Whether it has ended.
+    ended: bool,
     /// Whether the generation is over by this. Whoever did it has the slot to itself.
     over: bool,
 }
@@ -272,6 +275,7 @@ impl Slot {
                         before: word.live(),
                         outer,
                         group,
+                        ended: changed.has_ended(),
                         over,
                     });
                 }
@@ -284,8 +288,13 @@ impl Slot {
     #[inline]
     fn add(&self, tag: u64, entry: Entry) -> Option<Change> {
         let change = self.change(tag, |word| word.plus(entry.net))?;
+        // Somebody else resizes a block of a scope that has ended. It may be given up just now, and
+        // nobody asks any more for what it allocated.
+        if change.ended && !self.is_group() {
+            return Some(change);
+        }
         // Relaxed: these are sums, and nothing is published by them. It is the same generation
-        // still: there is a handle, or a block is held by whoever resizes it.
+        // still, for there is a handle.
         if entry.allocated != 0 {
             self.allocated.fetch_add(entry.allocated, Relaxed);
         }
@@ -414,7 +423,8 @@ pub(crate) fn try_charge(tag: u64, bytes: u64) -> Result<(), Full> {
             return Err(full);
         }
     }
-    // Only now, since it is a peak of nobody who refused.
+    // Only now, since it is a peak of nobody who refused. Others may have made it part of theirs
+    // meanwhile.
     for slot in all_above(tag) {
         slot.allocated.fetch_add(bytes, Relaxed);
         slot.peak.fetch_max(slot.live(), Relaxed);
@@ -724,21 +734,27 @@ pub(crate) fn each_retained(mut each: impl FnMut(u64, u64, i64)) {
     }
 }
 
-/// The tags of the groups that count what is in the name of `tag`: that of the topmost scope, and
-/// the nearest one of those within it. For whoever has a handle, or is in the scope.
+/// The tags of the groups that count what is in the name of `tag`: that of the outermost scope, and
+/// the nearest one of those within it; and the tag of the outermost one.
 #[cfg(any(feature = "profile", all(test, not(plimsoll_loom))))]
-pub(crate) fn groups_of(tag: u64) -> [Option<u64>; 2] {
+pub(crate) fn groups_of(tag: u64) -> ([Option<u64>; 2], u64) {
     let (mut tag, mut nearest) = (tag, None);
-    while let Some(slot) = slot(tag).filter(|slot| tag != ROOT && slot.is_of(tag)) {
+    while let Some(slot) = slot(tag).filter(|_| tag != ROOT) {
         let group = Some(slot.group()).filter(|group| *group != ROOT);
-        match slot.outer.load(Relaxed) {
-            ROOT => return [group, nearest],
-            outer => tag = outer,
+        let outer = slot.outer.load(Relaxed);
+        // Pairs with the fence of `open`: what was read is of this generation, if it is here still.
+        // It was given up, or a guard was forgotten and it has ended under that, if not.
+        fence(Acquire);
+        if !slot.is_of(tag) {
+            break;
         }
+        if outer == ROOT {
+            return ([group, nearest], tag);
+        }
+        tag = outer;
         nearest = nearest.or(group);
     }
-    // Its guard was forgotten, and a scope has ended under it.
-    [None, nearest]
+    ([None, nearest], tag)
 }
 
 /// Counts bytes as allocated in the name of `tag`, that do not live.
@@ -750,22 +766,13 @@ pub(crate) fn allocated_only(tag: u64, bytes: u64) {
     add(tag, entry);
 }
 
-/// Whether a scope has ended, and those that it is within.
+/// Whether a scope has ended.
 #[cfg(feature = "profile")]
-pub(crate) fn has_ended(mut tag: u64) -> bool {
-    loop {
-        let Some(slot) = slot(tag) else {
-            return true;
-        };
+pub(crate) fn has_ended(tag: u64) -> bool {
+    slot(tag).is_none_or(|slot| {
         let word = Word(slot.word.load(Acquire));
-        if !word.is_of(tag) || !slot.is_of(tag) {
-            return true;
-        }
-        match slot.outer.load(Relaxed) {
-            ROOT => return word.has_ended(),
-            outer => tag = outer,
-        }
-    }
+        !word.is_of(tag) || word.has_ended() || !slot.is_of(tag)
+    })
 }
 
 #[cfg(all(test, not(plimsoll_loom)))]
@@ -782,23 +789,23 @@ mod tests {
         let call = within(Some(adapter), helper);
         let query = within(Some(driver), call);
         let page = within(None, query);
-        assert_eq!(groups_of(request), [Some(route), None]);
-        assert_eq!(groups_of(helper), [Some(route), None]);
-        assert_eq!(groups_of(call), [Some(route), Some(adapter)]);
-        assert_eq!(groups_of(query), [Some(route), Some(driver)]);
-        assert_eq!(groups_of(page), [Some(route), Some(driver)]);
+        assert_eq!(groups_of(request).0, [Some(route), None]);
+        assert_eq!(groups_of(helper).0, [Some(route), None]);
+        assert_eq!(groups_of(call).0, [Some(route), Some(adapter)]);
+        assert_eq!(groups_of(query).0, [Some(route), Some(driver)]);
+        assert_eq!(groups_of(page).0, [Some(route), Some(driver)]);
 
         let alone = open(None).unwrap();
         let own = within(Some(adapter), alone);
-        assert_eq!(groups_of(alone), [None, None]);
-        assert_eq!(groups_of(own), [None, Some(adapter)]);
+        assert_eq!(groups_of(alone).0, [None, None]);
+        assert_eq!(groups_of(own).0, [None, Some(adapter)]);
         for nobody in [ROOT, UNCOUNTED] {
-            assert_eq!(groups_of(nobody), [None, None]);
+            assert_eq!(groups_of(nobody).0, [None, None]);
         }
         for tag in [page, query, call, helper, request, own, alone] {
             close(tag, 0);
         }
-        assert_eq!(groups_of(request), [None, None]);
+        assert_eq!(groups_of(request).0, [None, None]);
         for group in [route, adapter, driver] {
             close(group, 0);
         }

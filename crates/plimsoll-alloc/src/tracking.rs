@@ -218,7 +218,7 @@ fn resized_otherwise(mode: u8, tag: u64, old: usize, new: usize) -> u64 {
     }
     #[cfg(feature = "profile")]
     if is_sampled(tag) {
-        return profile::resized(tag, new);
+        return profile::resized(tag, new, mode & WATCHED != 0);
     } else if mode & WATCHED != 0 && new > old && profile::is_hit(new - old) {
         return profile::sample(tag, new);
     }

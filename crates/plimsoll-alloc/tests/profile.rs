@@ -65,6 +65,14 @@ fn main() -> ExitCode {
         trial("blocks_are_sampled_in_every_mode", modes),
         trial("groups_and_ends_are_those_of_the_scope", groups),
         trial(
+            "blocks_that_grow_after_the_stop_weigh_what_they_are",
+            grown_after_the_stop,
+        ),
+        trial(
+            "block_of_a_call_is_of_its_request_as_long_as_that_goes_on_in_every_mode",
+            ends_of_calls,
+        ),
+        trial(
             "block_of_a_scope_within_another_has_the_groups_of_both_and_ends_with_the_outer",
             groups_of_both,
         ),
@@ -472,6 +480,46 @@ fn modes() {
     assert_eq!(scope.usage().allocated, before + 3 * LARGE as u64);
     set_mode(Mode::Precise);
     drop(kept);
+}
+
+fn grown_after_the_stop() {
+    const BLOCKS: usize = 20_000;
+    let blocks = with_seed(|| {
+        let mut blocks = Vec::with_capacity(BLOCKS);
+        blocks.resize_with(BLOCKS, || Vec::<u8>::with_capacity(2_000));
+        profile::stop();
+        for block in &mut blocks {
+            block.reserve_exact(20_000);
+        }
+        blocks
+    });
+    let profile = profile::snapshot();
+    let grown = profile
+        .samples
+        .iter()
+        .filter(|sample| sample.size == 20_000);
+    let told: f64 = grown.map(|sample| sample.weight_bytes).sum();
+    let truth = (BLOCKS * 20_000) as f64;
+    assert!((told / truth - 1.0).abs() < 0.05, "{told} of {truth}");
+    drop(blocks);
+}
+
+fn ends_of_calls() {
+    profile::start(every(1 << 10));
+    for mode in [Mode::Precise, Mode::Counters, Mode::Off] {
+        set_mode(mode);
+        let [route, adapter] = [MemoryGroup::new(), MemoryGroup::new()];
+        let request = route.scope();
+        let call = adapter.scope_within(&request);
+        let kept = call.run(|| bytes(LARGE));
+        drop(call);
+        let ended = || of_size(&profile::snapshot(), LARGE as u64).ended;
+        assert!(!ended(), "{mode:?}");
+        drop(request);
+        assert!(ended(), "{mode:?}");
+        drop(kept);
+    }
+    set_mode(Mode::Precise);
 }
 
 fn groups_of_both() {

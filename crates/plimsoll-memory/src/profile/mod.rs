@@ -90,6 +90,8 @@ pub struct HeapProfile {
     stacks: HashMap<Stack, Weight>,
     mean_bytes: u64,
     dropped: u64,
+    /// Stacks that were longer than what is kept of one.
+    cut: u64,
     taken: SystemTime,
     at: Instant,
     /// From the earlier one to this one; none at a time.
@@ -123,7 +125,9 @@ impl HeapProfile {
         unseen(|| {
             let profile = profile::snapshot();
             let mut stacks = HashMap::<_, Weight>::with_capacity(profile.samples.len());
+            let mut cut = 0;
             for sample in profile.samples {
+                cut += u64::from(sample.is_cut);
                 let stack = Stack {
                     frames: sample.frames,
                     groups: sample.groups.map(|group| group.and_then(&names)),
@@ -137,6 +141,7 @@ impl HeapProfile {
                 stacks,
                 mean_bytes: profile.mean_bytes,
                 dropped: profile.dropped,
+                cut,
                 taken: SystemTime::now(),
                 at: Instant::now(),
                 window: None,

@@ -206,7 +206,10 @@ fn samples(profile: &HeapProfile) -> Vec<(&Stack, [i64; 2])> {
     // By their frames as well, so that the same profile is written in the same way.
     samples.sort_by(|(stack, [_, bytes]), (other, [_, others])| {
         let larger = others.unsigned_abs().cmp(&bytes.unsigned_abs());
-        larger.then_with(|| stack.frames.cmp(&other.frames))
+        let key = |stack: &Stack| (stack.groups, stack.retained);
+        larger
+            .then_with(|| stack.frames.cmp(&other.frames))
+            .then_with(|| key(stack).cmp(&key(other)))
     });
     samples
 }
@@ -320,8 +323,9 @@ impl Table {
                 addresses.partition_point(|address| call(*address) < mapping.addresses.start);
             addresses.get(from).is_some_and(is_in)
         });
+        // Both have a mark where the file was replaced.
         let program = std::env::current_exe().unwrap_or_default();
-        let is_program = |mapping: &Mapping| Path::new(mapping.file_name()) == program;
+        let is_program = |mapping: &Mapping| Path::new(&mapping.file) == program;
         found.sort_by_key(|mapping| !is_program(mapping));
         let mut build_ids = HashMap::new();
         let mut images = Vec::new();
@@ -400,12 +404,22 @@ impl Table {
     }
 
     fn comments(&mut self, profile: &HeapProfile) -> Vec<i64> {
-        let dropped = profile.dropped;
-        let comment = (dropped > 0).then(|| {
-            let comment = format!("{dropped} blocks should be in the sample and found no record");
-            self.strings.place(&comment)
-        });
-        comment.into_iter().collect()
+        let HeapProfile { dropped, cut, .. } = profile;
+        let since = match profile.window {
+            None => "since the process began",
+            Some(_) => "meanwhile",
+        };
+        let comments = [
+            (
+                dropped,
+                format!("{dropped} blocks have found no record {since}"),
+            ),
+            (cut, format!("{cut} stacks have more frames, further out")),
+        ];
+        let comments = comments.into_iter().filter(|(count, _)| **count > 0);
+        comments
+            .map(|(_, text)| self.strings.place(&text))
+            .collect()
     }
 }
 
@@ -468,6 +482,7 @@ mod tests {
             stacks: HashMap::from([(stack(7), weight)]),
             mean_bytes: 512,
             dropped: 0,
+            cut: 0,
             taken: SystemTime::now(),
             at: Instant::now(),
             window: None,
