@@ -14,9 +14,7 @@ use plimsoll_core::{
     Bounded, BoxError, BoxFuture, CloseReport, ConfigError, Holding, Name, Problems, Rejected,
     Removed, Step, Totals, Usage,
 };
-use plimsoll_memory::{
-    Attribution, Begun, HeavyLog, MemoryStats, RetainedByGroup, Weigher, Weighing,
-};
+use plimsoll_memory::{Attribution, HeavyLog, MemoryStats, RetainedByGroup, Weigher, Weighing};
 use std::{
     fmt,
     sync::{
@@ -319,10 +317,11 @@ impl Shared {
     pub(crate) fn weighing(&self) -> Option<Weighing> {
         Attribution::of_allocator()?;
         // None is heavy, so that nobody asks when it began.
-        match self.weigher.begin_at(None, 0) {
-            Begun::Weighed(weighing) => Some(weighing),
-            Begun::Estimated(_) => None,
+        let weighing = self.weigher.begin_at(None, 0);
+        if weighing.is_none() {
+            self.weigher.unknown();
         }
+        weighing
     }
 
     pub(crate) fn memory_group(&self) -> Option<GroupId> {

@@ -1,4 +1,4 @@
-use crate::{Begun, Budget, HeavyLog, MemoryStats, Weigher};
+use crate::{Budget, HeavyLog, MemoryStats, Weigher, Weighing};
 use pin_project_lite::pin_project;
 use plimsoll_core::{BoxError, Name, RejectReason, Rejected};
 use std::{
@@ -87,13 +87,15 @@ where
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
-        let begun = self.weigher.begin(None);
-        let entered = begun.enter();
+        let weighing = self.weigher.begin(None);
+        let unweighed = weighing.is_none().then(|| self.weigher.clone());
+        let entered = weighing.as_ref().map(Weighing::enter);
         let inner = self.inner.call(request);
         drop(entered);
         MemoryFuture {
             inner: Some(inner),
-            begun: Some(begun),
+            weighing,
+            unweighed,
             name: self.weigher.name(),
         }
     }
@@ -106,15 +108,20 @@ pin_project! {
     pub struct MemoryFuture<F> {
         #[pin]
         inner: Option<F>,
-        begun: Option<Begun>,
+        weighing: Option<Weighing>,
+        // Who counts it at its end, where nobody weighs it.
+        unweighed: Option<Arc<Weigher>>,
         name: Name,
     }
 
     impl<F> PinnedDrop for MemoryFuture<F> {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
-            let _entered = this.begun.as_ref().and_then(Begun::enter);
+            let _entered = this.weighing.as_ref().map(Weighing::enter);
             this.inner.set(None);
+            if let Some(weigher) = this.unweighed.take() {
+                weigher.unknown();
+            }
         }
     }
 }
@@ -130,13 +137,13 @@ where
         let mut this = self.project();
         let inner = this.inner.as_mut().as_pin_mut();
         let inner = inner.expect("polled after completion");
-        let entered = this.begun.as_ref().and_then(Begun::enter);
+        let entered = this.weighing.as_ref().map(Weighing::enter);
         let polled = inner.poll(cx);
         if polled.is_ready() {
             // What is left is what it answered.
             this.inner.set(None);
         }
-        let weighing = this.begun.as_ref().and_then(Begun::weighing);
+        let weighing = this.weighing.as_ref();
         // Whoever has failed has ended.
         let goes_on = !matches!(polled, Poll::Ready(Err(_)));
         let over = weighing.filter(|it| goes_on && it.over_budget().is_some());
@@ -146,13 +153,16 @@ where
             drop(polled);
             this.inner.set(None);
             drop(entered);
-            *this.begun = None;
+            *this.weighing = None;
             let rejected = Rejected::new(RejectReason::OverBudget, *this.name);
             return Poll::Ready(Err(rejected.into()));
         }
         drop(entered);
         if polled.is_ready() {
-            *this.begun = None;
+            *this.weighing = None;
+            if let Some(weigher) = this.unweighed.take() {
+                weigher.unknown();
+            }
         }
         polled.map_err(Into::into)
     }

@@ -87,5 +87,5 @@ pub use self::{
     layer::{MemoryFuture, MemoryLayer, MemoryService},
     spawn::{ScopedStream, spawn, spawn_blocking},
     stats::{AGES, Histogram, MemoryStats, RetainedByGroup, SIZES, Sample},
-    weigh::{Begun, Bodies, Ended, Estimate, Weigher, Weighing},
+    weigh::{Bodies, Ended, Weigher, Weighing},
 };

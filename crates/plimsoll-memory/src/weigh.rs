@@ -66,19 +66,6 @@ struct About {
     resident: Option<u64>,
 }
 
-/// A request that has begun.
-#[derive(Debug)]
-#[allow(
-    clippy::exhaustive_enums,
-    reason = "whoever begins one has to follow it"
-)]
-pub enum Begun {
-    /// The allocator counts for it.
-    Weighed(Weighing),
-    /// Nobody does.
-    Estimated(Estimate),
-}
-
 /// A request that the allocator counts for. Dropping it weighs it, and has to be the last thing it
 /// does.
 ///
@@ -94,13 +81,6 @@ pub struct Weighing {
     /// How often the allocator's mode had been set when it began.
     switches: u32,
     attribution: Attribution,
-}
-
-/// A request that nobody counts for. It is [ended](Self::end) with what is known of its bodies;
-/// dropping it ends it with nothing.
-pub struct Estimate {
-    /// None once it has ended.
-    weights: Option<Arc<Weights>>,
 }
 
 /// What came of a request, for the log.
@@ -187,30 +167,28 @@ impl Weigher {
         self.kind.clock.ticks()
     }
 
-    /// Begins a request. Its own budget counts instead of that of its kind.
+    /// Begins a request. Its own budget counts instead of that of its kind. None where the allocator
+    /// does not count for it: say what is [known](Self::estimate) of it at its end, or that
+    /// [nothing](Self::unknown) is.
     #[must_use]
-    pub fn begin(&self, own: Option<Budget>) -> Begun {
+    pub fn begin(&self, own: Option<Budget>) -> Option<Weighing> {
         self.begin_at(own, self.now())
     }
 
     /// Begins a request that began at a time, by the clock that this goes by.
     #[must_use]
     #[inline]
-    pub fn begin_at(&self, own: Option<Budget>, began: u64) -> Begun {
-        let weights = self.weights().clone();
-        let counted = Attribution::of_allocator().and_then(|attribution| {
-            let group = self.counted_group()?;
-            let scope = match MemoryScope::current() {
-                Some(outer) => group.scope_within(&outer),
-                None => group.scope(),
-            };
-            // Without a place for it, it would be weighed as nothing.
-            scope.is_counted().then_some((scope, attribution))
-        });
-        let Some((scope, attribution)) = counted else {
-            let weights = Some(weights);
-            return Begun::Estimated(Estimate { weights });
+    pub fn begin_at(&self, own: Option<Budget>, began: u64) -> Option<Weighing> {
+        let attribution = Attribution::of_allocator()?;
+        let group = self.counted_group()?;
+        let scope = match MemoryScope::current() {
+            Some(outer) => group.scope_within(&outer),
+            None => group.scope(),
         };
+        if !scope.is_counted() {
+            // Without a place for it, it would be weighed as nothing.
+            return None;
+        }
         let budget = match own {
             None => self.budget.load(Relaxed),
             own => encode(own),
@@ -218,15 +196,25 @@ impl Weigher {
         if let Some(budget) = decode(budget) {
             scope.set_limit(budget.bytes());
         }
-        Begun::Weighed(Weighing {
+        Some(Weighing {
             scope,
-            weights: Some(weights),
+            weights: Some(self.weights().clone()),
             budget,
             began,
             resident: Resident::now(),
             switches: mode_switches(),
             attribution,
         })
+    }
+
+    /// Counts a request that has ended and nobody counted for, by what is known of its bodies.
+    pub fn estimate(&self, bodies: &Bodies, ended: Ended) {
+        self.weights().estimate(bodies, ended);
+    }
+
+    /// Counts a request that nobody counts for, and of which nothing is known.
+    pub fn unknown(&self) {
+        self.weights().count(Attribution::ProcessOnly);
     }
 
     /// What was weighed. It stops nobody. It looks at every scope of the process: for several kinds,
@@ -311,8 +299,13 @@ fn decode(word: u64) -> Option<Budget> {
 // === impl Weights ===
 
 impl Weights {
+    #[inline]
+    fn count(&self, attribution: Attribution) {
+        self.by_attribution[attribution as usize].fetch_add(1, Relaxed);
+    }
+
     fn record(&self, sample: &Sample) {
-        self.by_attribution[sample.attribution as usize].fetch_add(1, Relaxed);
+        self.count(sample.attribution);
         self.allocated.add(sample.allocated);
         self.peak.add(sample.peak);
         self.left.add(sample.left);
@@ -325,7 +318,9 @@ impl Weights {
             left: 0,
             attribution: Attribution::Estimated,
         };
-        self.record(&sample);
+        // What it held at a time is for the log alone: nobody knows it.
+        self.count(sample.attribution);
+        self.allocated.add(sample.allocated);
         if sample.peak > self.kind.heavy.above() {
             let about = About {
                 began: bodies.began,
@@ -397,27 +392,6 @@ impl Sizes {
             nothing = nothing.saturating_sub(count);
         }
         histogram.nothing += nothing;
-    }
-}
-
-// === impl Begun ===
-
-impl Begun {
-    /// Has the thread allocate for the request, if the allocator counts for it, until the guard is
-    /// dropped.
-    #[inline]
-    pub fn enter(&self) -> Option<Entered<'_>> {
-        self.weighing().map(Weighing::enter)
-    }
-
-    /// What weighs it, if the allocator counts for it.
-    #[must_use]
-    #[inline]
-    pub const fn weighing(&self) -> Option<&Weighing> {
-        match self {
-            Self::Weighed(weighing) => Some(weighing),
-            Self::Estimated(_) => None,
-        }
     }
 }
 
@@ -536,39 +510,6 @@ impl fmt::Debug for Weighing {
         f.debug_struct("Weighing")
             .field("scope", &self.scope)
             .field("budget", &self.budget())
-            .finish_non_exhaustive()
-    }
-}
-
-// === impl Estimate ===
-
-impl Estimate {
-    /// Ends it with what is known.
-    pub fn end(mut self, bodies: &Bodies, ended: Ended) {
-        if let Some(weights) = self.weights.take() {
-            weights.estimate(bodies, ended);
-        }
-    }
-}
-
-impl Drop for Estimate {
-    fn drop(&mut self) {
-        if let Some(weights) = self.weights.take() {
-            weights.record(&Sample {
-                allocated: 0,
-                peak: 0,
-                left: 0,
-                attribution: Attribution::ProcessOnly,
-            });
-        }
-    }
-}
-
-impl fmt::Debug for Estimate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = self.weights.as_ref().map(|weights| weights.kind.name);
-        f.debug_struct("Estimate")
-            .field("name", &name)
             .finish_non_exhaustive()
     }
 }

@@ -5,8 +5,8 @@ use futures_util::{Stream, StreamExt as _, stream};
 use plimsoll_alloc::{MemoryScope, TrackingAllocator};
 use plimsoll_core::{BoxError, RejectReason, Rejected};
 use plimsoll_memory::{
-    Attribution, Begun, Budget, Estimate, HeavyLog, HeavyRequest, Histogram, MemoryConfig,
-    MemoryFuture, MemoryLayer, MemoryService, MemoryStats, Sample, ScopedStream, Weigher, Weighing,
+    Attribution, Budget, HeavyLog, HeavyRequest, Histogram, MemoryConfig, MemoryFuture,
+    MemoryLayer, MemoryService, MemoryStats, Sample, ScopedStream, Weigher, Weighing,
 };
 use std::{
     convert::Infallible,
@@ -345,7 +345,7 @@ fn its_types_can_be_shared_sent_cloned_and_debugged() {
     shared::<MemoryService<String>>();
     shared::<MemoryFuture<Ready<()>>>();
     shared::<Weigher>();
-    shared::<(Begun, Weighing, Estimate)>();
+    shared::<(Weigher, Weighing)>();
     shared::<(HeavyLog, HeavyRequest, MemoryConfig, Budget)>();
     shared::<(MemoryStats, Histogram, Sample, Attribution)>();
     shared::<ScopedStream<String>>();
@@ -780,10 +780,10 @@ async fn calls_that_held_much_are_logged_with_what_they_were() {
 #[test]
 fn budget_of_the_request_counts_instead_of_that_of_its_kind() {
     let weigher = Weigher::new("own".into(), HeavyLog::default(), Some(Budget::enforce(10)));
-    let Begun::Weighed(general) = weigher.begin(None) else {
+    let Some(general) = weigher.begin(None) else {
         panic!("the allocator counts");
     };
-    let Begun::Weighed(own) = weigher.begin(Some(Budget::enforce(1_000))) else {
+    let Some(own) = weigher.begin(Some(Budget::enforce(1_000))) else {
         panic!("the allocator counts");
     };
     assert_eq!(general.name(), Some(weigher.name()));

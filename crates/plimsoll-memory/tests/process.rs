@@ -8,8 +8,8 @@ use plimsoll_alloc::{
 };
 use plimsoll_core::{BoxError, Holding as _, Name, test_util::assert_live_bytes_return};
 use plimsoll_memory::{
-    Attribution, Begun, Budget, HeavyLog, HeavyRequest, MemoryConfig, MemoryLayer, MemoryStats,
-    Weigher, process,
+    Attribution, Budget, HeavyLog, HeavyRequest, MemoryConfig, MemoryLayer, MemoryStats, Weigher,
+    process,
 };
 use std::{
     convert::Infallible,
@@ -324,7 +324,7 @@ async fn switched() {
 
 /// Ends a request that held so much.
 fn weigh(weigher: &Weigher, length: usize) {
-    let Begun::Weighed(weighing) = weigher.begin(None) else {
+    let Some(weighing) = weigher.begin(None) else {
         panic!("the allocator counts");
     };
     let _entered = weighing.enter();

@@ -6,9 +6,10 @@ use super::{
 };
 use plimsoll_alloc::untracked;
 use plimsoll_core::Clock;
+use plimsoll_memory::{Bodies, Ended, Weigher};
 use std::{
     sync::{
-        OnceLock,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -50,6 +51,7 @@ const NANOS: [u64; BOUNDS.len()] = {
 /// What one stripe of threads has counted at one endpoint.
 pub(super) struct Cells {
     clock: Clock,
+    weigher: Arc<Weigher>,
     cut: AtomicU64,
     /// One cell for each method and status class, made when first needed.
     cells: [OnceLock<Box<Cell>>; METHODS.len() * CLASSES],
@@ -65,9 +67,10 @@ struct Cell {
 }
 
 impl Cells {
-    pub(super) fn new(clock: Clock) -> Self {
+    pub(super) fn new(clock: Clock, weigher: Arc<Weigher>) -> Self {
         Self {
             clock,
+            weigher,
             cut: AtomicU64::new(0),
             cells: [const { OnceLock::new() }; METHODS.len() * CLASSES],
         }
@@ -87,6 +90,11 @@ impl Cells {
             cell.bytes.fetch_add(bytes, Relaxed);
         }
         cell.buckets[bucket].fetch_add(1, Relaxed);
+    }
+
+    /// Counts a request that nobody has weighed.
+    pub(super) fn estimate(&self, bodies: &Bodies, ended: Ended) {
+        self.weigher.estimate(bodies, ended);
     }
 
     pub(super) fn record_cut(&self) {

@@ -6,7 +6,7 @@ use http_body::Body;
 use plimsoll_alloc::{Entered, GroupId, untracked};
 use plimsoll_core::{Clock, Name, RejectReason, Rejected, stripe};
 use plimsoll_memory::{
-    Begun, Bodies, Budget, Ended, HeavyLog, MemoryConfig, RetainedByGroup, Weigher, Weighing,
+    Bodies, Budget, Ended, HeavyLog, MemoryConfig, RetainedByGroup, Weigher, Weighing,
 };
 use std::{
     collections::HashMap,
@@ -48,7 +48,7 @@ pub(super) struct Endpoint {
     clock: Clock,
     /// Made when a thread of theirs first comes.
     stripes: [OnceLock<Arc<Cells>>; STRIPES],
-    weigher: Weigher,
+    weigher: Arc<Weigher>,
 }
 
 /// One request. What it holds is dropped [in its scope](Self::enter) before this, which ends it.
@@ -58,7 +58,8 @@ pub(super) struct Visit {
     /// Held by nobody else but the endpoint, so the references to it count what is in flight. None
     /// once it was counted.
     cells: Option<Arc<Cells>>,
-    begun: Option<Begun>,
+    /// Where the allocator counts for it.
+    weighing: Option<Weighing>,
     started: u64,
     bytes: u64,
     /// How many bytes the body has, if that is known.
@@ -75,6 +76,8 @@ pub(super) struct Visit {
     body_open: bool,
     /// Whether the response tells what was held.
     tells: bool,
+    /// Whether the allocator counts for it, or has.
+    is_weighed: bool,
 }
 
 /// How a request ended.
@@ -153,7 +156,7 @@ impl Endpoints {
         Arc::new(Endpoint {
             name,
             stripes: [const { OnceLock::new() }; STRIPES],
-            weigher: Weigher::with_clock(name, heavy, budget, clock.clone()),
+            weigher: Arc::new(Weigher::with_clock(name, heavy, budget, clock.clone())),
             clock,
         })
     }
@@ -242,7 +245,12 @@ impl Endpoint {
 
     fn cells(&self) -> &Arc<Cells> {
         let cells = &self.stripes[stripe::current() % STRIPES];
-        cells.get_or_init(|| untracked(|| Arc::new(Cells::new(self.clock.clone()))))
+        cells.get_or_init(|| {
+            untracked(|| {
+                let (clock, weigher) = (self.clock.clone(), self.weigher.clone());
+                Arc::new(Cells::new(clock, weigher))
+            })
+        })
     }
 
     fn stripes(&self) -> impl Iterator<Item = &Arc<Cells>> {
@@ -280,14 +288,12 @@ impl Visit {
         let cells = endpoint.cells().clone();
         let started = cells.ticks();
         let own = request.extensions().get::<Budget>().copied();
-        let begun = endpoint.weigher.begin_at(own.or(of_route), started);
-        let asks = match &begun {
-            Begun::Weighed(weighing) => weighing.budget().is_some(),
-            Begun::Estimated(_) => true,
-        };
+        let weighing = endpoint.weigher.begin_at(own.or(of_route), started);
+        let asks = weighing.as_ref().is_none_or(|it| it.budget().is_some());
         Self {
             cells: Some(cells),
-            begun: Some(begun),
+            is_weighed: weighing.is_some(),
+            weighing,
             started,
             bytes: 0,
             length: u64::MAX,
@@ -304,21 +310,13 @@ impl Visit {
     /// Has the thread allocate for the request, if that is weighed, until the guard is dropped.
     #[inline]
     pub(super) fn enter(&self) -> Option<Entered<'_>> {
-        self.weighing().map(Weighing::enter)
-    }
-
-    #[inline]
-    fn weighing(&self) -> Option<&Weighing> {
-        match &self.begun {
-            Some(Begun::Weighed(weighing)) => Some(weighing),
-            _ => None,
-        }
+        self.weighing.as_ref().map(Weighing::enter)
     }
 
     /// Why it is ended now, if it is.
     #[inline]
     pub(super) fn over_budget(&self) -> Option<Rejected> {
-        let weighing = self.weighing()?;
+        let weighing = self.weighing.as_ref()?;
         let budget = weighing.over_budget()?;
         // A body that alone is larger than the budget is what its sender can do something about.
         let reason = match self.declared > budget.bytes() {
@@ -332,7 +330,7 @@ impl Visit {
     #[inline]
     pub(super) fn tell(&self, response: &mut HeaderMap) {
         if self.tells {
-            untracked(|| memory::tell(self.weighing(), response));
+            untracked(|| memory::tell(self.weighing.as_ref(), response));
         }
     }
 
@@ -370,7 +368,7 @@ impl Visit {
     pub(super) fn refused(&mut self, status: StatusCode, length: usize) {
         self.class = Class::of(status);
         self.status = status.as_u16();
-        if let Some(weighing) = self.weighing() {
+        if let Some(weighing) = &self.weighing {
             weighing.refused();
         }
         self.weighed();
@@ -390,7 +388,7 @@ impl Visit {
 
     /// It was ended after its response had begun.
     pub(super) fn cut(&mut self) {
-        if let Some(weighing) = self.weighing() {
+        if let Some(weighing) = &self.weighing {
             weighing.cut();
         }
         self.body_open = true;
@@ -408,27 +406,30 @@ impl Visit {
         if self.body_open {
             cells.record_cut();
         }
+        if !self.is_weighed {
+            // It need not be true, and must not spoil the sum of all.
+            let declared = self.declared.min(1 << 40);
+            let bodies = Bodies {
+                bytes: declared + self.bytes,
+                largest: declared.max(self.largest),
+                began: self.started,
+            };
+            cells.estimate(&bodies, self.ended());
+        }
     }
 
     /// Weighs the request, of which nothing is left to drop.
     fn weighed(&mut self) {
-        let ended = Ended {
+        let ended = self.ended();
+        if let Some(weighing) = self.weighing.take() {
+            weighing.end(ended);
+        }
+    }
+
+    fn ended(&self) -> Ended {
+        Ended {
             method: Some(METHODS[usize::from(self.method)]),
             status: (self.status != 0).then_some(self.status),
-        };
-        match self.begun.take() {
-            Some(Begun::Weighed(weighing)) => weighing.end(ended),
-            Some(Begun::Estimated(estimate)) => {
-                // It need not be true, and must not spoil the sum of all.
-                let declared = self.declared.min(1 << 40);
-                let bodies = Bodies {
-                    bytes: declared + self.bytes,
-                    largest: declared.max(self.largest),
-                    began: self.started,
-                };
-                estimate.end(&bodies, ended);
-            }
-            None => {}
         }
     }
 

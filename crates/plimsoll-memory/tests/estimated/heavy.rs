@@ -1,6 +1,6 @@
 //! The log of requests that held most.
 
-use super::{estimate, weigher};
+use super::weigher;
 use plimsoll_core::{Bounded, Holding as _, Next, Registry, RemovalReason, Totals};
 use plimsoll_memory::{Bodies, Ended, HeavyLog, MemoryConfig, Weigher};
 use proptest::prelude::*;
@@ -14,7 +14,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// Ends a request that held so much.
 fn push(weigher: &Weigher, bytes: u64) {
-    estimate(weigher).end(
+    weigher.estimate(
         &Bodies {
             bytes,
             largest: bytes,
