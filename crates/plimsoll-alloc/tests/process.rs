@@ -244,11 +244,12 @@ fn off() {
 }
 
 fn counters_tell() {
-    set_mode(Mode::Counters);
     let scope = MemoryScope::new();
     let both = std::sync::Barrier::new(2);
     thread::scope(|threads| {
+        // What a thread is made of is counted as it lives.
         threads.spawn(|| {
+            both.wait();
             scope.run(|| {
                 for _ in 0..1_000 {
                     drop(bytes(1_000));
@@ -257,14 +258,16 @@ fn counters_tell() {
                 both.wait();
             });
         });
+        set_mode(Mode::Counters);
+        both.wait();
         both.wait();
         // It is in the scope still, and has no more than a batch to tell.
         let allocated = scope.usage().allocated;
         assert!((930_000..=1_000_000).contains(&allocated), "{allocated}");
+        set_mode(Mode::Precise);
         both.wait();
     });
     assert_eq!(scope.usage().allocated, 1_000_000);
-    set_mode(Mode::Precise);
 }
 
 fn counters() {
