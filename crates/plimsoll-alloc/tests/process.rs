@@ -49,10 +49,6 @@ fn main() -> ExitCode {
             off,
         ),
         trial(
-            "mode_counters_tells_what_is_allocated_once_that_is_more_than_a_batch",
-            counters_tell,
-        ),
-        trial(
             "mode_counters_counts_what_is_allocated_and_nothing_that_lives",
             counters,
         ),
@@ -241,33 +237,6 @@ fn off() {
     drop(two);
     assert_eq!(scope.usage().live, 0);
     assert_eq!(counted(&[&scope]), before);
-}
-
-fn counters_tell() {
-    let scope = MemoryScope::new();
-    let both = std::sync::Barrier::new(2);
-    thread::scope(|threads| {
-        // What a thread is made of is counted as it lives.
-        threads.spawn(|| {
-            both.wait();
-            scope.run(|| {
-                for _ in 0..1_000 {
-                    drop(bytes(1_000));
-                }
-                both.wait();
-                both.wait();
-            });
-        });
-        set_mode(Mode::Counters);
-        both.wait();
-        both.wait();
-        // It is in the scope still, and has no more than a batch to tell.
-        let allocated = scope.usage().allocated;
-        assert!((930_000..=1_000_000).contains(&allocated), "{allocated}");
-        set_mode(Mode::Precise);
-        both.wait();
-    });
-    assert_eq!(scope.usage().allocated, 1_000_000);
 }
 
 fn counters() {
