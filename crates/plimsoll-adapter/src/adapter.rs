@@ -260,7 +260,8 @@ impl Shared {
             gate: Gate::new(&config),
             history: breaker.bounded(),
             timeout: AtomicU64::new(nanos(config.timeout)),
-            weigher: Weigher::new(name, none_is_heavy(), config.budget()),
+            // The log is of the requests that adapters are called for.
+            weigher: Weigher::new(name, HeavyLog::none(), config.budget()),
             retries: Retries::new(config.retry, Instant::now()),
             means,
             settings: Mutex::new(Settings {
@@ -441,11 +442,6 @@ impl Drop for Round<'_> {
     fn drop(&mut self) {
         self.0.settings().telling = false;
     }
-}
-
-/// A log without calls: it is of the requests that adapters are called for.
-fn none_is_heavy() -> HeavyLog {
-    HeavyLog::new(u64::MAX, 0, Duration::ZERO)
 }
 
 /// A day is the most there is.

@@ -28,7 +28,8 @@ struct RequestsView {
     /// What the process had in memory when somebody looked last.
     resident_bytes: Option<u64>,
     heavy: HeavyView,
-    /// Routes with a budget of their own of which no request has come: misspelt, maybe.
+    /// Routes with a budget of their own that have no endpoint: none of their requests has come, or
+    /// they came past the bound of endpoints. Misspelt, maybe.
     budgets_of_unseen_routes: BTreeMap<String, u64>,
     endpoints: Vec<EndpointView>,
 }

@@ -111,7 +111,7 @@ async fn show(State(shared): State<Arc<Shared>>, uri: Uri) -> Result<Json<Sampli
 async fn start(State(shared): State<Arc<Shared>>, uri: Uri) -> Result<Json<SamplingView>, Problem> {
     has_profiling(&shared)?;
     let sampling = sampling(&uri)?;
-    // One that does not count for now samples all the same.
+    // One that is told not to count samples all the same.
     if mode() != Mode::Off && !is_installed() {
         return Err(Problem::new(
             StatusCode::CONFLICT,

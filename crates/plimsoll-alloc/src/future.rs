@@ -1,19 +1,16 @@
 use crate::{Entered, MemoryScope};
 use std::{
-    borrow::Borrow,
     mem::ManuallyDrop,
     pin::Pin,
     task::{Context, Poll},
 };
 
 /// A future, or a stream or a body, that is polled and dropped in a scope, if it has one.
-///
-/// `S` is the scope, or something that holds it and has more to do once what is inside is dropped.
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
-pub struct Scoped<T, S: Borrow<MemoryScope> = MemoryScope> {
+pub struct Scoped<T> {
     inner: ManuallyDrop<T>,
-    scope: Option<S>,
+    scope: Option<MemoryScope>,
 }
 
 impl MemoryScope {
@@ -26,28 +23,14 @@ impl MemoryScope {
     }
 }
 
-impl<T, S: Borrow<MemoryScope>> Scoped<T, S> {
+impl<T> Scoped<T> {
     /// Has something polled and dropped in a scope; where there is none, as it would be anyway.
     #[inline]
-    pub fn new(inner: T, scope: Option<S>) -> Self {
+    pub const fn new(inner: T, scope: Option<MemoryScope>) -> Self {
         Self {
             inner: ManuallyDrop::new(inner),
             scope,
         }
-    }
-
-    /// The scope.
-    #[must_use]
-    pub const fn scope(&self) -> Option<&S> {
-        self.scope.as_ref()
-    }
-
-    /// Takes the scope out. What is inside is polled and dropped in none from here on.
-    #[must_use]
-    #[inline]
-    pub fn take_scope(self: Pin<&mut Self>) -> Option<S> {
-        // SAFETY: the scope is not pinned, and nothing else is touched.
-        unsafe { self.get_unchecked_mut() }.scope.take()
     }
 
     /// What is inside, outside of the scope.
@@ -65,13 +48,13 @@ impl<T, S: Borrow<MemoryScope>> Scoped<T, S> {
         // SAFETY: what is inside is not moved out of what is pinned: it is only borrowed here, and
         // dropped in place; the scope is not pinned.
         let this = unsafe { self.get_unchecked_mut() };
-        let entered = this.scope.as_ref().map(|scope| scope.borrow().enter());
+        let entered = this.scope.as_ref().map(MemoryScope::enter);
         // SAFETY: as above.
         (entered, unsafe { Pin::new_unchecked(&mut *this.inner) })
     }
 }
 
-impl<F: Future, S: Borrow<MemoryScope>> Future for Scoped<F, S> {
+impl<F: Future> Future for Scoped<F> {
     type Output = F::Output;
 
     #[inline]
@@ -81,10 +64,10 @@ impl<F: Future, S: Borrow<MemoryScope>> Future for Scoped<F, S> {
     }
 }
 
-impl<T, S: Borrow<MemoryScope>> Drop for Scoped<T, S> {
+impl<T> Drop for Scoped<T> {
     #[inline]
     fn drop(&mut self) {
-        let _entered = self.scope.as_ref().map(|scope| scope.borrow().enter());
+        let _entered = self.scope.as_ref().map(MemoryScope::enter);
         // SAFETY: it is dropped once, in place, and not used afterwards.
         unsafe { ManuallyDrop::drop(&mut self.inner) };
     }

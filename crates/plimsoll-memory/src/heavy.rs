@@ -88,6 +88,12 @@ impl HeavyLog {
         }
     }
 
+    /// A log that keeps none, since none is heavy.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::new(u64::MAX, 0, Duration::ZERO)
+    }
+
     /// Changes the limits. What is in the log already goes by the new ones when it is looked at next.
     pub fn reconfigure(&self, above: u64, max_entries: usize, keep: Duration) {
         self.inner.above.store(above, Relaxed);
@@ -136,14 +142,6 @@ impl HeavyLog {
                 log.add(request);
             }
         });
-    }
-}
-
-impl HeavyLog {
-    /// A log that keeps none, since none is heavy.
-    #[must_use]
-    pub fn none() -> Self {
-        Self::new(u64::MAX, 0, Duration::ZERO)
     }
 }
 

@@ -8,7 +8,6 @@ use crate::{
 use plimsoll_alloc::{Entered, MemoryGroup, MemoryScope, mode_switches, untracked};
 use plimsoll_core::{Clock, Name, stripe};
 use std::{
-    borrow::Borrow,
     fmt,
     sync::{
         Arc, OnceLock,
@@ -490,12 +489,6 @@ impl Weighing {
             };
             weights.tell(sample, &about);
         }
-    }
-}
-
-impl Borrow<MemoryScope> for Weighing {
-    fn borrow(&self) -> &MemoryScope {
-        &self.scope
     }
 }
 

@@ -289,7 +289,10 @@ impl Visit {
         let started = cells.ticks();
         let own = request.extensions().get::<Budget>().copied();
         let weighing = endpoint.weigher.begin_at(own.or(of_route), started);
-        let asks = weighing.as_ref().is_none_or(|it| it.budget().is_some());
+        let declared = match &weighing {
+            Some(weighing) if weighing.budget().is_none() => None,
+            _ => declared_length(request.headers()),
+        };
         Self {
             cells: Some(cells),
             is_weighed: weighing.is_some(),
@@ -297,7 +300,7 @@ impl Visit {
             started,
             bytes: 0,
             length: u64::MAX,
-            declared: if asks { declared(request.headers()) } else { 0 },
+            declared: declared.unwrap_or(0),
             largest: 0,
             status: 0,
             method: method_index(request.method()),
@@ -458,11 +461,6 @@ impl fmt::Debug for Visit {
             .field("bytes", &self.bytes)
             .finish_non_exhaustive()
     }
-}
-
-/// How long a body is, as far as its head says so, or 0.
-fn declared(headers: &HeaderMap) -> u64 {
-    declared_length(headers).unwrap_or(0)
 }
 
 /// How long a body is, as far as its head says so.
