@@ -18,6 +18,8 @@ const KIB: u64 = 1_024;
 fn runtime() -> Runtime {
     Builder::new_multi_thread()
         .worker_threads(4)
+        // Where a thread is slow to start, each task would have one made: valgrind ends at 500.
+        .max_blocking_threads(8)
         .build()
         .unwrap()
 }
