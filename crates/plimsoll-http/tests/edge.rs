@@ -298,12 +298,13 @@ async fn the_inner_error_is_kept_whatever_its_type() {
 fn its_types_can_be_shared_sent_cloned_and_debugged() {
     fn shared<T: Send + Sync + std::fmt::Debug>() {}
     fn cloned<T: Clone>() {}
-    type Inner = std::future::Ready<Result<Response<String>, Infallible>>;
+    type Ready = std::future::Ready<Result<Response<String>, Infallible>>;
+    type Inner = tower::util::ServiceFn<fn(Request<String>) -> Ready>;
     shared::<EdgeLayer>();
     shared::<Edge<String>>();
     shared::<EndpointLabel>();
     shared::<edge::EdgeBody<String>>();
-    shared::<edge::future::EdgeFuture<Inner>>();
+    shared::<edge::future::EdgeFuture<Inner, String>>();
     cloned::<EdgeLayer>();
     cloned::<Edge<String>>();
     cloned::<EndpointLabel>();

@@ -1,6 +1,6 @@
-use crate::{Budget, HeavyLog, MemoryStats, Weigher, Weighing};
+use crate::{Budget, HeavyLog, MemoryStats, Weigher, Weighing, admission::Permit};
 use pin_project_lite::pin_project;
-use plimsoll_core::{BoxError, Name, RejectReason, Rejected};
+use plimsoll_core::{BoxError, Name, Rejected};
 use std::{
     pin::Pin,
     sync::Arc,
@@ -87,17 +87,7 @@ where
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
-        let weighing = self.weigher.begin(None);
-        let unweighed = weighing.is_none().then(|| self.weigher.clone());
-        let entered = weighing.as_ref().map(Weighing::enter);
-        let inner = self.inner.call(request);
-        drop(entered);
-        MemoryFuture {
-            inner: Some(inner),
-            weighing,
-            unweighed,
-            name: self.weigher.name(),
-        }
+        MemoryFuture::call(&self.weigher, Permit::NOTHING, &mut self.inner, request)
     }
 }
 
@@ -126,6 +116,31 @@ pin_project! {
     }
 }
 
+impl<F> MemoryFuture<F> {
+    /// Calls a service for a request that was let in.
+    pub(crate) fn call<S, Req>(
+        weigher: &Arc<Weigher>,
+        permit: Permit,
+        inner: &mut S,
+        request: Req,
+    ) -> Self
+    where
+        S: Service<Req, Future = F>,
+    {
+        let weighing = weigher.begin_admitted(None, weigher.now(), permit);
+        let unweighed = weighing.is_none().then(|| weigher.clone());
+        let entered = weighing.as_ref().map(Weighing::enter);
+        let inner = inner.call(request);
+        drop(entered);
+        Self {
+            inner: Some(inner),
+            weighing,
+            unweighed,
+            name: weigher.name(),
+        }
+    }
+}
+
 impl<F, T, E> Future for MemoryFuture<F>
 where
     F: Future<Output = Result<T, E>>,
@@ -146,18 +161,21 @@ where
         let weighing = this.weighing.as_ref();
         // Whoever has failed has ended.
         let goes_on = !matches!(polled, Poll::Ready(Err(_)));
-        let over = weighing.filter(|it| goes_on && it.over_budget().is_some());
-        if let Some(weighing) = over {
+        if let Some(weighing) = weighing.filter(|_| goes_on)
+            && let Some(reason) = weighing.ended_by()
+        {
             weighing.refused();
             // What came of it goes where it came from.
             drop(polled);
             this.inner.set(None);
             drop(entered);
             *this.weighing = None;
-            let rejected = Rejected::new(RejectReason::OverBudget, *this.name);
-            return Poll::Ready(Err(rejected.into()));
+            return Poll::Ready(Err(Rejected::new(reason, *this.name).into()));
         }
         drop(entered);
+        if let (Some(weighing), Poll::Pending) = (this.weighing.as_mut(), &polled) {
+            weighing.waits(cx.waker());
+        }
         if polled.is_ready() {
             *this.weighing = None;
             if let Some(weigher) = this.unweighed.take() {

@@ -65,6 +65,7 @@
 //! Of layers within layers each has a scope of its own, and what is allocated counts for all that
 //! are around it.
 
+pub mod admission;
 mod attribution;
 mod budget;
 mod config;
@@ -80,6 +81,10 @@ mod stats;
 mod weigh;
 
 pub use self::{
+    admission::{
+        Admission, AdmissionConfig, AdmissionLayer, AdmissionMode, AdmissionStats, Admitted, Ask,
+        BudgetKey, Permit, Priority, Waiting,
+    },
     attribution::Attribution,
     budget::{Budget, BudgetMode},
     config::MemoryConfig,

@@ -1,18 +1,21 @@
 //! Weighing: a scope for each request of a kind, and what all of them took.
 
 use crate::{
-    Attribution, Budget, BudgetMode, HeavyLog, HeavyRequest, MemoryStats, RetainedByGroup, Sample,
+    Admission, Admitted, Ask, Attribution, Budget, BudgetMode, HeavyLog, HeavyRequest, MemoryStats,
+    RetainedByGroup, Sample,
+    admission::{Permit, Route},
     process::{self, Resident},
     stats::{BUCKETS, Histogram, bucket},
 };
 use plimsoll_alloc::{Entered, MemoryGroup, MemoryScope, mode_switches, untracked};
-use plimsoll_core::{Clock, Name, stripe};
+use plimsoll_core::{Clock, Name, RejectReason, stripe};
 use std::{
-    fmt,
+    fmt, mem,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    task::Waker,
     time::{Duration, SystemTime},
 };
 use tokio::time::Instant;
@@ -36,6 +39,8 @@ struct Kind {
     name: Name,
     clock: Clock,
     heavy: HeavyLog,
+    /// Who lets its requests in, if anybody does.
+    route: Option<Arc<Route>>,
 }
 
 /// What one stripe of threads has weighed.
@@ -73,6 +78,7 @@ pub struct Weighing {
     scope: MemoryScope,
     /// None once it has ended.
     weights: Option<Arc<Weights>>,
+    permit: Permit,
     /// As [`encode`] says.
     budget: u64,
     began: u64,
@@ -123,10 +129,55 @@ impl Weigher {
     #[must_use]
     pub fn with_clock(name: Name, heavy: HeavyLog, budget: Option<Budget>, clock: Clock) -> Self {
         Self {
-            kind: Arc::new(Kind { name, clock, heavy }),
+            kind: Arc::new(Kind {
+                name,
+                clock,
+                heavy,
+                route: None,
+            }),
             budget: AtomicU64::new(encode(budget)),
             group: OnceLock::new(),
             stripes: [const { OnceLock::new() }; STRIPES],
+        }
+    }
+
+    /// Has requests ask before they begin, and has what they hold learned.
+    #[must_use]
+    pub fn admitted_by(self, admission: &Admission) -> Self {
+        let Kind {
+            name, clock, heavy, ..
+        } = &*self.kind;
+        let kind = Kind {
+            name: *name,
+            clock: clock.clone(),
+            heavy: heavy.clone(),
+            route: Some(admission.route(*name)),
+        };
+        Self {
+            kind: Arc::new(kind),
+            stripes: [const { OnceLock::new() }; STRIPES],
+            ..self
+        }
+    }
+
+    /// Lets a request in for which there is room for certain, if nobody has to know more of it than
+    /// how many bytes its body is said to have. It [begins](Self::begin_admitted) with the permit.
+    #[must_use]
+    #[inline]
+    pub fn admit_at_once(&self, declared: Option<u64>) -> Option<Permit> {
+        match &self.kind.route {
+            Some(route) => route.admit_at_once(declared),
+            None => Some(Permit::NOTHING),
+        }
+    }
+
+    /// Whether a request is let in that was not [at once](Self::admit_at_once). Where nobody decides,
+    /// everybody is.
+    #[must_use]
+    pub fn admit(&self, ask: &Ask) -> Admitted {
+        match &self.kind.route {
+            Some(route) => route.admit(ask),
+            None => Admitted::Now(Permit::NOTHING),
         }
     }
 
@@ -178,15 +229,29 @@ impl Weigher {
     #[must_use]
     #[inline]
     pub fn begin_at(&self, own: Option<Budget>, began: u64) -> Option<Weighing> {
-        let attribution = Attribution::of_allocator()?;
-        let group = self.counted_group()?;
-        let scope = match MemoryScope::current() {
-            Some(outer) => group.scope_within(&outer),
-            None => group.scope(),
-        };
-        if !scope.is_counted() {
-            // Without a place for it, it would be weighed as nothing.
+        self.begin_admitted(own, began, Permit::NOTHING)
+    }
+
+    /// Begins a request that was let in. What is reserved for it is given back when it ends, and at
+    /// once where the allocator does not count for it.
+    #[must_use]
+    #[inline]
+    pub fn begin_admitted(
+        &self,
+        own: Option<Budget>,
+        began: u64,
+        permit: Permit,
+    ) -> Option<Weighing> {
+        let scope = self.scope();
+        let route = self.kind.route.as_ref();
+        let Some((scope, attribution)) = scope else {
+            if let Some(route) = route {
+                route.release(permit, None, 0);
+            }
             return None;
+        };
+        if let Some(route) = route {
+            route.runs(&permit, &scope);
         }
         let budget = match own {
             None => self.budget.load(Relaxed),
@@ -198,12 +263,28 @@ impl Weigher {
         Some(Weighing {
             scope,
             weights: Some(self.weights().clone()),
+            permit,
             budget,
             began,
             resident: Resident::now(),
             switches: mode_switches(),
             attribution,
         })
+    }
+
+    #[inline]
+    fn scope(&self) -> Option<(MemoryScope, Attribution)> {
+        let attribution = Attribution::of_allocator()?;
+        let group = self.counted_group()?;
+        let scope = match MemoryScope::current() {
+            Some(outer) => group.scope_within(&outer),
+            None => group.scope(),
+        };
+        if !scope.is_counted() {
+            // Without a place for it, it would be weighed as nothing.
+            return None;
+        }
+        Some((scope, attribution))
     }
 
     /// Counts a request that has ended and nobody counted for, by what is known of its bodies.
@@ -334,7 +415,9 @@ impl Weights {
     /// Has a heavy one logged.
     #[cold]
     fn tell(&self, sample: Sample, about: &About) {
-        let Kind { name, clock, heavy } = &*self.kind;
+        let Kind {
+            name, clock, heavy, ..
+        } = &*self.kind;
         let took = clock.ticks().saturating_sub(about.began);
         heavy.push(HeavyRequest {
             name: *name,
@@ -442,6 +525,28 @@ impl Weighing {
         (is_over && self.attribution() == Attribution::Exact).then_some(budget)
     }
 
+    /// Why it is ended now, if it is: by its budget, or since it holds more than others when memory is
+    /// short.
+    #[must_use]
+    #[inline]
+    pub fn ended_by(&self) -> Option<RejectReason> {
+        if self.permit.is_cancelled() {
+            return Some(RejectReason::MemoryPressure);
+        }
+        self.over_budget().map(|_| RejectReason::OverBudget)
+    }
+
+    /// Says that it waits, and who is woken if it is to end.
+    #[inline]
+    pub fn waits(&mut self, waker: &Waker) {
+        let Some(weights) = &self.weights else {
+            return;
+        };
+        if let Some(route) = &weights.kind.route {
+            route.waits(&mut self.permit, &self.scope, waker);
+        }
+    }
+
     /// Counts that it is ended before there is a response, or instead of one.
     pub fn refused(&self) {
         if let Some(weights) = &self.weights {
@@ -480,6 +585,11 @@ impl Weighing {
             weights.over_budget.fetch_add(1, Relaxed);
         }
         weights.record(&sample);
+        if let Some(route) = &weights.kind.route {
+            let permit = mem::replace(&mut self.permit, Permit::NOTHING);
+            let known = sample.attribution == Attribution::Exact;
+            route.release(permit, known.then_some(sample.peak), self.began);
+        }
         if sample.peak > weights.kind.heavy.above() {
             let about = About {
                 began: self.began,

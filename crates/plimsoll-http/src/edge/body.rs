@@ -76,7 +76,7 @@ where
                 let goes_on = matches!(polled, Poll::Pending | Poll::Ready(Some(Ok(_))));
                 if let Some(visit) = this.visit
                     && goes_on
-                    && let Some(rejected) = visit.over_budget()
+                    && let Some(rejected) = visit.ended_by()
                 {
                     let entered = visit.enter();
                     drop(polled);
@@ -84,6 +84,9 @@ where
                     drop(entered);
                     visit.cut();
                     return Poll::Ready(Some(Err(rejected.into())));
+                }
+                if let (Some(visit), Poll::Pending) = (this.visit.as_mut(), &polled) {
+                    visit.waits(cx.waker());
                 }
                 (ready!(polled), is_last)
             }

@@ -76,6 +76,10 @@ impl Cells {
         }
     }
 
+    pub(super) fn weigher(&self) -> &Weigher {
+        &self.weigher
+    }
+
     pub(super) fn ticks(&self) -> u64 {
         self.clock.ticks()
     }

@@ -6,7 +6,8 @@ use http_body::Body;
 use plimsoll_alloc::{Entered, GroupId, untracked};
 use plimsoll_core::{Clock, Name, RejectReason, Rejected, stripe};
 use plimsoll_memory::{
-    Bodies, Budget, Ended, HeavyLog, MemoryConfig, RetainedByGroup, Weigher, Weighing,
+    Admission, Admitted, Ask, Bodies, Budget, Ended, HeavyLog, MemoryConfig, Permit,
+    RetainedByGroup, Weigher, Weighing,
 };
 use std::{
     collections::HashMap,
@@ -15,12 +16,17 @@ use std::{
         Arc, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
+    task::Waker,
+    time::Duration,
 };
 
 /// Methods that are told apart; any other is the last.
 pub(super) static METHODS: [&str; 8] = [
     "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "OTHER",
 ];
+
+/// When to come again for whoever was ended since memory was short.
+const SHORT_OF_MEMORY: Duration = Duration::from_secs(1);
 
 /// Threads count in stripes of their own, so that they do not wait for each other's cache lines.
 const STRIPES: usize = 4;
@@ -37,6 +43,7 @@ pub(super) struct Endpoints {
     heavy: HeavyLog,
     /// Whether responses tell what was held.
     headers: AtomicBool,
+    admission: Admission,
     /// Held while publishing, so that older totals never overwrite newer ones.
     #[cfg(feature = "metrics")]
     pub(super) publishing: std::sync::Mutex<()>,
@@ -105,6 +112,7 @@ impl Endpoints {
             memory: RwLock::default(),
             heavy: HeavyLog::default(),
             headers: AtomicBool::new(false),
+            admission: Admission::new(),
             #[cfg(feature = "metrics")]
             publishing: std::sync::Mutex::default(),
         }
@@ -153,10 +161,11 @@ impl Endpoints {
     fn make(&self, name: Name, memory: &MemoryConfig) -> Arc<Endpoint> {
         let budget = memory.budget_for(name.as_str());
         let (heavy, clock) = (self.heavy.clone(), self.clock.clone());
+        let weigher = Weigher::with_clock(name, heavy, budget, clock.clone());
         Arc::new(Endpoint {
             name,
             stripes: [const { OnceLock::new() }; STRIPES],
-            weigher: Arc::new(Weigher::with_clock(name, heavy, budget, clock.clone())),
+            weigher: Arc::new(weigher.admitted_by(&self.admission)),
             clock,
         })
     }
@@ -189,6 +198,10 @@ impl Endpoints {
 
     pub(super) const fn heavy(&self) -> &HeavyLog {
         &self.heavy
+    }
+
+    pub(super) const fn admission(&self) -> &Admission {
+        &self.admission
     }
 
     /// Whether responses tell what was held.
@@ -277,36 +290,59 @@ impl Endpoint {
 // === impl Visit ===
 
 impl Visit {
-    /// Begins a request, and weighs it if the allocator counts for it.
+    /// Begins a request that has come and is not let in yet.
     #[inline]
-    pub(super) fn begin<A>(
-        endpoint: &Endpoint,
-        request: &Request<A>,
-        of_route: Option<Budget>,
-        tells: bool,
-    ) -> Self {
+    pub(super) fn begin<A>(endpoint: &Endpoint, request: &Request<A>, tells: bool) -> Self {
         let cells = endpoint.cells().clone();
         let started = cells.ticks();
-        let own = request.extensions().get::<Budget>().copied();
-        let weighing = endpoint.weigher.begin_at(own.or(of_route), started);
-        let declared = match &weighing {
-            Some(weighing) if weighing.budget().is_none() => None,
-            _ => declared_length(request.headers()),
-        };
         Self {
             cells: Some(cells),
-            is_weighed: weighing.is_some(),
-            weighing,
+            is_weighed: false,
+            weighing: None,
             started,
             bytes: 0,
             length: u64::MAX,
-            declared: declared.unwrap_or(0),
+            declared: length_in(request.headers()).unwrap_or(0),
             largest: 0,
             status: 0,
             method: method_index(request.method()),
             class: Class::Error,
             body_open: false,
             tells,
+        }
+    }
+
+    /// Whether it is let in.
+    #[inline]
+    pub(super) fn admit<A>(&self, endpoint: &Endpoint, request: &Request<A>) -> Admitted {
+        let declared = Some(self.declared);
+        match endpoint.weigher.admit_at_once(declared) {
+            Some(permit) => Admitted::Now(permit),
+            None => endpoint.weigher.admit(&Ask {
+                declared,
+                priority: request.extensions().get().copied(),
+                key: request.extensions().get().copied(),
+            }),
+        }
+    }
+
+    /// It is let in. Weighs it if the allocator counts for it. Its own budget, if it has one, counts
+    /// instead of that of its endpoint.
+    #[inline]
+    pub(super) fn weigh(&mut self, permit: Permit, own: Option<Budget>) {
+        let Some(cells) = &self.cells else {
+            return;
+        };
+        let weigher = cells.weigher();
+        self.weighing = weigher.begin_admitted(own, self.started, permit);
+        self.is_weighed = self.weighing.is_some();
+    }
+
+    /// It waits, and whoever wants it to end wakes it.
+    #[inline]
+    pub(super) fn waits(&mut self, waker: &Waker) {
+        if let Some(weighing) = &mut self.weighing {
+            weighing.waits(waker);
         }
     }
 
@@ -318,15 +354,20 @@ impl Visit {
 
     /// Why it is ended now, if it is.
     #[inline]
-    pub(super) fn over_budget(&self) -> Option<Rejected> {
+    pub(super) fn ended_by(&self) -> Option<Rejected> {
         let weighing = self.weighing.as_ref()?;
-        let budget = weighing.over_budget()?;
-        // A body that alone is larger than the budget is what its sender can do something about.
-        let reason = match self.declared > budget.bytes() {
-            true => RejectReason::BodyTooLarge,
-            false => RejectReason::OverBudget,
+        let reason = weighing.ended_by()?;
+        let name = weighing.name()?;
+        let rejected = match (reason, weighing.budget()) {
+            // A body that alone is larger than the budget is what its sender can do something about.
+            (RejectReason::OverBudget, Some(budget)) if self.declared > budget.bytes() => {
+                Rejected::new(RejectReason::BodyTooLarge, name)
+            }
+            (RejectReason::OverBudget, _) => Rejected::new(reason, name),
+            // It may find more room later.
+            _ => Rejected::new(reason, name).with_retry_after(SHORT_OF_MEMORY),
         };
-        Some(Rejected::new(reason, weighing.name()?))
+        Some(rejected)
     }
 
     /// Adds what is known to a response that begins, if it is to tell.
@@ -362,7 +403,7 @@ impl Visit {
             self.length = length;
             self.body_open = length > 0;
         } else if !response.body().is_end_stream() {
-            self.length = declared_length(response.headers()).unwrap_or(u64::MAX);
+            self.length = length_in(response.headers()).unwrap_or(u64::MAX);
             self.body_open = self.length > 0;
         }
     }
@@ -464,7 +505,7 @@ impl fmt::Debug for Visit {
 }
 
 /// How long a body is, as far as its head says so.
-fn declared_length(headers: &HeaderMap) -> Option<u64> {
+fn length_in(headers: &HeaderMap) -> Option<u64> {
     let value = headers.get(header::CONTENT_LENGTH)?;
     value.to_str().ok()?.parse().ok()
 }

@@ -81,16 +81,16 @@ pub use self::{
 };
 use self::{
     endpoint::{Endpoint, Endpoints, Visit},
-    future::EdgeFuture,
+    future::{EdgeFuture, Held, Late},
 };
 use bytes::Bytes;
 use http::{Extensions, Request, Response};
 use http_body::Body;
 use plimsoll_alloc::{GroupId, untracked};
 use plimsoll_core::{BoxError, ConfigError, Name};
-use plimsoll_memory::{HeavyLog, MemoryConfig};
+use plimsoll_memory::{Admission, Admitted, Budget, HeavyLog, MemoryConfig};
 use std::{
-    fmt,
+    fmt, mem,
     sync::{Arc, OnceLock},
     task::{Context, Poll},
 };
@@ -178,6 +178,13 @@ impl EdgeLayer {
         self.endpoints.heavy()
     }
 
+    /// Who lets requests in as far as there is memory for them. Everybody is, until it has a
+    /// [line](Admission::set_line).
+    #[must_use]
+    pub fn admission(&self) -> &Admission {
+        self.endpoints.admission()
+    }
+
     /// The group of scopes of every endpoint that has weighed a request, with its name. O(endpoints).
     #[must_use]
     pub fn memory_groups(&self) -> Vec<(GroupId, Name)> {
@@ -240,12 +247,12 @@ impl<S> Layer<S> for EdgeLayer {
 
 impl<S, A, B> Service<Request<A>> for Edge<S>
 where
-    S: Service<Request<A>, Response = Response<B>>,
+    S: Service<Request<A>, Response = Response<B>> + Clone,
     B: Body<Data: From<Bytes>, Error: Into<BoxError>>,
 {
     type Response = Response<EdgeBody<B>>;
     type Error = S::Error;
-    type Future = EdgeFuture<S::Future>;
+    type Future = EdgeFuture<S, A>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(cx)
@@ -253,7 +260,30 @@ where
 
     fn call(&mut self, request: Request<A>) -> Self::Future {
         // Made first: it counts the request even if the inner service panics in `call`.
-        let mut visit = self.route.visit(&request);
+        let (mut visit, admitted, budget) = self.route.visit(&request);
+        let permit = match admitted {
+            Admitted::Now(permit) => permit,
+            Admitted::Later(waiting) => {
+                visit.left();
+                // The one that is ready is kept for it.
+                let clone = self.inner.clone();
+                let held = untracked(|| {
+                    Box::new(Held {
+                        waiting,
+                        inner: mem::replace(&mut self.inner, clone),
+                        request,
+                        budget,
+                    })
+                });
+                return EdgeFuture::late(Late::Waits(held), visit);
+            }
+            Admitted::Refused(rejected) => {
+                // What the inner one has reserved for this request is given back.
+                self.inner = self.inner.clone();
+                return EdgeFuture::late(Late::Refused(rejected), visit);
+            }
+        };
+        visit.weigh(permit, budget);
         let entered = visit.enter();
         let inner = self.inner.call(request);
         drop(entered);
@@ -266,15 +296,25 @@ where
 
 impl Route {
     #[inline]
-    fn visit<A>(&self, request: &Request<A>) -> Visit {
+    fn visit<A>(&self, request: &Request<A>) -> (Visit, Admitted, Option<Budget>) {
         let label = label(request.extensions());
         let tells = self.endpoints.has_headers();
+        let own = request.extensions().get::<Budget>().copied();
+        let begin = |endpoint: &Endpoint| {
+            let visit = Visit::begin(endpoint, request, tells);
+            let admitted = visit.admit(endpoint, request);
+            (visit, admitted)
+        };
         match self.first.get() {
-            Some(first) if first.name() == label => Visit::begin(first, request, None, tells),
+            Some(first) if first.name() == label => {
+                let (visit, admitted) = begin(first);
+                (visit, admitted, own)
+            }
             first => {
                 let endpoint = self.another(label, first.is_none());
-                let budget = self.endpoints.budget_past_bound(&endpoint, label);
-                Visit::begin(&endpoint, request, budget, tells)
+                let of_route = self.endpoints.budget_past_bound(&endpoint, label);
+                let (visit, admitted) = begin(&endpoint);
+                (visit, admitted, own.or(of_route))
             }
         }
     }

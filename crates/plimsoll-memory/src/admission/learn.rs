@@ -1,0 +1,201 @@
+//! What requests of a kind hold at most, and how much of that is there at which age.
+
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+/// Sizes are told apart by a quarter of an octave, from 4 KiB to 64 GiB.
+const BINS: usize = 4 * 24;
+const SMALLEST: f64 = 4_096.0;
+
+/// Counts are halved when there are so many, so that what was long ago counts less and less.
+const HALVED_AT: u32 = 1_024;
+
+/// How many requests it takes until their distribution counts, rather than their largest.
+const ENOUGH: u32 = 32;
+
+/// Ages at which it is remembered what a request held: when it first waited, and then from so many
+/// milliseconds on.
+pub(super) const AGES: usize = 8;
+const AGE_FROM_MS: [u64; AGES] = [0, 4, 16, 64, 256, 1_024, 4_096, 16_384];
+
+/// How many requests the largest growth is remembered for at least; at most twice as many.
+const WINDOW: u32 = 128;
+
+/// How many requests must have been seen at an age before what they did then counts.
+const ENOUGH_AT_AGE: u32 = 8;
+
+/// What requests of one route and size held.
+pub(super) struct Learned {
+    /// What a new one is taken to hold at most. 0 before the first.
+    expected: AtomicU64,
+    peaks: Mutex<Peaks>,
+}
+
+struct Peaks {
+    counts: [u32; BINS],
+    total: u32,
+    /// Requests seen, as far as that matters.
+    seen: u32,
+    largest: u64,
+    growth: [Growth; AGES],
+}
+
+/// How much requests grew from some age on.
+#[derive(Clone, Copy, Default)]
+struct Growth {
+    seen: u32,
+    /// The largest of this window and of the one before.
+    bytes: [u64; 2],
+    factor: [f32; 2],
+}
+
+/// What one request held when it came to each age. None where nobody looked in time.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ages {
+    held: [Option<u64>; AGES],
+    latest: usize,
+}
+
+impl Learned {
+    pub(super) fn new() -> Self {
+        Self {
+            expected: AtomicU64::new(0),
+            peaks: Mutex::new(Peaks {
+                counts: [0; BINS],
+                total: 0,
+                seen: 0,
+                largest: 0,
+                growth: [Growth::default(); AGES],
+            }),
+        }
+    }
+
+    /// What a new request is taken to hold at most; none before the first has ended.
+    #[inline]
+    pub(super) fn expected(&self) -> Option<u64> {
+        match self.expected.load(Relaxed) {
+            0 => None,
+            bytes => Some(bytes),
+        }
+    }
+
+    /// Counts one that has ended, as so many.
+    pub(super) fn record(&self, peak: u64, weight: u32, quantile: f64, ages: Option<&Ages>) {
+        let mut peaks = self.peaks.lock().unwrap_or_else(PoisonError::into_inner);
+        peaks.add(peak, weight, ages);
+        self.expected.store(peaks.expected(quantile), Relaxed);
+    }
+
+    /// What a running request is taken to hold at most, by what it held at each age until now, and
+    /// what it holds.
+    pub(super) fn expected_of(&self, ages: &Ages, live: u64, guess: u64) -> u64 {
+        let most = self.expected().unwrap_or(guess);
+        let by_age = ages.held[ages.latest].and_then(|held| {
+            let peaks = self.peaks.lock().unwrap_or_else(PoisonError::into_inner);
+            peaks.growth[ages.latest].most(held)
+        });
+        let expected = match by_age {
+            // One that is larger than any is by itself.
+            Some(grown) if live > most => grown,
+            Some(grown) => grown.min(most),
+            None => most,
+        };
+        expected.max(live)
+    }
+}
+
+impl Peaks {
+    fn add(&mut self, peak: u64, weight: u32, ages: Option<&Ages>) {
+        self.seen = self.seen.saturating_add(1);
+        self.counts[bin(peak)] += weight;
+        self.total += weight;
+        if self.total >= HALVED_AT {
+            for count in &mut self.counts {
+                *count /= 2;
+            }
+            self.total = self.counts.iter().sum();
+        }
+        self.largest = self.largest.max(peak);
+        for (growth, held) in self.growth.iter_mut().zip(ages.iter().flat_map(|it| it.held)) {
+            if let Some(held) = held {
+                growth.add(held, peak);
+            }
+        }
+    }
+
+    fn expected(&self, quantile: f64) -> u64 {
+        if self.seen < ENOUGH {
+            // The fewer there were, the larger the next may be.
+            let margin = 1.0 + 8.0 / f64::from(self.seen.max(1));
+            return (self.largest.max(SMALLEST as u64) as f64 * margin) as u64;
+        }
+        let enough = (f64::from(self.total) * quantile).ceil() as u32;
+        let mut sum = 0;
+        for (bin, count) in self.counts.iter().enumerate() {
+            sum += count;
+            if sum >= enough {
+                return upper(bin).min(self.largest.max(SMALLEST as u64));
+            }
+        }
+        self.largest
+    }
+}
+
+impl Growth {
+    fn add(&mut self, held: u64, peak: u64) {
+        if self.seen.is_multiple_of(WINDOW) {
+            self.bytes = [0, self.bytes[0]];
+            self.factor = [0.0, self.factor[0]];
+        }
+        self.seen = self.seen.checked_add(1).unwrap_or(WINDOW);
+        let grown = peak.saturating_sub(held);
+        let factor = peak as f32 / held.max(1) as f32;
+        self.bytes[0] = self.bytes[0].max(grown);
+        self.factor[0] = self.factor[0].max(factor);
+    }
+
+    /// What one that held so much has come to hold at most.
+    fn most(&self, held: u64) -> Option<u64> {
+        if self.seen < ENOUGH_AT_AGE {
+            return None;
+        }
+        let bytes = self.bytes[0].max(self.bytes[1]);
+        let factor = self.factor[0].max(self.factor[1]);
+        let by_factor = (held as f64 * f64::from(factor)) as u64;
+        Some(by_factor.min(held.saturating_add(bytes)))
+    }
+}
+
+impl Ages {
+    /// Notes what it holds when it waits, if it has not waited before.
+    pub(super) fn waits(&mut self, live: u64) {
+        if self.held[0].is_none() {
+            self.held[0] = Some(live);
+            self.latest = 0;
+        }
+    }
+
+    /// Notes what it holds, so many nanoseconds after it began.
+    pub(super) fn note(&mut self, age: u64, live: u64) {
+        let ms = age / 1_000_000;
+        let at = AGE_FROM_MS.iter().rposition(|from| ms >= *from).unwrap_or(0);
+        // What it holds much later than at the beginning of an age tells nothing of that.
+        let in_time = ms <= AGE_FROM_MS[at] + AGE_FROM_MS[at] / 2;
+        if at > 0 && in_time && self.held[at].is_none() {
+            self.held[at] = Some(live);
+            self.latest = at;
+        }
+    }
+}
+
+fn bin(bytes: u64) -> usize {
+    let quarters = 4.0 * (bytes as f64 / SMALLEST).log2();
+    // Rounded up: a bin holds what is no larger than its edge.
+    (quarters.ceil().max(0.0) as usize).min(BINS - 1)
+}
+
+fn upper(bin: usize) -> u64 {
+    (SMALLEST * (bin as f64 / 4.0).exp2()) as u64
+}

@@ -1,0 +1,873 @@
+//! The ledger of what is reserved, and the line that all of it has to stay under.
+
+use super::{
+    AdmissionConfig, AdmissionMode, Cancelled, Meter, Permit, Priority,
+    learn::{Ages, Learned},
+    permit::Hold,
+    route::Standing,
+    stats::Counts,
+    wait::Waiter,
+};
+use plimsoll_alloc::{MemoryScope, untracked};
+use plimsoll_core::{Clock, Name, RejectReason, Rejected, stripe};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{
+            AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed,
+        },
+    },
+    task::Waker,
+    time::Duration,
+};
+
+/// Threads count what is small in stripes of their own.
+const STRIPES: usize = 4;
+
+/// A request is small if it holds no more than this part of the line.
+const SMALL: u64 = 1_024;
+/// When a stripe has so much more reserved, as a part of the line, all are added up.
+const CHUNK: u64 = 256;
+/// This part of the line is left to small requests, so that large ones never keep them out.
+const FOR_SMALL: u64 = 64;
+/// What the first requests of a route are taken to hold, as a part of the line.
+const GUESS: u64 = 16;
+
+/// What is used is not read again sooner than that, in nanoseconds.
+const FRESH: u64 = 500_000;
+/// The same where there is room for long, or nobody waits.
+const FRESH_IF_ROOMY: u64 = 20_000_000;
+/// There is room for long if this part of the line is free.
+const ROOMY: u64 = 4;
+/// Reading takes at most this part of the time.
+const READING_SHARE: u64 = 20;
+
+/// How often what is used besides what the allocator says is remembered, in nanoseconds, and how many
+/// times.
+const REMEMBER_EVERY: u64 = 50_000_000;
+const REMEMBERED: usize = 64;
+/// The part of the pages kept by the allocator that the next request is taken to get.
+const REUSED: f64 = 0.5;
+
+/// A rate counts half as much after so long, in seconds.
+const HALF_LIFE: f64 = 2.0;
+const LONGEST_RETRY: f64 = 60.0;
+
+/// Lanes: small and large, each by priority.
+const LANES: usize = 2 * Priority::ALL.len();
+
+/// Who is let in, and who waits.
+pub(super) struct Ledger {
+    pub(super) clock: Clock,
+    config: RwLock<AdmissionConfig>,
+    /// Rises with each change of the configuration.
+    version: AtomicU32,
+    /// Whether nobody has to ask: it is off, or there is no line.
+    idle: AtomicBool,
+    enforces: AtomicBool,
+    /// `u64::MAX` where none is known.
+    line: AtomicU64,
+    /// The largest request that is small.
+    small: AtomicU64,
+    /// How many bits a chunk has.
+    chunk: AtomicU8,
+    stripes: [Stripe; STRIPES],
+    /// Whether small ones have to ask, since there may be no room for each.
+    closed: AtomicBool,
+    waiting: AtomicUsize,
+    pub(super) counts: Counts,
+    book: Mutex<Book>,
+}
+
+/// What is reserved for small ones by the threads of a stripe.
+#[derive(Default)]
+#[repr(align(128))]
+struct Stripe(AtomicI64);
+
+/// What only those see who have the lock.
+pub(super) struct Book {
+    meter: Box<dyn Meter>,
+    /// When what is used was read last, and how long that took.
+    read: Option<(u64, u64)>,
+    /// What was used then, besides pages that can be had again; none where nobody says.
+    used: Option<u64>,
+    /// What large ones that run may still grow by.
+    growth: u64,
+    overhead: Overhead,
+    large: Vec<Option<Arc<Large>>>,
+    free: Vec<usize>,
+    running: usize,
+    lanes: [VecDeque<Arc<Waiter>>; LANES],
+    waiting_bytes: u64,
+    keys: HashMap<u64, u64>,
+    drain: Drain,
+    /// How much is shed, from 0 to 1.
+    shed: f64,
+    /// What of a refusal was carried over, by priority.
+    carried: [f64; Priority::ALL.len()],
+    /// Whether somebody waits who did not fit.
+    is_short: bool,
+}
+
+/// A request that is counted by itself.
+pub(super) struct Large {
+    priority: Priority,
+    key: Option<u64>,
+    began: u64,
+    learned: Arc<Learned>,
+    cancelled: AtomicBool,
+    run: Mutex<Run>,
+}
+
+struct Run {
+    place: usize,
+    /// What its handler allocates in; none before that runs.
+    scope: Option<MemoryScope>,
+    ages: Ages,
+    /// What it is taken to hold at most, and what it held when somebody looked last.
+    expected: u64,
+    live: u64,
+    waker: Option<Waker>,
+}
+
+/// Who asks to be let in.
+pub(super) struct Asking<'a> {
+    pub(super) name: Name,
+    pub(super) learned: &'a Arc<Learned>,
+    /// Which size its body is said to have.
+    pub(super) class: u8,
+    pub(super) standing: Standing,
+    pub(super) key: Option<u64>,
+    /// What it says of itself that it will hold.
+    pub(super) declared: u64,
+    /// Whether what it will hold is counted.
+    pub(super) is_counted: bool,
+}
+
+pub(super) enum Answer {
+    In(Permit),
+    Wait(Arc<Waiter>, Duration),
+    Refused(Rejected),
+}
+
+/// What is used besides what the allocator says that it gave out: code, stacks, buffers of the kernel,
+/// and pages that it keeps and never gets to use again.
+struct Overhead {
+    seen: [i64; REMEMBERED],
+    count: usize,
+    seen_at: u64,
+    bytes: i64,
+}
+
+/// How fast large requests give back what was reserved for them, in bytes per second.
+#[derive(Default)]
+struct Drain {
+    rate: f64,
+    at: u64,
+}
+
+// === impl Ledger ===
+
+impl Ledger {
+    pub(super) fn new(clock: Clock, meter: Box<dyn Meter>) -> Self {
+        let ledger = Self {
+            clock,
+            config: RwLock::default(),
+            version: AtomicU32::new(1),
+            idle: AtomicBool::new(true),
+            enforces: AtomicBool::new(false),
+            line: AtomicU64::new(u64::MAX),
+            small: AtomicU64::new(0),
+            chunk: AtomicU8::new(0),
+            stripes: Default::default(),
+            closed: AtomicBool::new(false),
+            waiting: AtomicUsize::new(0),
+            counts: Counts::default(),
+            book: Mutex::new(Book {
+                meter,
+                read: None,
+                used: None,
+                growth: 0,
+                overhead: Overhead::new(),
+                large: Vec::new(),
+                free: Vec::new(),
+                running: 0,
+                lanes: Default::default(),
+                waiting_bytes: 0,
+                keys: HashMap::new(),
+                drain: Drain::default(),
+                shed: 0.0,
+                carried: [0.0; Priority::ALL.len()],
+                is_short: false,
+            }),
+        };
+        ledger.set_line(None);
+        ledger
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn config(&self) -> AdmissionConfig {
+        let config = self.config.read();
+        config.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn configure(&self, config: &AdmissionConfig) {
+        let mut held = self.config.write().unwrap_or_else(PoisonError::into_inner);
+        held.clone_from(config);
+        let mode = config.mode;
+        drop(held);
+        self.version.fetch_add(1, Relaxed);
+        self.enforces.store(mode == AdmissionMode::Enforce, Relaxed);
+        self.set_idle(mode);
+        // Whoever waits may not have to any more.
+        self.tick();
+    }
+
+    fn set_idle(&self, mode: AdmissionMode) {
+        let has_line = self.line().is_some();
+        self.idle.store(mode == AdmissionMode::Off || !has_line, Relaxed);
+    }
+
+    /// What of the configuration concerns a route.
+    pub(super) fn standing(&self, name: Name) -> Standing {
+        let config = self.config.read().unwrap_or_else(PoisonError::into_inner);
+        let is_in = |routes: &[String]| routes.iter().any(|route| route == name.as_str());
+        if is_in(&config.exempt) {
+            Standing::Exempt
+        } else if is_in(&config.high_priority) {
+            Standing::Asks(Priority::High)
+        } else if is_in(&config.low_priority) {
+            Standing::Asks(Priority::Low)
+        } else {
+            Standing::Asks(Priority::Normal)
+        }
+    }
+
+    #[inline]
+    pub(super) fn version(&self) -> u32 {
+        self.version.load(Relaxed)
+    }
+
+    #[inline]
+    pub(super) fn is_idle(&self) -> bool {
+        self.idle.load(Relaxed)
+    }
+
+    pub(super) fn line(&self) -> Option<u64> {
+        match self.line.load(Relaxed) {
+            u64::MAX => None,
+            line => Some(line),
+        }
+    }
+
+    pub(super) fn set_line(&self, line: Option<u64>) {
+        let word = line.unwrap_or(u64::MAX);
+        if self.line.swap(word, Relaxed) == word && line.is_some() {
+            return;
+        }
+        // A permit has so much room for it.
+        self.small.store((word / SMALL).min(u32::MAX.into()), Relaxed);
+        let bits = u64::BITS - (word / CHUNK).leading_zeros().max(1);
+        self.chunk.store(bits as u8, Relaxed);
+        let mode = self.config.read().unwrap_or_else(PoisonError::into_inner).mode;
+        self.set_idle(mode);
+        self.tick();
+    }
+
+    pub(super) fn set_meter(&self, meter: Box<dyn Meter>) {
+        let mut book = self.lock();
+        book.meter = meter;
+        book.read = None;
+        book.overhead = Overhead::new();
+    }
+
+    /// Sheds so much, from 0 to 1.
+    pub(super) fn set_shed(&self, share: f64) {
+        self.lock().shed = share;
+        self.tick();
+    }
+
+    /// Lets a small one in that has room for certain.
+    #[inline]
+    pub(super) fn admit_small(&self, bytes: u64, class: u8) -> Option<Permit> {
+        if bytes > self.small.load(Relaxed) || self.closed.load(Relaxed) {
+            return None;
+        }
+        let stripe = stripe::current() % STRIPES;
+        let bytes = bytes as i64;
+        let before = self.stripes[stripe].0.fetch_add(bytes, Relaxed);
+        let chunk = self.chunk.load(Relaxed);
+        if before >> chunk != (before + bytes) >> chunk {
+            self.stripes[stripe].0.fetch_sub(bytes, Relaxed);
+            return None;
+        }
+        Some(Permit::small(stripe, class, bytes))
+    }
+
+    #[inline]
+    pub(super) fn release_small(&self, stripe: usize, bytes: i64) {
+        self.stripes[stripe].0.fetch_sub(bytes, Relaxed);
+    }
+
+    fn reserved_for_small(&self) -> u64 {
+        let sum: i64 = self.stripes.iter().map(|it| it.0.load(Relaxed)).sum();
+        u64::try_from(sum).unwrap_or(0)
+    }
+
+    pub(super) fn is_small(&self, bytes: u64) -> bool {
+        bytes <= self.small.load(Relaxed)
+    }
+
+    /// What somebody is taken to hold at most.
+    fn wanted(&self, learned: &Learned) -> u64 {
+        learned.expected().unwrap_or_else(|| self.guess())
+    }
+
+    fn guess(&self) -> u64 {
+        let config = self.config.read().unwrap_or_else(PoisonError::into_inner);
+        let line = self.line.load(Relaxed);
+        config.guess.unwrap_or(line / GUESS)
+    }
+
+    /// Lets somebody in, or has it wait.
+    #[cold]
+    pub(super) fn admit(&self, asking: &Asking<'_>) -> Answer {
+        untracked(|| self.admit_slowly(asking))
+    }
+
+    fn admit_slowly(&self, asking: &Asking<'_>) -> Answer {
+        let Standing::Asks(priority) = asking.standing else {
+            return Answer::In(Permit::NOTHING);
+        };
+        let enforces = self.enforces.load(Relaxed);
+        let want = match asking.is_counted {
+            true => self.wanted(asking.learned).max(asking.declared),
+            false => asking.declared,
+        };
+        let now = self.clock.ticks();
+        let mut book = self.lock();
+        if book.sheds(priority) {
+            self.counts.shed(enforces);
+            if enforces {
+                let wait = book.drain.retry_after(book.waiting_bytes + want);
+                return Answer::Refused(refusal(RejectReason::MemoryPressure, asking.name, wait));
+            }
+        }
+        if let Some(key) = asking.key
+            && self.exceeds_share(&book, key, want)
+        {
+            self.counts.over_share(enforces);
+            if enforces {
+                let wait = book.drain.retry_after(want);
+                return Answer::Refused(refusal(RejectReason::ShareExceeded, asking.name, wait));
+            }
+        }
+        self.read_if_stale(&mut book, now);
+        let lane = self.lane(want, priority);
+        let is_first = book.lanes[..=lane].iter().all(VecDeque::is_empty);
+        let fits = self.fits(&book, want);
+        self.set_closed(&book);
+        if (is_first && fits) || !enforces {
+            if !fits {
+                self.counts.would_wait();
+            }
+            return Answer::In(self.enter(&mut book, asking, priority, want, now));
+        }
+        let config = self.config.read().unwrap_or_else(PoisonError::into_inner);
+        if self.waiting.load(Relaxed) >= config.max_waiting || config.queue_timeout.is_zero() {
+            self.counts.queue_full();
+            let wait = book.drain.retry_after(book.waiting_bytes + want);
+            return Answer::Refused(refusal(RejectReason::MemoryPressure, asking.name, wait));
+        }
+        let waiter = Arc::new(Waiter::new(asking, priority, want));
+        book.lanes[lane].push_back(waiter.clone());
+        book.waiting_bytes += want;
+        self.waiting.fetch_add(1, Relaxed);
+        self.counts.waited();
+        if is_first {
+            book.is_short = true;
+        }
+        // Whoever waits is what it was set for.
+        self.set_closed(&book);
+        Answer::Wait(waiter, config.queue_timeout)
+    }
+
+    fn lane(&self, want: u64, priority: Priority) -> usize {
+        let large = usize::from(!self.is_small(want)) * Priority::ALL.len();
+        large + priority as usize
+    }
+
+    /// Whether there is room for so much more.
+    fn fits(&self, book: &Book, want: u64) -> bool {
+        // What nobody knows refuses nobody.
+        let (Some(used), Some(line)) = (book.used, self.line()) else {
+            return true;
+        };
+        let is_small = self.is_small(want);
+        let line = if is_small { line } else { line - line / FOR_SMALL };
+        let taken = used + book.growth + self.reserved_for_small();
+        let is_alone = !is_small && book.running == 0 && used <= line;
+        is_alone || taken.saturating_add(want) <= line
+    }
+
+    /// Has small ones ask whenever one might not fit, or has to wait for others.
+    fn set_closed(&self, book: &Book) {
+        let small = self.small.load(Relaxed);
+        let waits = book.lanes[..Priority::ALL.len()].iter().any(|lane| !lane.is_empty());
+        let closed = waits || book.shed > 0.0 || !self.fits(book, small);
+        self.closed.store(closed, Relaxed);
+    }
+
+    fn exceeds_share(&self, book: &Book, key: u64, want: u64) -> bool {
+        let Some(line) = self.line() else {
+            return false;
+        };
+        let config = self.config.read().unwrap_or_else(PoisonError::into_inner);
+        let share = (line as f64 * config.max_share) as u64;
+        match book.keys.get(&book.key(key, config.max_keys)) {
+            // It alone is not its share's fault.
+            None | Some(0) => false,
+            Some(held) => held + want > share,
+        }
+    }
+
+    fn enter(
+        &self,
+        book: &mut Book,
+        asking: &Asking<'_>,
+        priority: Priority,
+        want: u64,
+        now: u64,
+    ) -> Permit {
+        self.counts.admitted();
+        if !asking.is_counted {
+            return Permit::NOTHING;
+        }
+        if self.is_small(want) {
+            let stripe = stripe::current() % STRIPES;
+            self.stripes[stripe].0.fetch_add(want as i64, Relaxed);
+            return Permit::small(stripe, asking.class, want as i64);
+        }
+        let max_keys = self.config.read().unwrap_or_else(PoisonError::into_inner).max_keys;
+        let key = asking.key.map(|key| book.key(key, max_keys));
+        Permit::large(book.add(asking.learned, priority, key, want, now))
+    }
+
+    /// Has one that was let in as a small one counted by itself, since it has grown.
+    #[cold]
+    pub(super) fn promote(&self, learned: &Arc<Learned>, scope: &MemoryScope) -> Permit {
+        untracked(|| {
+            let now = self.clock.ticks();
+            let mut book = self.lock();
+            let live = scope.usage().live;
+            let large = book.add(learned, Priority::Normal, None, live, now);
+            large.runs(scope.clone());
+            Permit::large(large)
+        })
+    }
+
+    /// A large one has ended.
+    #[cold]
+    pub(super) fn release(&self, large: &Large, peak: Option<u64>) {
+        let now = self.clock.ticks();
+        let mut book = self.lock();
+        let mut run = large.run();
+        let reserved = run.expected;
+        // Whoever has the scope last ends it, which must not be us.
+        run.scope = None;
+        book.remove(&run, large.key);
+        let ages = run.ages;
+        drop(run);
+        book.drain.add(reserved, now);
+        let woken = match self.waiting.load(Relaxed) {
+            0 => Vec::new(),
+            _ => self.let_in(&mut book, now),
+        };
+        drop(book);
+        woken.into_iter().for_each(Waker::wake);
+        if let Some(peak) = peak {
+            large.learned.record(peak, 1, self.quantile(), Some(&ages));
+        }
+    }
+
+    pub(super) fn quantile(&self) -> f64 {
+        let config = self.config.read();
+        config.unwrap_or_else(PoisonError::into_inner).quantile
+    }
+
+    /// Looks at what is used, and lets in who fits now. Called now and then, and by those who wait.
+    pub(super) fn tick(&self) {
+        let now = self.clock.ticks();
+        let woken = untracked(|| {
+            let mut book = self.lock();
+            self.let_in(&mut book, now)
+        });
+        woken.into_iter().for_each(Waker::wake);
+    }
+
+    fn let_in(&self, book: &mut Book, now: u64) -> Vec<Waker> {
+        self.read_if_stale(book, now);
+        let enforces = self.enforces.load(Relaxed);
+        let mut woken = Vec::new();
+        book.is_short = false;
+        'lanes: for lane in 0..LANES {
+            while let Some(waiter) = book.lanes[lane].front().cloned() {
+                if waiter.is_gone() {
+                    book.lanes[lane].pop_front();
+                    continue;
+                }
+                // It may be known better by now.
+                let want = self.wanted(&waiter.learned).max(waiter.declared);
+                if enforces && !self.fits(book, want) {
+                    book.is_short = true;
+                    break 'lanes;
+                }
+                book.lanes[lane].pop_front();
+                let asking = waiter.asking();
+                let permit = self.enter(book, &asking, waiter.priority, want, now);
+                match waiter.let_in(permit) {
+                    Ok(waker) => {
+                        self.stops_waiting(book, &waiter);
+                        woken.extend(waker);
+                    }
+                    Err(permit) => self.undo(book, permit),
+                }
+            }
+        }
+        self.set_closed(book);
+        woken
+    }
+
+    /// Gives back what somebody got who was gone.
+    fn undo(&self, book: &mut Book, permit: Permit) {
+        match permit.take() {
+            Hold::Nothing => {}
+            Hold::Small { stripe, bytes, .. } => self.release_small(stripe.into(), bytes.into()),
+            Hold::Large(large) => book.remove(&large.run(), large.key),
+        }
+    }
+
+    fn stops_waiting(&self, book: &mut Book, waiter: &Waiter) {
+        book.waiting_bytes = book.waiting_bytes.saturating_sub(waiter.want);
+        self.waiting.fetch_sub(1, Relaxed);
+    }
+
+    /// Somebody does not wait any longer, and did not get in.
+    pub(super) fn gave_up(&self, waiter: &Waiter) {
+        let mut book = self.lock();
+        self.stops_waiting(&mut book, waiter);
+        let waiting = self.waiting.load(Relaxed);
+        for lane in &mut book.lanes {
+            // Those who are gone leave when they come to the front, or when they are too many.
+            if lane.len() > 2 * waiting + 16 {
+                lane.retain(|waiter| !waiter.is_gone());
+            }
+        }
+        drop(book);
+        self.tick();
+    }
+
+    pub(super) fn timed_out(&self, waiter: &Waiter) -> Rejected {
+        self.counts.timed_out();
+        let book = self.lock();
+        let wait = book.drain.retry_after(book.waiting_bytes.max(waiter.want));
+        refusal(RejectReason::MemoryPressure, waiter.name, wait)
+    }
+
+    fn read_if_stale(&self, book: &mut Book, now: u64) {
+        let Some(line) = self.line() else {
+            return;
+        };
+        if let Some((at, took)) = book.read {
+            let used = book.used.unwrap_or(0) + book.growth;
+            let is_roomy = used <= line - line / ROOMY && self.waiting.load(Relaxed) == 0;
+            let fresh = if is_roomy { FRESH_IF_ROOMY } else { FRESH };
+            if now.saturating_sub(at) < fresh.max(READING_SHARE * took) {
+                return;
+            }
+        }
+        book.read(self.guess(), now);
+        let took = self.clock.ticks().saturating_sub(now);
+        book.read = Some((now, took));
+    }
+
+    /// Cancels those who hold most for their priority, until they hold `want` in all. None that holds
+    /// less than `floor`, and at most so many.
+    pub(super) fn cancel_largest(&self, want: u64, floor: u64, at_most: usize) -> Cancelled {
+        let book = self.lock();
+        let mut by_weight: Vec<_> = book
+            .large
+            .iter()
+            .flatten()
+            .filter_map(|large| {
+                let run = large.run();
+                let live = run.scope.as_ref()?.usage().live;
+                let is_free = !large.cancelled.load(Relaxed);
+                let weight = live / large.priority.denominator()?;
+                (is_free && live >= floor).then(|| (weight, live, large.clone()))
+            })
+            .collect();
+        drop(book);
+        by_weight.sort_unstable_by_key(|(weight, ..)| std::cmp::Reverse(*weight));
+        let mut cancelled = Cancelled::default();
+        for (_, live, large) in by_weight.into_iter().take(at_most) {
+            if cancelled.bytes >= want {
+                break;
+            }
+            cancelled.requests += 1;
+            cancelled.bytes += live;
+            large.cancel();
+            self.counts.cancelled();
+        }
+        cancelled
+    }
+
+    pub(super) fn look(&self) -> Look {
+        let book = self.lock();
+        Look {
+            used: book.used,
+            overhead: u64::try_from(book.overhead.bytes).ok(),
+            growth: book.growth,
+            reserved_for_small: self.reserved_for_small(),
+            running: book.running,
+            waiting: self.waiting.load(Relaxed),
+            is_short: book.is_short,
+            drain: book.drain.rate as u64,
+            shed: book.shed,
+        }
+    }
+}
+
+/// What the ledger says at a time.
+pub(super) struct Look {
+    pub(super) used: Option<u64>,
+    pub(super) overhead: Option<u64>,
+    pub(super) growth: u64,
+    pub(super) reserved_for_small: u64,
+    pub(super) running: usize,
+    pub(super) waiting: usize,
+    pub(super) is_short: bool,
+    pub(super) drain: u64,
+    pub(super) shed: f64,
+}
+
+fn refusal(reason: RejectReason, name: Name, retry_after: Duration) -> Rejected {
+    Rejected::new(reason, name).with_retry_after(retry_after)
+}
+
+// === impl Book ===
+
+impl Book {
+    fn add(
+        &mut self,
+        learned: &Arc<Learned>,
+        priority: Priority,
+        key: Option<u64>,
+        want: u64,
+        now: u64,
+    ) -> Arc<Large> {
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.large.push(None);
+            self.large.len() - 1
+        });
+        let large = Arc::new(Large {
+            priority,
+            key,
+            began: now,
+            learned: learned.clone(),
+            cancelled: AtomicBool::new(false),
+            run: Mutex::new(Run {
+                place,
+                scope: None,
+                ages: Ages::default(),
+                expected: want,
+                live: 0,
+                waker: None,
+            }),
+        });
+        self.large[place] = Some(large.clone());
+        self.running += 1;
+        self.growth += want;
+        if let Some(key) = key {
+            *self.keys.entry(key).or_default() += want;
+        }
+        large
+    }
+
+    fn remove(&mut self, run: &Run, key: Option<u64>) {
+        if self.large[run.place].take().is_none() {
+            return;
+        }
+        self.free.push(run.place);
+        self.running -= 1;
+        self.growth = self.growth.saturating_sub(run.expected - run.live);
+        self.uncharge(key, run.expected);
+    }
+
+    fn uncharge(&mut self, key: Option<u64>, bytes: u64) {
+        let Some(key) = key else {
+            return;
+        };
+        if let Some(held) = self.keys.get_mut(&key) {
+            *held = held.saturating_sub(bytes);
+            if *held == 0 {
+                self.keys.remove(&key);
+            }
+        }
+    }
+
+    /// The key that counts for one: itself, as long as there are not too many.
+    fn key(&self, key: u64, max: usize) -> u64 {
+        match self.keys.contains_key(&key) || self.keys.len() < max {
+            true => key,
+            false => 0,
+        }
+    }
+
+    /// Reads what is used, and what those who run may still grow by.
+    fn read(&mut self, guess: u64, now: u64) {
+        // Those who run first: what they get meanwhile counts twice, rather than not at all.
+        let mut growth = 0;
+        let keys = &mut self.keys;
+        for large in self.large.iter().flatten() {
+            let mut run = large.run();
+            let before = run.expected;
+            run.look(&large.learned, now.saturating_sub(large.began), guess);
+            growth += run.expected - run.live;
+            if let Some(held) = large.key.and_then(|key| keys.get_mut(&key)) {
+                *held = (*held + run.expected).saturating_sub(before);
+            }
+        }
+        self.growth = growth;
+        let used = self.meter.used();
+        let tracked = self.meter.tracked();
+        self.used = used.map(|used| match tracked {
+            Some(tracked) => self.overhead.used(used, tracked, now),
+            None => used,
+        });
+    }
+
+    /// Whether the next one of a priority is refused. The share of those that are follows what is shed.
+    fn sheds(&mut self, priority: Priority) -> bool {
+        let carried = &mut self.carried[priority as usize];
+        *carried += priority.shed(self.shed);
+        let sheds = *carried >= 1.0;
+        if sheds {
+            *carried -= 1.0;
+        }
+        sheds
+    }
+}
+
+// === impl Large ===
+
+impl Large {
+    fn run(&self) -> MutexGuard<'_, Run> {
+        self.run.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its handler runs, in this scope.
+    pub(super) fn runs(&self, scope: MemoryScope) {
+        self.run().scope = Some(scope);
+    }
+
+    /// Its handler waits.
+    pub(super) fn waits(&self, waker: &Waker) {
+        let mut run = self.run();
+        if let Some(scope) = &run.scope {
+            let live = scope.usage().live;
+            run.ages.waits(live);
+        }
+        match &mut run.waker {
+            Some(held) => held.clone_from(waker),
+            none => *none = Some(waker.clone()),
+        }
+    }
+
+    #[inline]
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Relaxed)
+    }
+
+    fn cancel(&self) {
+        self.cancelled.store(true, Relaxed);
+        let waker = self.run().waker.take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl Run {
+    fn look(&mut self, learned: &Learned, age: u64, guess: u64) {
+        let Some(scope) = &self.scope else {
+            return;
+        };
+        self.live = scope.usage().live;
+        self.ages.note(age, self.live);
+        self.expected = learned.expected_of(&self.ages, self.live, guess);
+    }
+}
+
+// === impl Overhead ===
+
+impl Overhead {
+    const fn new() -> Self {
+        Self {
+            seen: [0; REMEMBERED],
+            count: 0,
+            seen_at: 0,
+            bytes: 0,
+        }
+    }
+
+    /// What is used and cannot be had again, of what the system says is used and what the allocator
+    /// gave out.
+    fn used(&mut self, used: u64, tracked: u64, now: u64) -> u64 {
+        let besides = used as i64 - tracked as i64;
+        if self.count == 0 || now.saturating_sub(self.seen_at) >= REMEMBER_EVERY {
+            self.remember(besides);
+            self.seen_at = now;
+        }
+        // What was allocated and is not in memory yet will be.
+        let at_least = tracked as i64 + self.bytes;
+        let kept = (besides - self.bytes).max(0);
+        let honest = used as i64 - (kept as f64 * REUSED) as i64;
+        at_least.max(honest).max(0) as u64
+    }
+
+    /// A low quantile: more than that are pages that come and go.
+    fn remember(&mut self, besides: i64) {
+        self.seen[self.count % REMEMBERED] = besides;
+        self.count += 1;
+        let mut sorted = self.seen;
+        let sorted = &mut sorted[..self.count.min(REMEMBERED)];
+        sorted.sort_unstable();
+        self.bytes = sorted[sorted.len() / 4].max(0);
+    }
+}
+
+// === impl Drain ===
+
+impl Drain {
+    fn add(&mut self, bytes: u64, now: u64) {
+        let passed = now.saturating_sub(self.at) as f64 / 1e9;
+        self.at = now;
+        // Each byte counts for as long as a rate does, so that they add up to it.
+        let weight = std::f64::consts::LN_2 / HALF_LIFE;
+        self.rate = self.rate * (-passed * weight).exp() + bytes as f64 * weight;
+    }
+
+    /// How long it takes until so many bytes are given back: between one second and a minute.
+    fn retry_after(&self, bytes: u64) -> Duration {
+        let seconds = match self.rate > 1.0 {
+            true => bytes as f64 / self.rate,
+            false => 1.0,
+        };
+        Duration::from_secs_f64(seconds.clamp(1.0, LONGEST_RETRY))
+    }
+}

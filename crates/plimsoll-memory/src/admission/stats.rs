@@ -1,0 +1,125 @@
+use plimsoll_core::Name;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// What became of requests that asked to be let in, and what is reserved now. All sizes in bytes.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct AdmissionStats {
+    /// What all of it has to stay under; none where no limit was found.
+    pub line: Option<u64>,
+    /// What is used besides pages that can be had again, when somebody looked last. None where nobody
+    /// has, or the system does not say.
+    pub used: Option<u64>,
+    /// What is used besides what the allocator gave out: code, buffers of the kernel, pages that
+    /// nobody gets to use.
+    pub overhead: Option<u64>,
+    /// What large requests that run may still grow by.
+    pub growth: u64,
+    /// What is reserved for small requests.
+    pub reserved_for_small: u64,
+    /// Large requests that run: those that hold more than a thousandth of the line, or may come to.
+    pub running: usize,
+    /// Requests that wait.
+    pub waiting: usize,
+    /// Whether somebody waits for want of memory.
+    pub is_short: bool,
+    /// How much large requests give back a second.
+    pub drained_per_second: u64,
+    /// How much of the normal priority is refused at once, from 0 to 1.
+    pub shed: f64,
+    /// Large requests that were let in, and small ones that had to ask.
+    pub admitted: u64,
+    /// Those of them that had to wait.
+    pub waited: u64,
+    /// Refused, since as many waited as may.
+    pub queue_full: u64,
+    /// Refused, since they waited as long as they may.
+    pub timed_out: u64,
+    /// Refused at once, since the line was passed.
+    pub shed_total: u64,
+    /// Refused, since their key has its share.
+    pub over_share: u64,
+    /// Cancelled when they ran, since they held most.
+    pub cancelled: u64,
+    /// Those who would have waited, if that was enforced.
+    pub would_wait: u64,
+    /// Those who would have been refused at once, if that was enforced.
+    pub would_reject: u64,
+}
+
+/// What is known of the requests of a route.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct RouteAdmission {
+    /// The route.
+    pub name: Name,
+    /// What the next one is taken to hold at most, in bytes; none before the first.
+    pub expected: Option<u64>,
+    /// How many were refused.
+    pub refused: u64,
+}
+
+/// How many came to what.
+#[derive(Default)]
+pub(super) struct Counts {
+    admitted: AtomicU64,
+    waited: AtomicU64,
+    queue_full: AtomicU64,
+    timed_out: AtomicU64,
+    shed: AtomicU64,
+    over_share: AtomicU64,
+    cancelled: AtomicU64,
+    would_wait: AtomicU64,
+    would_reject: AtomicU64,
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Relaxed);
+}
+
+impl Counts {
+    pub(super) fn admitted(&self) {
+        count(&self.admitted);
+    }
+
+    pub(super) fn waited(&self) {
+        count(&self.waited);
+    }
+
+    pub(super) fn queue_full(&self) {
+        count(&self.queue_full);
+    }
+
+    pub(super) fn timed_out(&self) {
+        count(&self.timed_out);
+    }
+
+    pub(super) fn shed(&self, enforces: bool) {
+        count(if enforces { &self.shed } else { &self.would_reject });
+    }
+
+    pub(super) fn over_share(&self, enforces: bool) {
+        let counter = if enforces { &self.over_share } else { &self.would_reject };
+        count(counter);
+    }
+
+    pub(super) fn cancelled(&self) {
+        count(&self.cancelled);
+    }
+
+    pub(super) fn would_wait(&self) {
+        count(&self.would_wait);
+    }
+
+    pub(super) fn add_to(&self, stats: &mut AdmissionStats) {
+        stats.admitted = self.admitted.load(Relaxed);
+        stats.waited = self.waited.load(Relaxed);
+        stats.queue_full = self.queue_full.load(Relaxed);
+        stats.timed_out = self.timed_out.load(Relaxed);
+        stats.shed_total = self.shed.load(Relaxed);
+        stats.over_share = self.over_share.load(Relaxed);
+        stats.cancelled = self.cancelled.load(Relaxed);
+        stats.would_wait = self.would_wait.load(Relaxed);
+        stats.would_reject = self.would_reject.load(Relaxed);
+    }
+}

@@ -1,0 +1,212 @@
+use super::{
+    Permit, Priority,
+    learn::Learned,
+    ledger::Asking,
+    route::{Route, Standing},
+};
+use plimsoll_core::{Name, Rejected};
+use std::{
+    fmt, mem,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// Whoever waits looks by itself so often, in case nobody else does.
+const LOOKS_EVERY: Duration = Duration::from_millis(25);
+
+/// One who waits, as the ledger sees it.
+pub(super) struct Waiter {
+    pub(super) name: Name,
+    pub(super) learned: Arc<Learned>,
+    pub(super) priority: Priority,
+    pub(super) key: Option<u64>,
+    pub(super) declared: u64,
+    /// What it wanted when it came.
+    pub(super) want: u64,
+    class: u8,
+    is_counted: bool,
+    state: Mutex<State>,
+}
+
+enum State {
+    Waits(Option<Waker>),
+    In(Permit),
+    Gone,
+}
+
+/// A request that waits to be let in.
+///
+/// # Cancel safety
+///
+/// Dropping it gives its place to the next.
+#[must_use = "futures do nothing unless polled"]
+pub struct Waiting {
+    route: Arc<Route>,
+    /// None once it has answered.
+    waiter: Option<Arc<Waiter>>,
+    deadline: Instant,
+    sleep: Pin<Box<Sleep>>,
+}
+
+// === impl Waiter ===
+
+impl Waiter {
+    pub(super) fn new(asking: &Asking<'_>, priority: Priority, want: u64) -> Self {
+        Self {
+            name: asking.name,
+            learned: asking.learned.clone(),
+            priority,
+            key: asking.key,
+            declared: asking.declared,
+            want,
+            class: asking.class,
+            is_counted: asking.is_counted,
+            state: Mutex::new(State::Waits(None)),
+        }
+    }
+
+    pub(super) fn asking(&self) -> Asking<'_> {
+        Asking {
+            name: self.name,
+            learned: &self.learned,
+            class: self.class,
+            standing: Standing::Asks(self.priority),
+            key: self.key,
+            declared: self.declared,
+            is_counted: self.is_counted,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn is_gone(&self) -> bool {
+        matches!(*self.state(), State::Gone)
+    }
+
+    /// Lets it in, unless it has gone.
+    pub(super) fn let_in(&self, permit: Permit) -> Result<Option<Waker>, Permit> {
+        let mut state = self.state();
+        match &mut *state {
+            State::Waits(waker) => {
+                let waker = waker.take();
+                *state = State::In(permit);
+                Ok(waker)
+            }
+            State::In(_) | State::Gone => Err(permit),
+        }
+    }
+
+    /// Takes what it got, or notes who is to be woken.
+    fn poll(&self, cx: &Context<'_>) -> Option<Permit> {
+        let mut state = self.state();
+        match &mut *state {
+            State::Waits(Some(waker)) => waker.clone_from(cx.waker()),
+            State::Waits(none) => *none = Some(cx.waker().clone()),
+            State::In(_) => return Self::take(&mut state),
+            State::Gone => {}
+        }
+        None
+    }
+
+    fn take(state: &mut State) -> Option<Permit> {
+        match mem::replace(state, State::Gone) {
+            State::In(permit) => Some(permit),
+            State::Waits(_) | State::Gone => None,
+        }
+    }
+
+    fn leave(&self) -> Option<Permit> {
+        Self::take(&mut self.state())
+    }
+}
+
+// === impl Waiting ===
+
+impl Waiting {
+    pub(super) fn new(
+        route: Arc<Route>,
+        waiter: Arc<Waiter>,
+        time: Duration,
+    ) -> Self {
+        let now = Instant::now();
+        let deadline = now + time;
+        Self {
+            route,
+            waiter: Some(waiter),
+            deadline,
+            sleep: Box::pin(sleep_until(deadline.min(now + LOOKS_EVERY))),
+        }
+    }
+
+    /// Waits to be let in.
+    ///
+    /// # Errors
+    ///
+    /// When it has waited as long as it may.
+    ///
+    /// # Panics
+    ///
+    /// When polled after it has answered, or outside a Tokio runtime.
+    pub fn poll_admitted(&mut self, cx: &mut Context<'_>) -> Poll<Result<Permit, Rejected>> {
+        loop {
+            let waiter = self.waiter.as_ref().expect("polled after completion");
+            if let Some(permit) = waiter.poll(cx) {
+                self.waiter = None;
+                return Poll::Ready(Ok(permit));
+            }
+            if self.sleep.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            let now = Instant::now();
+            let ledger = self.route.ledger();
+            if now < self.deadline {
+                let next = self.deadline.min(now + LOOKS_EVERY);
+                self.sleep.as_mut().reset(next);
+                ledger.tick();
+                continue;
+            }
+            let waiter = self.waiter.take().expect("it was there before");
+            if let Some(permit) = waiter.leave() {
+                return Poll::Ready(Ok(permit));
+            }
+            let rejected = ledger.timed_out(&waiter);
+            ledger.gave_up(&waiter);
+            self.route.was_refused();
+            return Poll::Ready(Err(rejected));
+        }
+    }
+}
+
+impl Future for Waiting {
+    type Output = Result<Permit, Rejected>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.poll_admitted(cx)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let Some(waiter) = self.waiter.take() else {
+            return;
+        };
+        match waiter.leave() {
+            // It had come in, and does not know.
+            Some(permit) => self.route.release(permit, None, 0),
+            None => self.route.ledger().gave_up(&waiter),
+        }
+    }
+}
+
+impl fmt::Debug for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Waiting")
+            .field("route", &self.route)
+            .finish_non_exhaustive()
+    }
+}
