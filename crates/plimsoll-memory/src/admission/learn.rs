@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 /// Sizes are told apart by a quarter of an octave, from 4 KiB to 64 GiB.
-const BINS: usize = 4 * 24;
+const BINS: usize = 4 * 24 + 1;
 const SMALLEST: f64 = 4_096.0;
 
 /// Counts are halved when there are so many, so that what was long ago counts less and less.
@@ -118,7 +118,11 @@ impl Peaks {
             self.total = self.counts.iter().sum();
         }
         self.largest = self.largest.max(peak);
-        for (growth, held) in self.growth.iter_mut().zip(ages.iter().flat_map(|it| it.held)) {
+        for (growth, held) in self
+            .growth
+            .iter_mut()
+            .zip(ages.iter().flat_map(|it| it.held))
+        {
             if let Some(held) = held {
                 growth.add(held, peak);
             }
@@ -180,7 +184,10 @@ impl Ages {
     /// Notes what it holds, so many nanoseconds after it began.
     pub(super) fn note(&mut self, age: u64, live: u64) {
         let ms = age / 1_000_000;
-        let at = AGE_FROM_MS.iter().rposition(|from| ms >= *from).unwrap_or(0);
+        let at = AGE_FROM_MS
+            .iter()
+            .rposition(|from| ms >= *from)
+            .unwrap_or(0);
         // What it holds much later than at the beginning of an age tells nothing of that.
         let in_time = ms <= AGE_FROM_MS[at] + AGE_FROM_MS[at] / 2;
         if at > 0 && in_time && self.held[at].is_none() {
@@ -198,4 +205,134 @@ fn bin(bytes: u64) -> usize {
 
 fn upper(bin: usize) -> u64 {
     (SMALLEST * (bin as f64 / 4.0).exp2()) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+    const MS: u64 = 1_000_000;
+
+    fn learned(peaks: impl IntoIterator<Item = u64>) -> Learned {
+        let learned = Learned::new();
+        for peak in peaks {
+            learned.record(peak, 1, 0.9, None);
+        }
+        learned
+    }
+
+    /// What a request holds that grows to `peak` in eight steps over 320 ms.
+    fn in_steps(peak: u64, until: u64) -> Ages {
+        let mut ages = Ages::default();
+        ages.waits(peak / 8);
+        for ms in 1..=until {
+            ages.note(ms * MS, peak * (ms / 40 + 1).min(8) / 8);
+        }
+        ages
+    }
+
+    #[test]
+    fn nothing_is_expected_before_the_first_has_ended() {
+        assert_eq!(Learned::new().expected(), None);
+        assert_eq!(Learned::new().expected_of(&Ages::default(), 3, 700), 700);
+        assert_eq!(Learned::new().expected_of(&Ages::default(), 800, 700), 800);
+    }
+
+    #[test]
+    fn few_are_trusted_less_than_many() {
+        assert_eq!(learned([MIB]).expected(), Some(9 * MIB));
+        assert_eq!(learned([MIB; 8]).expected(), Some(2 * MIB));
+        // A quarter of an octave at the most, and no more than any had.
+        assert_eq!(learned([MIB; 32]).expected(), Some(MIB));
+        // One that holds nothing is taken to hold a page.
+        assert_eq!(learned([0; 40]).expected(), Some(4_096));
+    }
+
+    #[test]
+    fn most_hold_no_more_than_is_expected() {
+        // From 1 to 100 MiB, nine in ten up to 90.
+        let expected = learned((1..=100).map(|n| n * MIB)).expected().unwrap();
+        assert!((90 * MIB..=108 * MIB).contains(&expected), "{expected}");
+        // One that is much larger than all others closes the route for nobody.
+        let peaks = std::iter::repeat_n(MIB, 100).chain([1_000 * MIB]);
+        assert_eq!(learned(peaks).expected(), Some(MIB));
+    }
+
+    #[test]
+    fn what_was_long_ago_is_forgotten() {
+        let old = std::iter::repeat_n(64 * MIB, 1_000);
+        let learned = learned(old.chain(std::iter::repeat_n(MIB, 8_000)));
+        assert_eq!(learned.expected(), Some(MIB));
+    }
+
+    #[test]
+    fn a_request_that_has_all_of_it_at_once_is_not_expected_to_grow() {
+        let learned = Learned::new();
+        for n in 1..=40 {
+            let mut ages = Ages::default();
+            ages.waits(n * MIB);
+            learned.record(n * MIB, 1, 0.9, Some(&ages));
+        }
+        let mut ages = Ages::default();
+        assert!(learned.expected_of(&ages, 0, 0) >= 36 * MIB);
+        ages.waits(3 * MIB);
+        assert_eq!(learned.expected_of(&ages, 3 * MIB, 0), 3 * MIB);
+    }
+
+    #[test]
+    fn a_request_that_grows_in_steps_is_known_by_its_first_step() {
+        let learned = Learned::new();
+        for n in 1..=40 {
+            learned.record(8 * n * MIB, 1, 0.9, Some(&in_steps(8 * n * MIB, 320)));
+        }
+        for age in [1, 20, 70, 300] {
+            let ages = in_steps(16 * MIB, age);
+            let expected = learned.expected_of(&ages, 2 * MIB, 0);
+            assert_eq!(expected, 16 * MIB, "after {age} ms");
+        }
+    }
+
+    #[test]
+    fn one_that_is_larger_than_any_goes_on_growing_as_others_did() {
+        let learned = Learned::new();
+        for _ in 0..40 {
+            learned.record(8 * MIB, 1, 0.9, Some(&in_steps(8 * MIB, 320)));
+        }
+        let expected = learned.expected_of(&in_steps(160 * MIB, 1), 20 * MIB, 0);
+        // By as many bytes as others did, rather than as many times.
+        assert_eq!(expected, 27 * MIB);
+    }
+
+    #[test]
+    fn growth_that_was_is_forgotten_after_two_windows() {
+        let learned = Learned::new();
+        learned.record(800 * MIB, 1, 0.9, Some(&in_steps(800 * MIB, 320)));
+        let mut ages = Ages::default();
+        ages.waits(MIB);
+        for _ in 0..2 * WINDOW {
+            learned.record(MIB, 1, 0.9, Some(&ages));
+        }
+        assert_eq!(learned.expected_of(&ages, MIB, 0), MIB);
+    }
+
+    #[test]
+    fn what_is_seen_long_after_the_beginning_of_an_age_is_not_taken_for_it() {
+        let mut ages = Ages::default();
+        ages.note(3 * MS, 1);
+        ages.note(10 * MS, 2);
+        ages.note(60 * MS, 3);
+        assert_eq!(ages.held, [None; AGES]);
+        ages.note(70 * MS, 4);
+        ages.note(80 * MS, 5);
+        assert_eq!(ages.held[3], Some(4));
+    }
+
+    #[test]
+    fn any_size_has_a_bin_whose_edge_is_no_smaller() {
+        for bytes in [0, 1, 4_096, 4_097, MIB, MIB + 1, 10 * MIB + 7, 60 << 30] {
+            assert!(upper(bin(bytes)) + 1 >= bytes, "{bytes}");
+        }
+        assert_eq!(bin(u64::MAX), BINS - 1);
+    }
 }

@@ -229,7 +229,8 @@ impl Ledger {
 
     fn set_idle(&self, mode: AdmissionMode) {
         let has_line = self.line().is_some();
-        self.idle.store(mode == AdmissionMode::Off || !has_line, Relaxed);
+        self.idle
+            .store(mode == AdmissionMode::Off || !has_line, Relaxed);
     }
 
     /// What of the configuration concerns a route.
@@ -270,10 +271,15 @@ impl Ledger {
             return;
         }
         // A permit has so much room for it.
-        self.small.store((word / SMALL).min(u32::MAX.into()), Relaxed);
+        self.small
+            .store((word / SMALL).min(u32::MAX.into()), Relaxed);
         let bits = u64::BITS - (word / CHUNK).leading_zeros().max(1);
         self.chunk.store(bits as u8, Relaxed);
-        let mode = self.config.read().unwrap_or_else(PoisonError::into_inner).mode;
+        let mode = self
+            .config
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .mode;
         self.set_idle(mode);
         self.tick();
     }
@@ -408,7 +414,11 @@ impl Ledger {
             return true;
         };
         let is_small = self.is_small(want);
-        let line = if is_small { line } else { line - line / FOR_SMALL };
+        let line = if is_small {
+            line
+        } else {
+            line - line / FOR_SMALL
+        };
         let taken = used + book.growth + self.reserved_for_small();
         let is_alone = !is_small && book.running == 0 && used <= line;
         is_alone || taken.saturating_add(want) <= line
@@ -417,7 +427,9 @@ impl Ledger {
     /// Has small ones ask whenever one might not fit, or has to wait for others.
     fn set_closed(&self, book: &Book) {
         let small = self.small.load(Relaxed);
-        let waits = book.lanes[..Priority::ALL.len()].iter().any(|lane| !lane.is_empty());
+        let waits = book.lanes[..Priority::ALL.len()]
+            .iter()
+            .any(|lane| !lane.is_empty());
         let closed = waits || book.shed > 0.0 || !self.fits(book, small);
         self.closed.store(closed, Relaxed);
     }
@@ -452,7 +464,11 @@ impl Ledger {
             self.stripes[stripe].0.fetch_add(want as i64, Relaxed);
             return Permit::small(stripe, asking.class, want as i64);
         }
-        let max_keys = self.config.read().unwrap_or_else(PoisonError::into_inner).max_keys;
+        let max_keys = self
+            .config
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .max_keys;
         let key = asking.key.map(|key| book.key(key, max_keys));
         Permit::large(book.add(asking.learned, priority, key, want, now))
     }

@@ -43,7 +43,10 @@ pub(super) enum Standing {
 
 /// Whether a request is let in.
 #[derive(Debug)]
-#[allow(clippy::exhaustive_enums, reason = "whoever asks has to do something in each case")]
+#[allow(
+    clippy::exhaustive_enums,
+    reason = "whoever asks has to do something in each case"
+)]
 pub enum Admitted {
     /// It is.
     Now(Permit),

@@ -95,11 +95,19 @@ impl Counts {
     }
 
     pub(super) fn shed(&self, enforces: bool) {
-        count(if enforces { &self.shed } else { &self.would_reject });
+        count(if enforces {
+            &self.shed
+        } else {
+            &self.would_reject
+        });
     }
 
     pub(super) fn over_share(&self, enforces: bool) {
-        let counter = if enforces { &self.over_share } else { &self.would_reject };
+        let counter = if enforces {
+            &self.over_share
+        } else {
+            &self.would_reject
+        };
         count(counter);
     }
 

@@ -128,11 +128,7 @@ impl Waiter {
 // === impl Waiting ===
 
 impl Waiting {
-    pub(super) fn new(
-        route: Arc<Route>,
-        waiter: Arc<Waiter>,
-        time: Duration,
-    ) -> Self {
+    pub(super) fn new(route: Arc<Route>, waiter: Arc<Waiter>, time: Duration) -> Self {
         let now = Instant::now();
         let deadline = now + time;
         Self {
