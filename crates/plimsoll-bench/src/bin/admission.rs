@@ -1,0 +1,83 @@
+//! What it costs a request to be let in: small ones, which take no lock, and large ones, which are
+//! counted one by one. Against the same request without admission.
+
+use clap::Parser;
+use plimsoll_alloc::TrackingAllocator;
+use plimsoll_bench::{Error, Options, Suite};
+use plimsoll_memory::{
+    Admission, AdmissionConfig, AdmissionMode, Admitted, Ask, HeavyLog, Permit, Weigher,
+    admission::Meter,
+};
+use std::{hint::black_box, sync::Arc};
+
+#[global_allocator]
+static ALLOC: TrackingAllocator = TrackingAllocator::system();
+
+#[derive(Parser)]
+#[command(about)]
+struct Args {
+    #[command(flatten)]
+    options: Options,
+}
+
+const LINE: u64 = 460 << 20;
+
+/// What is used, far from the line.
+struct Fixed;
+
+impl Meter for Fixed {
+    fn used(&mut self) -> Option<u64> {
+        Some(100 << 20)
+    }
+}
+
+fn main() -> Result<(), Error> {
+    let mut suite = Suite::new("Admission", Args::parse().options);
+    let alone = Arc::new(Weigher::new("alone".into(), HeavyLog::none(), None));
+    let small = admitted("small", 4 << 10)?;
+    let large = admitted("large", 8 << 20)?;
+    for (name, weigher) in [("none", &alone), ("small", &small), ("large", &large)] {
+        let one = weigher.clone();
+        let single = suite.single(name, move |ops| requests(&one, ops));
+        single.versus("none 1T");
+        let two = weigher.clone();
+        let double = suite.double(name, move |_, ops| requests(&two, ops));
+        double.versus(&format!("{name} 1T"));
+    }
+    suite.run()
+}
+
+/// Requests of a route that hold so much.
+fn admitted(name: &'static str, peak: usize) -> Result<Arc<Weigher>, Error> {
+    let config = AdmissionConfig::new().mode(AdmissionMode::Enforce);
+    let admission = Admission::with_config(&config)?;
+    admission.set_meter(Fixed);
+    admission.set_line(Some(LINE));
+    let weigher = Weigher::new(name.into(), HeavyLog::none(), None).admitted_by(&admission);
+    for _ in 0..1_000 {
+        let weighing = weigher.begin_admitted(None, weigher.now(), admit(&weigher));
+        let entered = weighing.as_ref().map(|weighing| weighing.enter());
+        drop(black_box(Vec::<u8>::with_capacity(peak)));
+        drop(entered);
+    }
+    Ok(Arc::new(weigher))
+}
+
+fn admit(weigher: &Weigher) -> Permit {
+    let admitted = match weigher.admit_at_once(None) {
+        Some(permit) => return permit,
+        None => weigher.admit(&Ask::default()),
+    };
+    match admitted {
+        Admitted::Now(permit) => permit,
+        Admitted::Later(_) | Admitted::Refused(_) => unreachable!("there is room"),
+    }
+}
+
+fn requests(weigher: &Weigher, ops: u64) {
+    for _ in 0..ops {
+        let permit = admit(weigher);
+        let weighing = weigher.begin_admitted(None, weigher.now(), permit);
+        drop(black_box(weighing));
+    }
+}
