@@ -23,6 +23,10 @@ pub trait Reclaim {
     /// Gives free memory back to the system, without measuring what that did.
     fn release(&self);
 
+    /// Has memory given back to the system as soon as it is free, where that can be had, which makes
+    /// large blocks slower: for as long as it is short. Does nothing by default.
+    fn set_frugal(&self, _frugal: bool) {}
+
     /// Gives free memory back to the system.
     ///
     /// Reads `/proc` before and after: it may block.
@@ -72,6 +76,28 @@ impl Reclaim for System {
             malloc_trim(0);
         }
     }
+
+    /// With glibc, has blocks of 1 MiB and more mapped by themselves, rather than those of up to 32 MiB
+    /// taken from arenas, which keep what was freed. Does nothing elsewhere.
+    fn set_frugal(&self, _frugal: bool) {
+        #[cfg(all(target_os = "linux", target_env = "gnu", not(miri)))]
+        {
+            use std::ffi::c_int;
+
+            const TRIM_THRESHOLD: c_int = -1;
+            const MMAP_THRESHOLD: c_int = -3;
+
+            unsafe extern "C" {
+                /// Of glibc since 2.0.
+                safe fn mallopt(param: c_int, value: c_int) -> c_int;
+            }
+            // Both are words that the allocator reads whenever it needs them: other threads go by
+            // either value. What there are of blocks is freed as it was allocated.
+            let mmap = if _frugal { 1 << 20 } else { 32 << 20 };
+            mallopt(MMAP_THRESHOLD, mmap);
+            mallopt(TRIM_THRESHOLD, 2 * mmap);
+        }
+    }
 }
 
 /// Purges the dirty pages of all arenas.
@@ -114,11 +140,19 @@ impl<A: Reclaim> Reclaim for TrackingAllocator<A> {
     fn release(&self) {
         self.inner().release();
     }
+
+    fn set_frugal(&self, frugal: bool) {
+        self.inner().set_frugal(frugal);
+    }
 }
 
 impl<A: Reclaim> Reclaim for CountingAllocator<A> {
     fn release(&self) {
         self.inner().release();
+    }
+
+    fn set_frugal(&self, frugal: bool) {
+        self.inner().set_frugal(frugal);
     }
 }
 

@@ -40,8 +40,10 @@ const FRESH: u64 = 500_000;
 const FRESH_IF_ROOMY: u64 = 20_000_000;
 /// There is room for long if this part of the line is free.
 const ROOMY: u64 = 4;
-/// Reading takes at most this part of the time.
+/// Reading takes at most this part of the time, unless it is slower than usual: who is kept from it by
+/// others would wait for long.
 const READING_SHARE: u64 = 20;
+const SLOW_READING: u64 = 250_000;
 
 /// How often what is used besides what the allocator says is remembered, in nanoseconds, and how many
 /// times.
@@ -92,8 +94,10 @@ pub(super) struct Book {
     read: Option<(u64, u64)>,
     /// What was used then, besides pages that can be had again; none where nobody says.
     used: Option<u64>,
-    /// What large ones that run may still grow by.
+    /// What large ones that run may still grow by, and what of that is not of those that were let in
+    /// just now, and hold nothing yet.
     growth: u64,
+    growth_of_begun: u64,
     overhead: Overhead,
     large: Vec<Option<Arc<Large>>>,
     free: Vec<usize>,
@@ -106,7 +110,8 @@ pub(super) struct Book {
     shed: f64,
     /// What of a refusal was carried over, by priority.
     carried: [f64; Priority::ALL.len()],
-    /// Whether somebody waits who did not fit.
+    /// Whether somebody waits who would not fit either if those who were let in just now had not
+    /// been: for want of memory, and not of processors.
     is_short: bool,
 }
 
@@ -189,6 +194,7 @@ impl Ledger {
                 read: None,
                 used: None,
                 growth: 0,
+                growth_of_begun: 0,
                 overhead: Overhead::new(),
                 large: Vec::new(),
                 free: Vec::new(),
@@ -395,7 +401,7 @@ impl Ledger {
         self.waiting.fetch_add(1, Relaxed);
         self.counts.waited();
         if is_first {
-            book.is_short = true;
+            book.is_short = self.is_short(&book, want);
         }
         // Whoever waits is what it was set for.
         self.set_closed(&book);
@@ -422,6 +428,11 @@ impl Ledger {
         let taken = used + book.growth + self.reserved_for_small();
         let is_alone = !is_small && book.running == 0 && used <= line;
         is_alone || taken.saturating_add(want) <= line
+    }
+
+    fn is_short(&self, book: &Book, want: u64) -> bool {
+        let taken = book.used.unwrap_or(0) + book.growth_of_begun;
+        self.line().is_some_and(|line| taken + want > line)
     }
 
     /// Has small ones ask whenever one might not fit, or has to wait for others.
@@ -539,7 +550,7 @@ impl Ledger {
                 // It may be known better by now.
                 let want = self.wanted(&waiter.learned).max(waiter.declared);
                 if enforces && !self.fits(book, want) {
-                    book.is_short = true;
+                    book.is_short = self.is_short(book, want);
                     break 'lanes;
                 }
                 book.lanes[lane].pop_front();
@@ -602,7 +613,7 @@ impl Ledger {
             let used = book.used.unwrap_or(0) + book.growth;
             let is_roomy = used <= line - line / ROOMY && self.waiting.load(Relaxed) == 0;
             let fresh = if is_roomy { FRESH_IF_ROOMY } else { FRESH };
-            if now.saturating_sub(at) < fresh.max(READING_SHARE * took) {
+            if now.saturating_sub(at) < fresh.max(READING_SHARE * took.min(SLOW_READING)) {
                 return;
             }
         }
@@ -747,18 +758,22 @@ impl Book {
     /// Reads what is used, and what those who run may still grow by.
     fn read(&mut self, guess: u64, now: u64) {
         // Those who run first: what they get meanwhile counts twice, rather than not at all.
-        let mut growth = 0;
+        let (mut growth, mut of_begun) = (0, 0);
         let keys = &mut self.keys;
         for large in self.large.iter().flatten() {
             let mut run = large.run();
             let before = run.expected;
             run.look(&large.learned, now.saturating_sub(large.began), guess);
             growth += run.expected - run.live;
+            if run.live > 0 {
+                of_begun += run.expected - run.live;
+            }
             if let Some(held) = large.key.and_then(|key| keys.get_mut(&key)) {
                 *held = (*held + run.expected).saturating_sub(before);
             }
         }
         self.growth = growth;
+        self.growth_of_begun = of_begun;
         let used = self.meter.used();
         let tracked = self.meter.tracked();
         self.used = used.map(|used| match tracked {
