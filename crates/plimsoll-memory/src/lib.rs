@@ -78,6 +78,7 @@ pub mod profile;
 mod publish;
 mod spawn;
 mod stats;
+pub mod system;
 mod weigh;
 
 pub use self::{
