@@ -19,6 +19,8 @@ mod file;
 #[cfg(test)]
 mod fixture;
 mod meter;
+#[cfg_attr(not(target_os = "linux"), path = "nowhere.rs")]
+mod polled;
 mod problems;
 mod stall;
 
@@ -278,7 +280,7 @@ impl System {
     fn pressure(&self) -> &Path {
         let own = self.groups.pressure.as_ref().map(KernelFile::path);
         own.filter(|own| own.exists())
-            .unwrap_or(self.pressure.path())
+            .unwrap_or_else(|| self.pressure.path())
     }
 
     /// The smallest limit, and what is counted against it.

@@ -1,6 +1,7 @@
 use super::{
     System,
     file::{Fault, KernelFile},
+    polled::{Event, Told, nonblocking},
 };
 use std::{
     ffi::OsString,
@@ -203,10 +204,8 @@ impl StallWaker {
 
 #[derive(Debug)]
 enum Source {
-    #[cfg(target_os = "linux")]
-    Manager(polled::Told),
-    #[cfg(target_os = "linux")]
-    Trigger(polled::Told),
+    Manager(Told),
+    Trigger(Told),
     Average(Average),
     Off,
     Unknown,
@@ -235,7 +234,6 @@ impl StallWatch {
         let pressure = system.pressure().to_owned();
         let source = match managed(system, environment) {
             Managed::Off => Source::Off,
-            #[cfg(target_os = "linux")]
             Managed::Told(told) if bell.can_be_polled() => Source::Manager(told),
             _ => own(&pressure, trigger, &bell, arm),
         };
@@ -253,9 +251,7 @@ impl StallWatch {
     #[must_use]
     pub fn source(&self) -> StallSource {
         match self.source {
-            #[cfg(target_os = "linux")]
             Source::Manager(_) => StallSource::Manager,
-            #[cfg(target_os = "linux")]
             Source::Trigger(_) => StallSource::Trigger,
             Source::Average(_) => StallSource::Average,
             Source::Off => StallSource::Off,
@@ -280,7 +276,6 @@ impl StallWatch {
             let passed = Instant::now().saturating_duration_since(begun);
             let left = timeout.saturating_sub(passed);
             let woken = match &mut self.source {
-                #[cfg(target_os = "linux")]
                 Source::Manager(told) | Source::Trigger(told) => {
                     match told.wait(&self.bell, left) {
                         Ok(woken) => woken,
@@ -300,7 +295,6 @@ impl StallWatch {
     }
 
     /// It is lost for good. What comes next never leads back to it.
-    #[cfg(target_os = "linux")]
     fn replace(&mut self, lost: &str) {
         tracing::warn!(source = %self.source(), lost, "nobody tells of stalls there any longer");
         self.source = match self.source {
@@ -314,8 +308,7 @@ impl StallWatch {
 enum Managed {
     Nothing,
     Off,
-    #[cfg(target_os = "linux")]
-    Told(polled::Told),
+    Told(Told),
 }
 
 fn managed(system: &System, environment: &dyn Fn(&str) -> Option<OsString>) -> Managed {
@@ -341,26 +334,16 @@ fn managed(system: &System, environment: &dyn Fn(&str) -> Option<OsString>) -> M
             None => return ignored(WRITE, &words, &"it is no Base64 of at most 4 KiB"),
         },
     };
-    match told(&system.root.join(path), &words) {
-        Ok(managed) => managed,
+    match Told::open(&system.root.join(path), &words) {
+        Ok(told) => Managed::Told(told),
         Err(error) => ignored(WATCH, &watch, &error),
     }
-}
-
-#[cfg(target_os = "linux")]
-fn told(path: &Path, words: &[u8]) -> io::Result<Managed> {
-    polled::Told::open(path, words).map(Managed::Told)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn told(_path: &Path, _words: &[u8]) -> io::Result<Managed> {
-    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Base64, of what a service manager may have to say. None for what is none, or longer than 4 KiB.
 fn decode(text: &str) -> Option<Vec<u8>> {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    if text.len() > 4 << 10 || text.len() % 4 != 0 {
+    if text.len() > 4 << 10 || !text.len().is_multiple_of(4) {
         return None;
     }
     let digits = text.trim_end_matches('=');
@@ -388,8 +371,7 @@ fn arm(path: &Path, trigger: StallTrigger) -> io::Result<File> {
 
     let mut options = File::options();
     options.read(true).write(true);
-    #[cfg(target_os = "linux")]
-    polled::nonblocking(&mut options);
+    nonblocking(&mut options);
     let mut file = options.open(path)?;
     // In one piece. The kernel takes the last byte for the end, whatever it is.
     file.write_all(format!("{trigger}\0").as_bytes())?;
@@ -397,27 +379,23 @@ fn arm(path: &Path, trigger: StallTrigger) -> io::Result<File> {
 }
 
 /// The kernel, if it may be asked, or else its average.
-#[cfg(target_os = "linux")]
 fn own(pressure: &Path, trigger: StallTrigger, bell: &Bell, arm: &Arm<'_>) -> Source {
+    if !bell.can_be_polled() {
+        return average(pressure, trigger);
+    }
     let common = trigger.unprivileged();
     // Who may not have any window is told so when the file is opened, or when the trigger is written.
     let armed = match arm(pressure, trigger) {
         Err(_) if common != trigger => arm(pressure, common),
         armed => armed,
     };
-    match armed {
-        Ok(file) if bell.can_be_polled() => Source::Trigger(polled::Told::by_kernel(file)),
-        Ok(_) => average(pressure, trigger),
+    match armed.and_then(Told::by_kernel) {
+        Ok(told) => Source::Trigger(told),
         Err(error) => {
             tracing::debug!(file = %pressure.display(), %trigger, %error, "no trigger for stalls");
             average(pressure, trigger)
         }
     }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn own(pressure: &Path, trigger: StallTrigger, _bell: &Bell, _arm: &Arm<'_>) -> Source {
-    average(pressure, trigger)
 }
 
 fn average(pressure: &Path, trigger: StallTrigger) -> Source {
@@ -474,11 +452,10 @@ impl Average {
 
 /// What a thread that waits for files can hear as well.
 #[derive(Debug)]
-struct Bell {
+pub(super) struct Bell {
     rung: Mutex<bool>,
     heard: Condvar,
-    #[cfg(target_os = "linux")]
-    event: Option<polled::Event>,
+    pub(super) event: Option<Event>,
 }
 
 impl Bell {
@@ -486,13 +463,11 @@ impl Bell {
         Self {
             rung: Mutex::new(false),
             heard: Condvar::new(),
-            #[cfg(target_os = "linux")]
-            event: polled::Event::new(),
+            event: Event::new(),
         }
     }
 
     /// Not if the process had no descriptor left for it.
-    #[cfg(target_os = "linux")]
     fn can_be_polled(&self) -> bool {
         self.event.is_some()
     }
@@ -502,24 +477,22 @@ impl Bell {
         *rung = true;
         self.heard.notify_all();
         // Under the lock, so that it is raised whenever this was rung, and at no other time.
-        #[cfg(target_os = "linux")]
         if let Some(event) = &self.event {
             event.raise();
         }
     }
 
     /// Without any file.
-    fn wait(&self, timeout: Duration) -> Woken {
+    pub(super) fn wait(&self, timeout: Duration) -> Woken {
         let rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
         let waited = self.heard.wait_timeout_while(rung, timeout, |rung| !*rung);
         drop(waited);
         self.was_rung().unwrap_or(Woken::TimedOut)
     }
 
-    fn was_rung(&self) -> Option<Woken> {
+    pub(super) fn was_rung(&self) -> Option<Woken> {
         let mut rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
         let was = std::mem::take(&mut *rung);
-        #[cfg(target_os = "linux")]
         if let Some(event) = self.event.as_ref().filter(|_| was) {
             event.lower();
         }
@@ -527,142 +500,353 @@ impl Bell {
     }
 }
 
-/// What is waited for by descriptor.
-#[cfg(target_os = "linux")]
-mod polled {
-    use super::{Bell, Woken};
-    use rustix::{
-        event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
-        fs::OFlags,
-        io::{Errno, read, write},
-    };
-    use std::{
-        fs::{self, File, OpenOptions},
-        io::{self, Write as _},
-        os::{
-            fd::OwnedFd,
-            unix::{
-                fs::{FileTypeExt as _, OpenOptionsExt as _},
-                net::UnixStream,
-            },
-        },
-        path::Path,
-        time::Duration,
-    };
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::system::fixture::Fixture;
 
-    pub(super) fn nonblocking(options: &mut OpenOptions) {
-        options.custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+    const PRESSURE: &str = "proc/pressure/memory";
+
+    fn stalled(percent: &str) -> String {
+        format!("some avg10={percent} avg60=0.50 avg300=0.10 total=12345\n")
     }
 
-    /// Somebody who says so when there is a stall.
-    #[derive(Debug)]
-    pub(super) struct Told {
-        descriptor: OwnedFd,
-        /// The kernel's file, which is never read from; otherwise what comes is thrown away.
-        kernel: bool,
+    /// A machine that tells of stalls.
+    fn machine(percent: &str) -> Fixture {
+        let fixture = Fixture::new();
+        fixture.write(PRESSURE, &stalled(percent));
+        fixture
     }
 
-    impl Told {
-        pub(super) fn by_kernel(file: File) -> Self {
-            Self {
-                descriptor: file.into(),
-                kernel: true,
-            }
-        }
+    fn nothing(_: &str) -> Option<OsString> {
+        None
+    }
 
-        /// What systemd's protocol names, after it was told what to look for.
-        pub(super) fn open(path: &Path, words: &[u8]) -> io::Result<Self> {
-            let kind = fs::metadata(path)?.file_type();
-            if kind.is_socket() {
-                let mut socket = UnixStream::connect(path)?;
-                socket.set_nonblocking(true)?;
-                socket.write_all(words)?;
-                return Ok(Self {
-                    descriptor: socket.into(),
-                    kernel: false,
-                });
-            }
-            let mut options = OpenOptions::new();
-            // Who can write to a FIFO as well keeps it open when others come and go.
-            let both = kind.is_fifo() || !words.is_empty();
-            nonblocking(options.read(true).write(both));
-            let mut file = options.open(path)?;
-            if !words.is_empty() {
-                file.write_all(words)?;
-            }
-            Ok(Self {
-                descriptor: file.into(),
-                kernel: kind.is_file(),
-            })
-        }
-
-        /// None if it was for nothing. An error, in words, if nobody will say anything there any more.
-        pub(super) fn wait(
-            &mut self,
-            bell: &Bell,
-            left: Duration,
-        ) -> Result<Option<Woken>, String> {
-            let Some(event) = &bell.event else {
-                return Ok(Some(bell.wait(left)));
-            };
-            let wanted = match self.kernel {
-                true => PollFlags::PRI,
-                false => PollFlags::IN,
-            };
-            let mut polled = [
-                PollFd::new(&self.descriptor, wanted),
-                PollFd::new(&event.0, PollFlags::IN),
-            ];
-            let timeout = Timespec::try_from(left).ok();
-            match poll(&mut polled, timeout.as_ref()) {
-                Ok(0) => return Ok(Some(Woken::TimedOut)),
-                Ok(_) => {}
-                Err(Errno::INTR) => return Ok(None),
-                Err(error) => return Err(error.to_string()),
-            }
-            let seen = polled.each_ref().map(PollFd::revents);
-            if seen[0].intersects(PollFlags::ERR | PollFlags::NVAL) {
-                return Err("it is out of order".to_owned());
-            }
-            if seen[0].contains(wanted) {
-                if !self.kernel {
-                    self.discard()?;
-                }
-                return Ok(Some(Woken::Stall));
-            }
-            if seen[0].contains(PollFlags::HUP) {
-                return Err("it was closed".to_owned());
-            }
-            Ok(bell.was_rung())
-        }
-
-        /// Throws away what was said. A part of it is enough: it wakes again.
-        fn discard(&self) -> Result<(), String> {
-            match read(&self.descriptor, &mut [0_u8; 4 << 10]) {
-                Ok(0) => Err("it was closed".to_owned()),
-                Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Ok(()),
-                Err(error) => Err(error.to_string()),
-            }
+    /// The environment of a service that is to watch a file, and to write something to it.
+    fn service(
+        watch: &'static str,
+        write: Option<&'static str>,
+    ) -> impl Fn(&str) -> Option<OsString> {
+        move |name| match name {
+            "MEMORY_PRESSURE_WATCH" => Some(watch.into()),
+            "MEMORY_PRESSURE_WRITE" => write.map(Into::into),
+            _ => None,
         }
     }
 
-    /// A bell that can be waited for beside files.
-    #[derive(Debug)]
-    pub(super) struct Event(OwnedFd);
+    fn open(fixture: &Fixture, environment: impl Fn(&str) -> Option<OsString>) -> StallWatch {
+        StallWatch::open(
+            &System::at(fixture.root()),
+            StallTrigger::default(),
+            environment,
+        )
+    }
 
-    impl Event {
-        pub(super) fn new() -> Option<Self> {
-            let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-            event.ok().map(Self)
-        }
+    /// Watches the average, since the kernel refuses.
+    fn refused(fixture: &Fixture, trigger: StallTrigger) -> StallWatch {
+        let system = System::at(fixture.root());
+        let refuse = |_: &Path, _| Err(io::ErrorKind::PermissionDenied.into());
+        StallWatch::by(&system, trigger, &nothing, &refuse)
+    }
 
-        pub(super) fn raise(&self) {
-            // It fails when it was raised 2⁶⁴ times, and nobody looked.
-            let _ = write(&self.0, &1_u64.to_ne_bytes());
-        }
+    const SHORT: Duration = Duration::from_millis(1);
+    /// Nobody waits for so long, since something comes before.
+    const LONG: Duration = Duration::from_secs(600);
 
-        pub(super) fn lower(&self) {
-            let _ = read(&self.0, &mut [0_u8; 8]);
+    #[test]
+    fn stalls_are_read_as_the_kernel_writes_them() {
+        let some = "some avg10=1.25 avg60=0.50 avg300=0.10 total=12345";
+        let stall = Stall::parse(some).unwrap();
+        assert_eq!(stall.some_avg10, 1.25);
+        assert_eq!(stall.some_total, Duration::from_micros(12_345));
+        assert_eq!((stall.full_avg10, stall.full_total), (0.0, Duration::ZERO));
+
+        let full = "full avg10=100.00 avg60=0.00 avg300=0.00 total=7";
+        let stall = Stall::parse(&format!("{some}\n{full}\n")).unwrap();
+        assert_eq!(stall.full_avg10, 100.0);
+        assert_eq!(stall.full_total, Duration::from_micros(7));
+        for odd in [
+            "",
+            full,
+            "some",
+            "some avg10=1.25",
+            "some avg10=x total=1",
+            "some avg10=NaN total=1",
+            "some avg10=-1.0 total=1",
+            "some avg10=100.01 total=1",
+            "some avg10=1.25 total=-1",
+            "someavg10=1.25 total=1",
+        ] {
+            assert_eq!(Stall::parse(odd), None, "{odd}");
         }
+    }
+
+    fn trigger(stall: u64, window: u64) -> StallTrigger {
+        StallTrigger::new(Duration::from_millis(stall), Duration::from_millis(window))
+    }
+
+    #[test]
+    fn trigger_is_what_the_kernel_takes() {
+        assert_eq!(StallTrigger::default().to_string(), "some 150000 1000000");
+        for (stall, window, expected) in [
+            (70, 700, "some 70000 700000"),
+            (0, 1_000, "some 1 1000000"),
+            (9_000, 1_000, "some 1000000 1000000"),
+            (1, 1, "some 1000 500000"),
+            (900, 60_000, "some 900000 10000000"),
+        ] {
+            assert_eq!(trigger(stall, window).to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn window_that_everybody_may_have_is_whole_two_seconds_of_the_same_share() {
+        for (stall, window, expected) in [
+            (150, 1_000, "some 300000 2000000"),
+            (50, 500, "some 200000 2000000"),
+            (150, 2_000, "some 150000 2000000"),
+            (600, 2_001, "some 1199400 4000000"),
+            (900, 9_000, "some 1000000 10000000"),
+            (900, 10_000, "some 900000 10000000"),
+        ] {
+            assert_eq!(trigger(stall, window).unprivileged().to_string(), expected);
+        }
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn kernel_is_told_what_to_look_for() {
+        let fixture = machine("0.00");
+        let mut watch = open(&fixture, nothing);
+        assert_eq!(watch.source(), StallSource::Trigger);
+        let written = std::fs::read_to_string(fixture.path(PRESSURE)).unwrap();
+        assert!(written.starts_with("some 150000 1000000\0"), "{written:?}");
+        assert_eq!(watch.wait(SHORT), Woken::TimedOut);
+        watch.waker().wake();
+        assert_eq!(watch.wait(LONG), Woken::Called);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn window_that_is_refused_is_tried_as_everybody_may_have_it() {
+        let fixture = machine("0.00");
+        let system = System::at(fixture.root());
+        let arm = |path: &Path, trigger: StallTrigger| match trigger.to_string().as_str() {
+            "some 300000 2000000" => File::open(path),
+            _ => Err(io::Error::from_raw_os_error(22)),
+        };
+        let watch = StallWatch::by(&system, StallTrigger::default(), &nothing, &arm);
+        assert_eq!(watch.source(), StallSource::Trigger);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn average_is_watched_where_the_kernel_refuses() {
+        use rustix::io::Errno;
+
+        let fixture = machine("15.00");
+        let system = System::at(fixture.root());
+        for refusal in [
+            Errno::BUSY,
+            Errno::PERM,
+            Errno::NOENT,
+            Errno::INVAL,
+            Errno::OPNOTSUPP,
+        ] {
+            let arm = |_: &Path, _| Err(refusal.into());
+            let mut watch = StallWatch::by(&system, StallTrigger::default(), &nothing, &arm);
+            assert_eq!(watch.source(), StallSource::Average, "{refusal}");
+            assert_eq!(watch.wait(SHORT), Woken::Stall);
+        }
+    }
+
+    #[test]
+    fn average_is_a_stall_from_the_share_on_and_once_in_a_window() {
+        let fixture = machine("14.99");
+        let mut watch = refused(&fixture, StallTrigger::default());
+        let Source::Average(average) = &mut watch.source else {
+            panic!("{:?}", watch.source);
+        };
+        let start = Instant::now();
+        let mut is_stall = |millis| average.is_stall(start + Duration::from_millis(millis));
+        assert!(!is_stall(0));
+        fixture.write(PRESSURE, &stalled("15.00"));
+        assert!(is_stall(1));
+        assert!(!is_stall(500));
+        assert!(!is_stall(1_000));
+        assert!(is_stall(1_001));
+        fixture.write(PRESSURE, "some avg10=cut o");
+        assert!(!is_stall(3_000));
+        fixture.write(PRESSURE, &stalled("99.00"));
+        assert!(is_stall(3_001));
+        // Time does not go back, but if it did, nobody would be hurt.
+        assert!(!is_stall(0));
+    }
+
+    #[test]
+    fn nobody_tells_where_nothing_is_known() {
+        let fixture = Fixture::new();
+        let mut watch = open(&fixture, nothing);
+        assert_eq!(watch.source(), StallSource::Unknown);
+        assert_eq!(watch.wait(SHORT), Woken::TimedOut);
+        watch.waker().wake();
+        assert_eq!(watch.wait(LONG), Woken::Called);
+    }
+
+    #[test]
+    fn service_manager_can_switch_it_off() {
+        let fixture = machine("99.00");
+        let mut watch = open(&fixture, service("/dev/null", Some("!")));
+        assert_eq!(watch.source(), StallSource::Off);
+        assert_eq!(watch.wait(SHORT), Woken::TimedOut);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn service_manager_that_cannot_be_understood_is_passed_over() {
+        let fixture = machine("0.00");
+        fixture.write("run/pressure", "");
+        for (watch, write) in [
+            ("", None),
+            ("run/pressure", None),
+            ("/run/nothing", None),
+            ("/run/pressure", Some("no Base64!")),
+            ("/run", Some("c29tZQ==")),
+        ] {
+            let source = open(&fixture, service(watch, write)).source();
+            assert_eq!(source, StallSource::Trigger, "{watch} {write:?}");
+        }
+        assert_eq!(std::fs::read(fixture.path("run/pressure")).unwrap(), b"");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn file_of_the_service_manager_is_written_to_and_never_read() {
+        let fixture = machine("99.00");
+        fixture.write("run/pressure", "");
+        // With the zero that systemd has at the end.
+        let words = Some("c29tZSAyMDAwMDAgMjAwMDAwMAA=");
+        let mut watch = open(&fixture, service("/run/pressure", words));
+        assert_eq!(watch.source(), StallSource::Manager);
+        let written = std::fs::read(fixture.path("run/pressure")).unwrap();
+        assert_eq!(written, b"some 200000 2000000\0");
+        // There is something to read, which is no news.
+        assert_eq!(watch.wait(SHORT), Woken::TimedOut);
+        watch.waker().wake();
+        assert_eq!(watch.wait(LONG), Woken::Called);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn fifo_of_the_service_manager_wakes_whenever_something_comes() {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        use std::io::Write as _;
+
+        let fixture = machine("0.00");
+        let path = fixture.path("fifo");
+        mknodat(CWD, &path, FileType::Fifo, Mode::RWXU, 0).unwrap();
+        let mut watch = open(&fixture, service("/fifo", None));
+        assert_eq!(watch.source(), StallSource::Manager);
+        assert_eq!(watch.wait(SHORT), Woken::TimedOut);
+        for _ in 0..2 {
+            let mut manager = File::options().write(true).open(&path).unwrap();
+            manager.write_all(b"a lot").unwrap();
+            assert_eq!(watch.wait(LONG), Woken::Stall);
+            assert_eq!(watch.wait(SHORT), Woken::TimedOut);
+            // That others come and go does not end it.
+            drop(manager);
+            assert_eq!(watch.wait(SHORT), Woken::TimedOut);
+        }
+        watch.waker().wake();
+        assert_eq!(watch.wait(LONG), Woken::Called);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn socket_of_the_service_manager_wakes_until_it_is_closed() {
+        use std::{
+            io::{Read as _, Write as _},
+            os::unix::net::UnixListener,
+        };
+
+        let fixture = machine("0.00");
+        let listener = UnixListener::bind(fixture.path("socket")).unwrap();
+        let mut watch = open(&fixture, service("/socket", Some("aGVsbG8=")));
+        assert_eq!(watch.source(), StallSource::Manager);
+        let (mut manager, _) = listener.accept().unwrap();
+        let mut words = [0; 5];
+        manager.read_exact(&mut words).unwrap();
+        assert_eq!(&words, b"hello");
+
+        manager.write_all(&[0; 10_000]).unwrap();
+        assert_eq!(watch.wait(LONG), Woken::Stall);
+        while watch.wait(SHORT) == Woken::Stall {}
+        assert_eq!(watch.source(), StallSource::Manager);
+        drop(manager);
+        assert_eq!(watch.wait(SHORT), Woken::TimedOut);
+        assert_eq!(watch.source(), StallSource::Trigger);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn stall_comes_before_a_call_which_is_left() {
+        use std::{io::Write as _, os::unix::net::UnixListener};
+
+        let fixture = machine("0.00");
+        let listener = UnixListener::bind(fixture.path("socket")).unwrap();
+        let mut watch = open(&fixture, service("/socket", None));
+        let (mut manager, _) = listener.accept().unwrap();
+        manager.write_all(b"!").unwrap();
+        watch.waker().wake();
+        assert_eq!(watch.wait(LONG), Woken::Stall);
+        assert_eq!(watch.wait(LONG), Woken::Called);
+        assert_eq!(watch.wait(SHORT), Woken::TimedOut);
+    }
+
+    #[test]
+    fn wait_is_ended_from_any_thread_and_calls_are_one() {
+        let unknown = Fixture::new();
+        let triggered = machine("0.00");
+        for mut watch in [
+            open(&unknown, nothing),
+            open(&triggered, nothing),
+            refused(&machine("0.00"), StallTrigger::default()),
+        ] {
+            let waker = watch.waker();
+            let caller = std::thread::spawn(move || waker.wake());
+            assert_eq!(watch.wait(LONG), Woken::Called);
+            caller.join().unwrap();
+            assert_eq!(watch.wait(SHORT), Woken::TimedOut);
+            let waker = watch.waker();
+            waker.wake();
+            waker.clone().wake();
+            assert_eq!(watch.wait(LONG), Woken::Called);
+            assert_eq!(watch.wait(Duration::ZERO), Woken::TimedOut);
+        }
+    }
+
+    #[test]
+    fn base64_is_decoded_or_nothing_is() {
+        for (text, expected) in [
+            ("", Some("")),
+            ("YQ==", Some("a")),
+            ("YWI=", Some("ab")),
+            ("YWJj", Some("abc")),
+            ("Pz8/Pj4+", Some("???>>>")),
+            ("YWJjZA==", Some("abcd")),
+            ("YQ", None),
+            ("YQ=", None),
+            ("Y===", None),
+            ("====", None),
+            ("Y=Q=", None),
+            ("YW j", None),
+            ("YWJj\n", None),
+            ("Pz8_", None),
+        ] {
+            let expected = expected.map(|text| text.as_bytes().to_vec());
+            assert_eq!(decode(text), expected, "{text:?}");
+        }
+        assert_eq!(decode(&"AAAA".repeat(1 << 10)).unwrap().len(), 3 << 10);
+        assert_eq!(decode(&"AAAA".repeat((1 << 10) + 1)), None);
     }
 }
