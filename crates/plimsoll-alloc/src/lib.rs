@@ -60,7 +60,7 @@ mod tracking;
 pub use self::{
     counting::CountingAllocator,
     future::Scoped,
-    reclaim::{Reclaim, Reclaimed, resident_bytes},
+    reclaim::{AllocatorFigures, Reclaim, Reclaimed, resident_bytes},
     scope::{
         Charge, Entered, GroupId, MemoryGroup, MemoryScope, MemoryUsage, OverLimit, ProcessUsage,
         Retained, each_retained, live_bytes, process_usage, set_now, untracked,

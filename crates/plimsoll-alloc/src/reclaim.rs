@@ -38,6 +38,39 @@ pub trait Reclaim {
             resident_after: resident_bytes(),
         }
     }
+
+    /// What the allocator says of itself. None where it has no such figures.
+    ///
+    /// | allocator | figures | takes |
+    /// |---|---|---|
+    /// | the system's, glibc 2.33 or later | allocated, mapped | a microsecond, and 10 ms for each 100 000 free blocks that lie apart, during which threads that allocate may wait |
+    /// | the system's, otherwise | none: those of older ones wrap at 2 GiB | |
+    /// | jemalloc | all | some microseconds for each of its arenas |
+    /// | mimalloc | none: it counts nothing unless it is built for debugging | |
+    ///
+    /// Not for every sample of a monitor, therefore: now and then, and around a
+    /// [reclaim](Self::reclaim).
+    fn figures(&self) -> Option<AllocatorFigures> {
+        None
+    }
+}
+
+/// What an allocator says of itself, in bytes. None is what it does not say.
+///
+/// What is allocated is counted by its size classes, so that it is more than what was asked for. What
+/// one of these figures is above the one before it is what is free: in pages that are used in part,
+/// in pages that could be given back, and what has been given back but for its addresses.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct AllocatorFigures {
+    /// Allocated and not freed. Those that threads keep at hand for themselves may be part of it.
+    pub allocated: u64,
+    /// In pages of which some is allocated.
+    pub active: Option<u64>,
+    /// In pages that are in memory, with what the allocator keeps for itself.
+    pub resident: Option<u64>,
+    /// Got from the system. With glibc that is not less after a reclaim, which leaves the addresses.
+    pub mapped: u64,
 }
 
 /// What was given back to the system.
@@ -65,38 +98,95 @@ impl Reclaimed {
 impl Reclaim for System {
     fn release(&self) {
         #[cfg(all(target_os = "linux", target_env = "gnu", not(miri)))]
-        {
-            use std::ffi::c_int;
-
-            unsafe extern "C" {
-                /// Of glibc since 2.0, all arenas since 2.8.
-                safe fn malloc_trim(pad: usize) -> c_int;
-            }
-            // It takes each arena's lock in turn, and may be called by any thread.
-            malloc_trim(0);
-        }
+        glibc::trim();
     }
 
     /// With glibc, has blocks of 1 MiB and more mapped by themselves, rather than those of up to 32 MiB
     /// taken from arenas, which keep what was freed. Does nothing elsewhere.
-    fn set_frugal(&self, _frugal: bool) {
-        #[cfg(all(target_os = "linux", target_env = "gnu", not(miri)))]
-        {
-            use std::ffi::c_int;
+    #[cfg(all(target_os = "linux", target_env = "gnu", not(miri)))]
+    fn set_frugal(&self, frugal: bool) {
+        glibc::map_from(if frugal { 1 << 20 } else { 32 << 20 });
+    }
 
-            const TRIM_THRESHOLD: c_int = -1;
-            const MMAP_THRESHOLD: c_int = -3;
+    #[cfg(all(target_os = "linux", target_env = "gnu", not(miri)))]
+    fn figures(&self) -> Option<AllocatorFigures> {
+        glibc::figures()
+    }
+}
 
-            unsafe extern "C" {
-                /// Of glibc since 2.0.
-                safe fn mallopt(param: c_int, value: c_int) -> c_int;
-            }
-            // Both are words that the allocator reads whenever it needs them: other threads go by
-            // either value. What there are of blocks is freed as it was allocated.
-            let mmap = if _frugal { 1 << 20 } else { 32 << 20 };
-            mallopt(MMAP_THRESHOLD, mmap);
-            mallopt(TRIM_THRESHOLD, 2 * mmap);
+#[cfg(all(target_os = "linux", target_env = "gnu", not(miri)))]
+mod glibc {
+    use super::AllocatorFigures;
+    use std::{
+        ffi::{c_char, c_int, c_void},
+        mem, ptr,
+        sync::OnceLock,
+    };
+
+    /// What `mallinfo2` returns, of which each field is as long.
+    #[repr(C)]
+    struct Mallinfo2 {
+        /// Got from the system, but for what is mapped block by block.
+        arena: usize,
+        _free_blocks: usize,
+        _free_fast_blocks: usize,
+        _mapped_blocks: usize,
+        /// Mapped block by block.
+        mapped: usize,
+        _unused: usize,
+        _free_fast: usize,
+        /// Of `arena`, what is allocated.
+        allocated: usize,
+        _free: usize,
+        _free_at_the_top: usize,
+    }
+
+    unsafe extern "C" {
+        /// Of glibc since 2.0, all arenas since 2.8.
+        safe fn malloc_trim(pad: usize) -> c_int;
+        safe fn mallopt(param: c_int, value: c_int) -> c_int;
+        fn dlsym(library: *mut c_void, symbol: *const c_char) -> *mut c_void;
+    }
+
+    pub(super) fn trim() {
+        // It takes each arena's lock in turn, and may be called by any thread.
+        malloc_trim(0);
+    }
+
+    /// Has blocks of so many bytes and more mapped by themselves.
+    pub(super) fn map_from(bytes: c_int) {
+        const TRIM_THRESHOLD: c_int = -1;
+        const MMAP_THRESHOLD: c_int = -3;
+
+        // Words that the allocator reads when it needs them, so other threads go by either value. A
+        // block is freed as it was allocated, whatever they say by then.
+        mallopt(MMAP_THRESHOLD, bytes);
+        mallopt(TRIM_THRESHOLD, 2 * bytes);
+    }
+
+    pub(super) fn figures() -> Option<AllocatorFigures> {
+        static MALLINFO2: OnceLock<Option<extern "C" fn() -> Mallinfo2>> = OnceLock::new();
+        let mallinfo2 = (*MALLINFO2.get_or_init(find))?;
+        let info = mallinfo2();
+        Some(AllocatorFigures {
+            allocated: (info.allocated + info.mapped) as u64,
+            active: None,
+            resident: None,
+            mapped: (info.arena + info.mapped) as u64,
+        })
+    }
+
+    /// Looked for at run time: a program that is linked with it does not start where glibc is older
+    /// than 2.33, whether it asks for figures or not.
+    fn find() -> Option<extern "C" fn() -> Mallinfo2> {
+        // SAFETY: the name ends with a zero; no library stands for all that are loaded.
+        let found = unsafe { dlsym(ptr::null_mut(), c"mallinfo2".as_ptr()) };
+        if found.is_null() {
+            return None;
         }
+        // SAFETY: a function of that name takes nothing and returns that structure, in glibc and in the
+        // allocators that stand in for it. No library is ever unloaded that has the allocator.
+        Some(unsafe { mem::transmute::<*mut c_void, extern "C" fn() -> Mallinfo2>(found) })
     }
 }
 
@@ -122,6 +212,55 @@ impl Reclaim for tikv_jemallocator::Jemalloc {
             }
         }
     }
+
+    fn figures(&self) -> Option<AllocatorFigures> {
+        jemalloc::refresh();
+        Some(AllocatorFigures {
+            allocated: jemalloc::read(c"stats.allocated")?,
+            active: jemalloc::read(c"stats.active"),
+            resident: jemalloc::read(c"stats.resident"),
+            mapped: jemalloc::read(c"stats.mapped")?,
+        })
+    }
+}
+
+#[cfg(feature = "jemalloc")]
+mod jemalloc {
+    use std::{
+        ffi::{CStr, c_void},
+        ptr,
+    };
+    use tikv_jemalloc_sys::mallctl;
+
+    /// Has the figures added up anew.
+    pub(super) fn refresh() {
+        let mut epoch = 1_u64;
+        let epoch: *mut u64 = &raw mut epoch;
+        // SAFETY: the name ends with a zero; this control reads a number of 8 bytes, and writes nothing
+        // where there is no place for it. It fails where figures were left out of the library.
+        unsafe {
+            let nothing = ptr::null_mut();
+            let name = c"epoch".as_ptr();
+            mallctl(
+                name,
+                nothing,
+                ptr::null_mut(),
+                epoch.cast(),
+                size_of::<u64>(),
+            );
+        }
+    }
+
+    /// One of the figures, each of which is a `size_t`.
+    pub(super) fn read(name: &CStr) -> Option<u64> {
+        let mut value = 0_usize;
+        let mut length = size_of::<usize>();
+        let place: *mut c_void = (&raw mut value).cast();
+        // SAFETY: the name ends with a zero, and the control writes as many bytes as `length` says, or
+        // fails.
+        let failed = unsafe { mallctl(name.as_ptr(), place, &raw mut length, ptr::null_mut(), 0) };
+        (failed == 0).then_some(value as u64)
+    }
 }
 
 /// Collects the heap of the calling thread, and what others abandoned.
@@ -144,6 +283,10 @@ impl<A: Reclaim> Reclaim for TrackingAllocator<A> {
     fn set_frugal(&self, frugal: bool) {
         self.inner().set_frugal(frugal);
     }
+
+    fn figures(&self) -> Option<AllocatorFigures> {
+        self.inner().figures()
+    }
 }
 
 impl<A: Reclaim> Reclaim for CountingAllocator<A> {
@@ -153,6 +296,10 @@ impl<A: Reclaim> Reclaim for CountingAllocator<A> {
 
     fn set_frugal(&self, frugal: bool) {
         self.inner().set_frugal(frugal);
+    }
+
+    fn figures(&self) -> Option<AllocatorFigures> {
+        self.inner().figures()
     }
 }
 
@@ -192,6 +339,23 @@ mod tests {
         ] {
             assert_eq!(parse_resident(odd), None, "{odd}");
         }
+    }
+
+    #[test]
+    fn every_allocator_can_be_held_by_what_it_can_do() {
+        static TRACKING: TrackingAllocator = TrackingAllocator::system();
+        static COUNTING: CountingAllocator<TrackingAllocator> =
+            CountingAllocator::new(TrackingAllocator::system());
+        static NEITHER: Silent = Silent;
+        struct Silent;
+        impl Reclaim for Silent {
+            fn release(&self) {}
+        }
+
+        let all: [&'static (dyn Reclaim + Sync); 3] = [&TRACKING, &COUNTING, &NEITHER];
+        let known = all.map(|allocator| allocator.figures().is_some());
+        assert_eq!(known[0], known[1]);
+        assert!(!known[2]);
     }
 
     #[test]
