@@ -79,6 +79,7 @@ mod publish;
 mod spawn;
 mod stats;
 pub mod system;
+pub mod trend;
 mod weigh;
 
 pub use self::{
