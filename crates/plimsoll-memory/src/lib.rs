@@ -80,6 +80,7 @@ mod spawn;
 mod stats;
 pub mod system;
 pub mod trend;
+pub mod verdict;
 mod weigh;
 
 pub use self::{

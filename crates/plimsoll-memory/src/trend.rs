@@ -173,7 +173,10 @@ mod tests {
     }
 
     fn about(value: f64, expected: f64, within: f64) {
-        assert!((value - expected).abs() <= within, "{value}, not {expected}");
+        assert!(
+            (value - expected).abs() <= within,
+            "{value}, not {expected}"
+        );
     }
 
     #[test]
@@ -245,7 +248,12 @@ mod tests {
     /// The probabilities of a normal distribution, from tables of it.
     #[test]
     fn probabilities_are_those_of_a_normal_distribution() {
-        for (z, p) in [(0.0, 1.0), (1.0, 0.317_311), (1.959_964, 0.05), (3.290_527, 0.001)] {
+        for (z, p) in [
+            (0.0, 1.0),
+            (1.0, 0.317_311),
+            (1.959_964, 0.05),
+            (3.290_527, 0.001),
+        ] {
             about(libm::erfc(z * FRAC_1_SQRT_2), p, 1e-6);
         }
     }

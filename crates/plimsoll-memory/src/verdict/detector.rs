@@ -1,0 +1,350 @@
+use super::{
+    Judgement, LeakConfig, LeakKind, Sensitivity, Verdict,
+    rule::{Rising, Rule, goes_on, rise},
+    series::{HORIZONS, Series, WIDTHS, bucket},
+};
+use plimsoll_core::Name;
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, btree_map::Entry},
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// A name that was not seen for so long, while others were, is forgotten.
+const FORGET_AFTER: u64 = 300_000;
+
+/// A verdict ends after it was not confirmed so often in a row.
+const MISSES: u8 = 2;
+
+/// How sure a horizon is by itself, from the shortest on.
+const WEIGHTS: [f64; HORIZONS] = [0.8, 0.9, 1.0];
+
+/// What one alike grows by is between these shares of what the other does.
+const ALIKE: std::ops::RangeInclusive<f64> = 0.7..=1.4;
+
+/// Looks for leaks. See the [module docs](super) for what is one.
+///
+/// It is pure: it goes by the times it is given, and has no clock of its own. Times that go back count as
+/// the latest so far. A pause leaves a gap, which is as long as it was and costs nothing.
+///
+/// An observation takes time with the logarithm of the names, a judgement with their number, and
+/// each name about 400 bytes.
+#[derive(Debug)]
+pub struct LeakDetector {
+    sensitivity: Sensitivity,
+    max_names: usize,
+    /// When the first thing was seen. Times are counted in milliseconds from then on.
+    began: Option<Instant>,
+    /// The latest time that it was told.
+    latest: u64,
+    /// When something was seen last.
+    seen: u64,
+    /// The bucket of each horizon that was open when it was judged.
+    judged: [u32; HORIZONS],
+    // Boxed, since a map of large values has room for half as many again.
+    names: BTreeMap<(LeakKind, Name), Box<Track>>,
+    overflowed: u64,
+}
+
+#[derive(Debug)]
+struct Track {
+    horizons: [Series; HORIZONS],
+    held: u64,
+    bound: Option<u64>,
+    seen: u64,
+    leaks: [Option<Leak>; HORIZONS],
+    /// What was told of it last, if it leaked.
+    told: Option<Leak>,
+}
+
+/// That a name leaks, as one horizon has it. Slopes are by second.
+#[derive(Clone, Copy, Debug)]
+struct Leak {
+    began_slope: f32,
+    slope: f32,
+    confidence: f32,
+    misses: u8,
+    since: u64,
+}
+
+/// What grew over a horizon, in bytes.
+#[derive(Default)]
+struct Growth {
+    by_kind: [f64; LeakKind::ALL.len()],
+    /// Of each holding that may grow.
+    bounded: Vec<f64>,
+}
+
+impl LeakDetector {
+    /// Makes one that has seen nothing.
+    #[must_use]
+    pub const fn new(config: &LeakConfig) -> Self {
+        let (sensitivity, max_names) = config.limits();
+        Self {
+            sensitivity,
+            max_names,
+            began: None,
+            latest: 0,
+            seen: 0,
+            judged: [0; HORIZONS],
+            names: BTreeMap::new(),
+            overflowed: 0,
+        }
+    }
+
+    /// Changes how it looks. What it has seen stays, but for names past a lower bound, of which the
+    /// last in alphabetical order go; their verdicts end without being told.
+    pub fn reconfigure(&mut self, config: &LeakConfig) {
+        (self.sensitivity, self.max_names) = config.limits();
+        while self.names.len() > self.max_names {
+            self.names.pop_last();
+        }
+    }
+
+    /// How many names are looked at.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Whether no name is looked at.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// How many observations there were of names for which there was no place.
+    #[must_use]
+    pub const fn overflowed(&self) -> u64 {
+        self.overflowed
+    }
+
+    /// Takes note of what something holds now: bytes, or how many tasks or descriptors.
+    ///
+    /// `bound` is the most that it can come to: of a holding in bytes, which may grow up to there; of
+    /// tasks and descriptors, of which it tells the time to the limit. Tell it once a second or so; the
+    /// shortest horizon needs something in most buckets of 3 seconds.
+    pub fn observe(
+        &mut self,
+        now: Instant,
+        kind: LeakKind,
+        name: Name,
+        held: u64,
+        bound: Option<u64>,
+    ) {
+        let now = self.millis(now);
+        let is_full = self.names.len() >= self.max_names;
+        let track = match self.names.entry((kind, name)) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(_) if is_full => {
+                // Which is not worth a count where nothing is looked at.
+                self.overflowed += u64::from(self.max_names > 0);
+                return;
+            }
+            Entry::Vacant(entry) => entry.insert(Box::new(Track::new(now))),
+        };
+        self.seen = now;
+        track.seen = now;
+        track.held = held;
+        track.bound = bound;
+        track.advance(now);
+        for series in &mut track.horizons {
+            series.observe(held as f32);
+        }
+    }
+
+    /// Judges everything by what was seen so far. `headroom` is how many bytes there are to the limit
+    /// of the process.
+    ///
+    /// Call it every second or so. Names that were not seen for five minutes are forgotten.
+    pub fn judge(&mut self, now: Instant, headroom: Option<u64>) -> Judgement {
+        let mut found = Judgement::default();
+        let now = self.millis(now);
+        let Some(began) = self.began else {
+            return found;
+        };
+        for track in self.names.values_mut() {
+            track.advance(now);
+        }
+        for horizon in 0..HORIZONS {
+            let open = bucket(horizon, now);
+            if std::mem::replace(&mut self.judged[horizon], open) != open {
+                self.judge_horizon(horizon, now);
+            }
+        }
+        let seen = self.seen;
+        self.names.retain(|(kind, name), track| {
+            let is_there = seen.saturating_sub(track.seen) <= FORGET_AFTER;
+            let leak = track.leak().filter(|_| is_there);
+            let before = std::mem::replace(&mut track.told, leak);
+            let verdict = |leak: Leak, is_new| Verdict {
+                kind: *kind,
+                name: *name,
+                slope: leak.slope.into(),
+                confidence: leak.confidence.into(),
+                held: track.held,
+                time_to_limit: track.time_to_limit(*kind, leak.slope, headroom),
+                since: began + Duration::from_millis(leak.since),
+                is_new,
+            };
+            match (before, leak) {
+                (_, Some(leak)) => found.standing.push(verdict(leak, before.is_none())),
+                (Some(before), None) => found.ended.push(verdict(before, false)),
+                (None, None) => {}
+            }
+            is_there
+        });
+        found.standing.sort_by(Verdict::worst_first);
+        found
+    }
+
+    fn judge_horizon(&mut self, horizon: usize, now: u64) {
+        let mut growth = Growth::default();
+        for ((kind, _), track) in &self.names {
+            let rise = rise(&track.horizons[horizon].closed()).max(0.0);
+            growth.by_kind[*kind as usize] += rise;
+            if *kind == LeakKind::Holding && track.is_within_bound() && rise > 0.0 {
+                growth.bounded.push(rise);
+            }
+        }
+        for ((kind, _), track) in &mut self.names {
+            let may_grow = *kind == LeakKind::Holding && track.is_within_bound();
+            match self.sensitivity.rule(*kind, horizon) {
+                Some(rule) if !may_grow => track.judge(horizon, now, &rule, |rise| {
+                    kind.may_be_held() && growth.explains(*kind, rise)
+                }),
+                _ => track.leaks[horizon] = None,
+            }
+        }
+    }
+
+    /// A time in milliseconds since the first one. It never goes back.
+    fn millis(&mut self, now: Instant) -> u64 {
+        let began = *self.began.get_or_insert(now);
+        let since = now.saturating_duration_since(began).as_millis();
+        self.latest = self.latest.max(u64::try_from(since).unwrap_or(u64::MAX));
+        self.latest
+    }
+}
+
+impl Sensitivity {
+    /// What is a leak on a horizon; none where it is not looked at.
+    fn rule(self, kind: LeakKind, horizon: usize) -> Option<Rule> {
+        let (scale, most_p, shortest) = match self {
+            Self::Off => return None,
+            Self::Low => (4.0, 0.000_5, 1),
+            Self::Normal => (1.0, 0.001, 0),
+            Self::High => (0.25, 0.005, 0),
+        };
+        let shortest = if kind.is_exact() { shortest } else { 1 };
+        let least_rise = match kind {
+            LeakKind::Process => 4.0 * 1_048_576.0,
+            kind if kind.is_in_bytes() => 1_048_576.0,
+            _ => 32.0,
+        };
+        (horizon >= shortest).then_some(Rule {
+            least_rise: least_rise * scale,
+            most_p,
+            keeps: if kind.is_exact() { 0.8 } else { 0.6 },
+        })
+    }
+}
+
+impl Growth {
+    /// Whether holdings that may grow are what grew here.
+    fn explains(&self, kind: LeakKind, rise: f64) -> bool {
+        let held: f64 = self.bounded.iter().sum();
+        let alike = |held: &f64| ALIKE.contains(&(held / rise));
+        self.by_kind[kind as usize] - held < rise / 2.0 || self.bounded.iter().any(alike)
+    }
+}
+
+impl Track {
+    fn new(now: u64) -> Self {
+        Self {
+            horizons: std::array::from_fn(|horizon| Series::new(bucket(horizon, now))),
+            held: 0,
+            bound: None,
+            seen: now,
+            leaks: [None; HORIZONS],
+            told: None,
+        }
+    }
+
+    fn advance(&mut self, now: u64) {
+        for (horizon, series) in self.horizons.iter_mut().enumerate() {
+            series.advance(bucket(horizon, now));
+        }
+    }
+
+    fn is_within_bound(&self) -> bool {
+        self.bound.is_some_and(|bound| self.held <= bound)
+    }
+
+    /// What all horizons together say: the slope of the shortest, and what is surest.
+    fn leak(&self) -> Option<Leak> {
+        let leaks = self.leaks.iter().flatten().copied();
+        leaks.reduce(|shortest, longer| Leak {
+            confidence: shortest.confidence.max(longer.confidence),
+            since: shortest.since.min(longer.since),
+            ..shortest
+        })
+    }
+
+    fn time_to_limit(&self, kind: LeakKind, slope: f32, headroom: Option<u64>) -> Option<Duration> {
+        let left = if kind.is_in_bytes() {
+            headroom?
+        } else {
+            self.bound?.saturating_sub(self.held)
+        };
+        Duration::try_from_secs_f64(left as f64 / f64::from(slope)).ok()
+    }
+
+    fn judge(
+        &mut self,
+        horizon: usize,
+        now: u64,
+        rule: &Rule,
+        is_explained: impl FnOnce(f64) -> bool,
+    ) {
+        let series = &self.horizons[horizon];
+        let span = series.closed();
+        let seconds = WIDTHS[horizon] as f64 / 1_000.0;
+        let slope = |rising: Rising| (rising.slope / seconds) as f32;
+        let confidence = |rising: Rising| (rising.confidence() * WEIGHTS[horizon]) as f32;
+        let leak = &mut self.leaks[horizon];
+        let Some(known) = leak else {
+            let rising = rule.begins(&span, series.before());
+            *leak = rising
+                .filter(|_| !is_explained(rise(&span)))
+                .map(|rising| Leak {
+                    began_slope: slope(rising),
+                    slope: slope(rising),
+                    confidence: confidence(rising),
+                    misses: 0,
+                    since: now.saturating_sub(WIDTHS[horizon] * (span.len() as u64 + 1)),
+                });
+            return;
+        };
+        if let Some(rising) = goes_on(&span, f64::from(known.began_slope) * seconds) {
+            known.slope = slope(rising);
+            known.confidence = confidence(rising);
+            known.misses = 0;
+        } else {
+            known.misses += 1;
+            if known.misses >= MISSES {
+                *leak = None;
+            }
+        }
+    }
+}
+
+impl Verdict {
+    /// What reaches its limit first comes first, then what is surer.
+    fn worst_first(&self, other: &Self) -> Ordering {
+        let time = |it: &Self| it.time_to_limit.unwrap_or(Duration::MAX);
+        let by_time = time(self).cmp(&time(other));
+        by_time.then_with(|| other.confidence.total_cmp(&self.confidence))
+    }
+}

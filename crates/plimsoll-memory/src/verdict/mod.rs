@@ -1,0 +1,186 @@
+//! What leaks, by name: how fast, how sure, and how long until the limit.
+//!
+//! A [`LeakDetector`] is told what each thing holds, once a second or so, and judges. It keeps the
+//! *least* of each bucket of time, so that what is held for a moment does not count, over three
+//! horizons at once:
+//!
+//! | bucket | judged after | for |
+//! |---|---|---|
+//! | 3 s | 45 s | what is counted by name and in bytes: routes, adapters, layers, holdings |
+//! | 18 s | 4.5 min | everything |
+//! | 3 min | 45 min | everything |
+//!
+//! A verdict stands on a horizon once its last 15 closed buckets say all of this:
+//!
+//! - Both windows of 10 buckets, of which one begins 5 after the other, rise by the test of Mann and
+//!   Kendall, with at most the probability of chance that the [`Sensitivity`] allows; at least half of
+//!   the steps are no less than a quarter of the mean one. So a few steps are none.
+//! - It rose by enough to matter, and at least half of that is above what it held before, as far as that
+//!   is remembered: 200 to 400 buckets. So what goes up and down is none.
+//! - The newest third rises at half the slope of its window or more, and the newer half at 0.8 of the
+//!   slope of the older one or more; 0.6 of what is not exact. So what fills up and slows down is none.
+//! - It is no holding below its known bound, and such holdings do not explain it: by growing together
+//!   by about as much as all routes do, but for less than half of this one's growth; or one alone by
+//!   about as much as this.
+//!
+//! It ends when twice in a row its newest third rose by less than a quarter of the slope that it began
+//! with.
+//!
+//! The *slope* is that of Theil and Sen over the newest window, on the shortest horizon where the verdict
+//! stands. The *confidence* is *(1 − p) · r² · w* on the horizon where that is highest: *p* the probability of
+//! chance in the window where it is higher, *r²* the share of the variance over the span that a straight line
+//! explains, *w* 0.8, 0.9 and 1 from the shortest horizon to the longest.
+//!
+//! # What cannot be told
+//!
+//! What fills at one rate cannot be told from a leak before it is full. So a warm-up, or a cache that
+//! nobody registered, is taken for a leak if it grows for more than 40 seconds without slowing down, or
+//! if it slows down by less than a fifth in 22 seconds; the verdict ends once it does slow down. So is
+//! the first rise of whatever goes up and down more slowly than that, but no later one within ten
+//! minutes, or an hour, or ten, by the horizon. [`Sensitivity::Low`] leaves the shortest horizon out,
+//! which makes minutes of these seconds.
+//!
+//! What is not above what was held before is not told. A leak below such a peak is found once the peak is
+//! forgotten, or passed.
+//!
+//! What the process holds follows its load. It is best told what is left after a purge, less
+//! what requests in flight hold.
+//!
+//! ```
+//! use plimsoll_core::Name;
+//! use plimsoll_memory::verdict::{LeakConfig, LeakDetector, LeakKind};
+//! use std::time::Duration;
+//! use tokio::time::Instant;
+//!
+//! let mut leaks = LeakDetector::new(&LeakConfig::new());
+//! let (route, began) = (Name::from_static("/export"), Instant::now());
+//! for second in 0..50 {
+//!     let now = began + Duration::from_secs(second);
+//!     leaks.observe(now, LeakKind::Route, route, second * 200_000, None);
+//! }
+//! let found = leaks.judge(began + Duration::from_secs(50), Some(120_000_000));
+//! let verdict = &found.standing[0];
+//! assert_eq!((verdict.kind, verdict.name), (LeakKind::Route, route));
+//! assert_eq!(verdict.slope.round(), 200_000.0);
+//! assert_eq!(verdict.time_to_limit.unwrap().as_secs(), 600);
+//! ```
+
+mod config;
+mod detector;
+mod rule;
+mod series;
+
+pub use self::{
+    config::{LeakConfig, Sensitivity},
+    detector::LeakDetector,
+};
+use plimsoll_core::Name;
+use std::{fmt, time::Duration};
+use tokio::time::Instant;
+
+/// What may leak.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[non_exhaustive]
+pub enum LeakKind {
+    /// The bytes of the process as a whole.
+    Process,
+    /// The bytes of a registered holding.
+    Holding,
+    /// The bytes that requests of a route have left behind.
+    Route,
+    /// The bytes that calls of an adapter have left behind.
+    Adapter,
+    /// The bytes that calls of a memory layer have left behind.
+    Layer,
+    /// How many tasks of a name there are.
+    Task,
+    /// How many descriptors are open.
+    Descriptors,
+}
+
+/// Something leaks.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Verdict {
+    /// What kind of thing it is.
+    pub kind: LeakKind,
+    /// Its name.
+    pub name: Name,
+    /// By how many bytes it grows each second; tasks and descriptors by how many.
+    pub slope: f64,
+    /// How sure that is, 0 to 1.
+    pub confidence: f64,
+    /// What it held when it was seen last: bytes, tasks or descriptors.
+    pub held: u64,
+    /// In how long it alone uses up what is left, at that slope. None where that is not known.
+    pub time_to_limit: Option<Duration>,
+    /// Since when it has grown, as far as it was watched for the verdict.
+    pub since: Instant,
+    /// Whether it was not told before. Of one that has ended it is not true.
+    pub is_new: bool,
+}
+
+/// What came of looking at everything once.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Judgement {
+    /// What leaks now: first what reaches its limit first, then by confidence.
+    pub standing: Vec<Verdict>,
+    /// What did when it was judged last, and no longer does, or is no longer there.
+    pub ended: Vec<Verdict>,
+}
+
+impl LeakKind {
+    /// Every kind.
+    pub const ALL: [Self; 7] = [
+        Self::Process,
+        Self::Holding,
+        Self::Route,
+        Self::Adapter,
+        Self::Layer,
+        Self::Task,
+        Self::Descriptors,
+    ];
+
+    /// A word for it, `route` say.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Holding => "holding",
+            Self::Route => "route",
+            Self::Adapter => "adapter",
+            Self::Layer => "layer",
+            Self::Task => "task",
+            Self::Descriptors => "descriptors",
+        }
+    }
+
+    /// Whether it holds bytes. Tasks and descriptors are counted.
+    #[must_use]
+    pub const fn is_in_bytes(self) -> bool {
+        !matches!(self, Self::Task | Self::Descriptors)
+    }
+
+    /// Whether it does not follow the load from one moment to the next.
+    const fn is_exact(self) -> bool {
+        matches!(
+            self,
+            Self::Holding | Self::Route | Self::Adapter | Self::Layer
+        )
+    }
+
+    /// Whether bounded holdings may be what grows there.
+    const fn may_be_held(self) -> bool {
+        matches!(
+            self,
+            Self::Process | Self::Route | Self::Adapter | Self::Layer
+        )
+    }
+}
+
+impl fmt::Display for LeakKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}

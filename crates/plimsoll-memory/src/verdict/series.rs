@@ -1,0 +1,134 @@
+//! What one thing held, as the least of each bucket of time, over three horizons.
+
+/// How many closed buckets a horizon is judged by.
+pub(super) const SPAN: usize = 15;
+
+/// How many of them are a window. There are two, which overlap by half.
+pub(super) const WINDOW: usize = 10;
+
+pub(super) const HORIZONS: usize = 3;
+
+/// How long a bucket of each horizon is, in milliseconds.
+pub(super) const WIDTHS: [u64; HORIZONS] = [3_000, 18_000, 180_000];
+
+/// The closed buckets, and the one that is filled.
+const RING: usize = SPAN + 1;
+
+/// For so many buckets, and at most twice as many, it is remembered what was held before the span.
+const ERA: u32 = 200;
+
+/// The number of the bucket that a time falls in. Numbers begin above 0, so that there are always
+/// enough buckets before, which are empty.
+pub(super) fn bucket(horizon: usize, millis: u64) -> u32 {
+    let number = millis / WIDTHS[horizon] + RING as u64;
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+/// One horizon. Numbers are kept as `f32`, whose error is less than a ten-millionth.
+#[derive(Debug)]
+pub(super) struct Series {
+    /// The bucket that is filled.
+    open: u32,
+    /// The least of each bucket, by its number; NaN where nothing was seen.
+    least: [f32; RING],
+    /// The most of what has left the ring in this era, and in the one before.
+    peaks: [f32; 2],
+}
+
+impl Series {
+    pub(super) const fn new(open: u32) -> Self {
+        Self {
+            open,
+            least: [f32::NAN; RING],
+            peaks: [f32::NEG_INFINITY; 2],
+        }
+    }
+
+    /// Goes on to a bucket. Those that are skipped are empty, however many there are.
+    pub(super) fn advance(&mut self, open: u32) {
+        if open <= self.open {
+            return;
+        }
+        match open / ERA - self.open / ERA {
+            0 => {}
+            1 => self.peaks = [f32::NEG_INFINITY, self.peaks[0]],
+            _ => self.peaks = [f32::NEG_INFINITY; 2],
+        }
+        let steps = (open - self.open).min(RING as u32);
+        for number in open - steps + 1..=open {
+            let place = number as usize % RING;
+            let leaves = std::mem::replace(&mut self.least[place], f32::NAN);
+            // Of a number and NaN, the number.
+            self.peaks[0] = self.peaks[0].max(leaves);
+        }
+        self.open = open;
+    }
+
+    pub(super) fn observe(&mut self, held: f32) {
+        let least = &mut self.least[self.open as usize % RING];
+        *least = least.min(held);
+    }
+
+    /// The least of each closed bucket, oldest first.
+    pub(super) fn closed(&self) -> [f32; SPAN] {
+        let oldest = self.open as usize + 1;
+        std::array::from_fn(|at| self.least[(oldest + at) % RING])
+    }
+
+    /// The most that was held before the span, as far as it is remembered.
+    pub(super) const fn before(&self) -> f32 {
+        self.peaks[0].max(self.peaks[1])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn present(series: &Series) -> Vec<f32> {
+        let closed = series.closed().into_iter();
+        closed.filter(|least| !least.is_nan()).collect()
+    }
+
+    #[test]
+    fn the_least_of_each_bucket_is_kept() {
+        let mut series = Series::new(bucket(0, 0));
+        for (millis, held) in [(0, 5.0), (1_000, 3.0), (2_999, 4.0), (3_000, 9.0)] {
+            series.advance(bucket(0, millis));
+            series.observe(held);
+        }
+        assert_eq!(present(&series), [3.0], "the second is not closed");
+        series.advance(bucket(0, 6_000));
+        assert_eq!(present(&series), [3.0, 9.0]);
+    }
+
+    #[test]
+    fn buckets_in_which_nothing_was_seen_are_empty() {
+        let mut series = Series::new(bucket(0, 0));
+        series.observe(1.0);
+        series.advance(bucket(0, 9_000));
+        series.observe(2.0);
+        series.advance(bucket(0, 12_000));
+        let closed = series.closed();
+        assert_eq!((closed[11], closed[14]), (1.0, 2.0));
+        assert!(closed[12].is_nan() && closed[13].is_nan());
+        series.advance(u32::MAX);
+        assert_eq!(present(&series), []);
+        series.advance(3);
+        assert_eq!(series.open, u32::MAX, "it never goes back");
+    }
+
+    #[test]
+    fn what_was_held_before_the_span_is_remembered_for_one_to_two_eras() {
+        let mut series = Series::new(ERA);
+        series.observe(7.0);
+        series.advance(ERA + 15);
+        assert_eq!(series.before(), f32::NEG_INFINITY, "it is in the span");
+        series.advance(ERA + 16);
+        assert_eq!(series.before(), 7.0);
+        series.advance(3 * ERA - 1);
+        assert_eq!(series.before(), 7.0);
+        series.advance(3 * ERA);
+        assert_eq!(series.before(), f32::NEG_INFINITY);
+    }
+}
