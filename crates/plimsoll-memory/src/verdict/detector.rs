@@ -1,7 +1,7 @@
 use super::{
     Judgement, LeakConfig, LeakKind, Sensitivity, Verdict,
-    rule::{Rising, Rule, goes_on, rise},
-    series::{HORIZONS, Series, WIDTHS, bucket},
+    rule::{Known, Rising, Rule, goes_on, mean_slope, rise},
+    series::{HORIZONS, SPAN, Series, WIDTHS, bucket},
 };
 use plimsoll_core::Name;
 use std::{
@@ -11,14 +11,11 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// A name that was not seen for so long, while others were, is forgotten.
-const FORGET_AFTER: u64 = 300_000;
-
-/// A verdict ends after it was not confirmed so often in a row.
-const MISSES: u8 = 2;
+/// A name that was not seen for so many seconds, while others were, is forgotten.
+const FORGET_AFTER: u32 = 300;
 
 /// How sure a horizon is by itself, from the shortest on.
-const WEIGHTS: [f64; HORIZONS] = [0.8, 0.9, 1.0];
+const WEIGHTS: [f64; HORIZONS] = [0.8, 0.9, 0.95, 1.0];
 
 /// What one alike grows by is between these shares of what the other does.
 const ALIKE: std::ops::RangeInclusive<f64> = 0.7..=1.4;
@@ -29,7 +26,7 @@ const ALIKE: std::ops::RangeInclusive<f64> = 0.7..=1.4;
 /// the latest so far. A pause leaves a gap, which is as long as it was and costs nothing.
 ///
 /// An observation takes time with the logarithm of the names, a judgement with their number, and
-/// each name about 400 bytes.
+/// each name about 500 bytes.
 #[derive(Debug)]
 pub struct LeakDetector {
     sensitivity: Sensitivity,
@@ -38,8 +35,8 @@ pub struct LeakDetector {
     began: Option<Instant>,
     /// The latest time that it was told.
     latest: u64,
-    /// When something was seen last.
-    seen: u64,
+    /// When something was seen last, in seconds.
+    seen: u32,
     /// The bucket of each horizon that was open when it was judged.
     judged: [u32; HORIZONS],
     // Boxed, since a map of large values has room for half as many again.
@@ -50,12 +47,15 @@ pub struct LeakDetector {
 #[derive(Debug)]
 struct Track {
     horizons: [Series; HORIZONS],
-    held: u64,
-    bound: Option<u64>,
-    seen: u64,
     leaks: [Option<Leak>; HORIZONS],
     /// What was told of it last, if it leaked.
     told: Option<Leak>,
+    held: u64,
+    bound: Option<u64>,
+    /// When it was seen last, in seconds.
+    seen: u32,
+    /// Since when it has grown, in seconds, if it leaks.
+    since: u32,
 }
 
 /// That a name leaks, as one horizon has it. Slopes are by second.
@@ -64,8 +64,8 @@ struct Leak {
     began_slope: f32,
     slope: f32,
     confidence: f32,
-    misses: u8,
-    since: u64,
+    /// Whether it was not confirmed when it was judged last. The second time it ends.
+    is_missed: bool,
 }
 
 /// What grew over a horizon, in bytes.
@@ -93,13 +93,10 @@ impl LeakDetector {
         }
     }
 
-    /// Changes how it looks. What it has seen stays, but for names past a lower bound, of which the
-    /// last in alphabetical order go; their verdicts end without being told.
-    pub fn reconfigure(&mut self, config: &LeakConfig) {
+    /// Changes how it looks. What it has seen stays, but for names past a lower bound: with the next
+    /// judgement the last go, by kind and by the alphabet.
+    pub const fn reconfigure(&mut self, config: &LeakConfig) {
         (self.sensitivity, self.max_names) = config.limits();
-        while self.names.len() > self.max_names {
-            self.names.pop_last();
-        }
     }
 
     /// How many names are looked at.
@@ -114,6 +111,14 @@ impl LeakDetector {
         self.names.is_empty()
     }
 
+    /// About how many bytes it takes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        // Nodes of the map are two thirds full where names come in no order.
+        let by_key = (size_of::<(LeakKind, Name)>() + size_of::<Box<Track>>()) * 3 / 2;
+        (self.names.len() * (size_of::<Track>() + by_key)) as u64
+    }
+
     /// How many observations there were of names for which there was no place.
     #[must_use]
     pub const fn overflowed(&self) -> u64 {
@@ -123,8 +128,11 @@ impl LeakDetector {
     /// Takes note of what something holds now: bytes, or how many tasks or descriptors.
     ///
     /// `bound` is the most that it can come to: of a holding in bytes, which may grow up to there; of
-    /// tasks and descriptors, of which it tells the time to the limit. Tell it once a second or so; the
-    /// shortest horizon needs something in most buckets of 3 seconds.
+    /// tasks and descriptors, of which it tells the time to the limit.
+    ///
+    /// Tell it once a second or more often: the least is known the better, and the shortest horizon needs
+    /// something in most buckets of 3 seconds. Of what goes up and down within such a bucket, once a second may
+    /// see a slow beat.
     pub fn observe(
         &mut self,
         now: Instant,
@@ -144,8 +152,8 @@ impl LeakDetector {
             }
             Entry::Vacant(entry) => entry.insert(Box::new(Track::new(now))),
         };
-        self.seen = now;
-        track.seen = now;
+        self.seen = seconds(now);
+        track.seen = self.seen;
         track.held = held;
         track.bound = bound;
         track.advance(now);
@@ -164,18 +172,15 @@ impl LeakDetector {
         let Some(began) = self.began else {
             return found;
         };
-        for track in self.names.values_mut() {
-            track.advance(now);
+        let open = std::array::from_fn(|horizon| bucket(horizon, now));
+        let judged = std::mem::replace(&mut self.judged, open);
+        for horizon in (0..HORIZONS).filter(|horizon| judged[*horizon] != open[*horizon]) {
+            self.judge_horizon(horizon, now);
         }
-        for horizon in 0..HORIZONS {
-            let open = bucket(horizon, now);
-            if std::mem::replace(&mut self.judged[horizon], open) != open {
-                self.judge_horizon(horizon, now);
-            }
-        }
-        let seen = self.seen;
+        let (seen, mut places) = (self.seen, self.max_names);
         self.names.retain(|(kind, name), track| {
-            let is_there = seen.saturating_sub(track.seen) <= FORGET_AFTER;
+            let is_there = places > 0 && seen.saturating_sub(track.seen) <= FORGET_AFTER;
+            places -= usize::from(is_there);
             let leak = track.leak().filter(|_| is_there);
             let before = std::mem::replace(&mut track.told, leak);
             let verdict = |leak: Leak, is_new| Verdict {
@@ -185,7 +190,7 @@ impl LeakDetector {
                 confidence: leak.confidence.into(),
                 held: track.held,
                 time_to_limit: track.time_to_limit(*kind, leak.slope, headroom),
-                since: began + Duration::from_millis(leak.since),
+                since: began + Duration::from_secs(track.since.into()),
                 is_new,
             };
             match (before, leak) {
@@ -201,7 +206,8 @@ impl LeakDetector {
 
     fn judge_horizon(&mut self, horizon: usize, now: u64) {
         let mut growth = Growth::default();
-        for ((kind, _), track) in &self.names {
+        for ((kind, _), track) in &mut self.names {
+            track.advance(now);
             let rise = rise(&track.horizons[horizon].closed()).max(0.0);
             growth.by_kind[*kind as usize] += rise;
             if *kind == LeakKind::Holding && track.is_within_bound() && rise > 0.0 {
@@ -238,15 +244,25 @@ impl Sensitivity {
             Self::High => (0.25, 0.005, 0),
         };
         let shortest = if kind.is_exact() { shortest } else { 1 };
+        if horizon < shortest {
+            return None;
+        }
         let least_rise = match kind {
             LeakKind::Process => 4.0 * 1_048_576.0,
             kind if kind.is_in_bytes() => 1_048_576.0,
             _ => 32.0,
         };
-        (horizon >= shortest).then_some(Rule {
+        // The shortest horizon is for what is nearly without noise.
+        let (last_step, least_linear) = match horizon {
+            0 => (0.5, 0.97),
+            _ => (f64::NEG_INFINITY, 0.8),
+        };
+        Some(Rule {
             least_rise: least_rise * scale,
             most_p,
             keeps: if kind.is_exact() { 0.8 } else { 0.6 },
+            last_step,
+            least_linear,
         })
     }
 }
@@ -264,17 +280,18 @@ impl Track {
     fn new(now: u64) -> Self {
         Self {
             horizons: std::array::from_fn(|horizon| Series::new(bucket(horizon, now))),
-            held: 0,
-            bound: None,
-            seen: now,
             leaks: [None; HORIZONS],
             told: None,
+            held: 0,
+            bound: None,
+            seen: seconds(now),
+            since: 0,
         }
     }
 
     fn advance(&mut self, now: u64) {
         for (horizon, series) in self.horizons.iter_mut().enumerate() {
-            series.advance(bucket(horizon, now));
+            series.advance(horizon, bucket(horizon, now));
         }
     }
 
@@ -287,7 +304,6 @@ impl Track {
         let leaks = self.leaks.iter().flatten().copied();
         leaks.reduce(|shortest, longer| Leak {
             confidence: shortest.confidence.max(longer.confidence),
-            since: shortest.since.min(longer.since),
             ..shortest
         })
     }
@@ -310,34 +326,49 @@ impl Track {
     ) {
         let series = &self.horizons[horizon];
         let span = series.closed();
-        let seconds = WIDTHS[horizon] as f64 / 1_000.0;
-        let slope = |rising: Rising| (rising.slope / seconds) as f32;
-        let confidence = |rising: Rising| (rising.confidence() * WEIGHTS[horizon]) as f32;
-        let leak = &mut self.leaks[horizon];
-        let Some(known) = leak else {
-            let rising = rule.begins(&span, series.before());
-            *leak = rising
-                .filter(|_| !is_explained(rise(&span)))
-                .map(|rising| Leak {
-                    began_slope: slope(rising),
-                    slope: slope(rising),
-                    confidence: confidence(rising),
-                    misses: 0,
-                    since: now.saturating_sub(WIDTHS[horizon] * (span.len() as u64 + 1)),
-                });
+        let leak = |rising: Rising, began_slope: Option<f32>| {
+            let slope = (rising.slope * 1_000.0 / WIDTHS[horizon] as f64) as f32;
+            Leak {
+                began_slope: began_slope.unwrap_or(slope),
+                slope,
+                confidence: (rising.confidence() * WEIGHTS[horizon]) as f32,
+                is_missed: false,
+            }
+        };
+        let Some(known) = &mut self.leaks[horizon] else {
+            let longer = self.horizons.get(horizon + 1).map_or(0.0, |longer| {
+                let scale = WIDTHS[horizon] as f64 / WIDTHS[horizon + 1] as f64;
+                scale * mean_slope(&longer.closed())
+            });
+            let past = series.past();
+            let known = Known {
+                peak: past.peak.into(),
+                fell: past.fell.into(),
+                swing: series.swing().into(),
+                longer,
+            };
+            let rising = rule.begins(&span, &known);
+            let rising = rising.filter(|_| !is_explained(rise(&span)));
+            if let Some(rising) = rising {
+                let width = WIDTHS[horizon];
+                let since = seconds((now / width).saturating_sub(SPAN as u64) * width);
+                let before = self.leak().map_or(u32::MAX, |_| self.since);
+                self.since = since.min(before);
+                self.leaks[horizon] = Some(leak(rising, None));
+            }
             return;
         };
-        if let Some(rising) = goes_on(&span, f64::from(known.began_slope) * seconds) {
-            known.slope = slope(rising);
-            known.confidence = confidence(rising);
-            known.misses = 0;
-        } else {
-            known.misses += 1;
-            if known.misses >= MISSES {
-                *leak = None;
-            }
+        let began = f64::from(known.began_slope) * WIDTHS[horizon] as f64 / 1_000.0;
+        match goes_on(&span, began) {
+            Some(rising) => *known = leak(rising, Some(known.began_slope)),
+            None if known.is_missed => self.leaks[horizon] = None,
+            None => known.is_missed = true,
         }
     }
+}
+
+fn seconds(millis: u64) -> u32 {
+    u32::try_from(millis / 1_000).unwrap_or(u32::MAX)
 }
 
 impl Verdict {

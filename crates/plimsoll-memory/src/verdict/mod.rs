@@ -1,50 +1,55 @@
 //! What leaks, by name: how fast, how sure, and how long until the limit.
 //!
 //! A [`LeakDetector`] is told what each thing holds, once a second or so, and judges. It keeps the
-//! *least* of each bucket of time, so that what is held for a moment does not count, over three
+//! *least* of each bucket of time, so that what is held for a moment does not count, over several
 //! horizons at once:
 //!
-//! | bucket | judged after | for |
+//! | bucket | span of 15 buckets | for |
 //! |---|---|---|
 //! | 3 s | 45 s | what is counted by name and in bytes: routes, adapters, layers, holdings |
-//! | 18 s | 4.5 min | everything |
-//! | 3 min | 45 min | everything |
+//! | 20 s | 5 min | everything |
+//! | 1 min | 15 min | everything |
+//! | 4 min | 1 h | everything |
 //!
-//! A verdict stands on a horizon once its last 15 closed buckets say all of this:
+//! A verdict begins on a horizon once its span of closed buckets says all of this:
 //!
-//! - Both windows of 10 buckets, of which one begins 5 after the other, rise by the test of Mann and
-//!   Kendall, with at most the probability of chance that the [`Sensitivity`] allows; at least half of
-//!   the steps are no less than a quarter of the mean one. So a few steps are none.
-//! - It rose by enough to matter, and at least half of that is above what it held before, as far as that
-//!   is remembered: 200 to 400 buckets. So what goes up and down is none.
-//! - The newest third rises at half the slope of its window or more, and the newer half at 0.8 of the
-//!   slope of the older one or more; 0.6 of what is not exact. So what fills up and slows down is none.
-//! - It is no holding below its known bound, and such holdings do not explain it: by growing together
-//!   by about as much as all routes do, but for less than half of this one's growth; or one alone by
-//!   about as much as this.
+//! - *It rises.* Both windows of 10 buckets, of which one begins 5 after the other, rise by the test of
+//!   Mann and Kendall, with at most the probability of chance that the [`Sensitivity`] allows; a straight
+//!   line explains 0.8 of the variance, 0.97 on the shortest horizon; and it rose by enough to matter.
+//! - *It is no staircase of a few steps.* At least half of the steps between buckets are a quarter of the
+//!   mean one or more; on the shortest horizon, the newest is half of it.
+//! - *It does not slow down.* The newest third rises at half the slope of its window or more; the newer
+//!   half at 0.8 or more (tasks, descriptors and the process: 0.6) of the slope of the older half, and of that of
+//!   the next longer horizon.
+//! - *It is not only back.* At least half of the rise is above what was held before, and it is above that by
+//!   half of what it ever fell by. That is remembered for 30, 33, 100 and 240 minutes, by the horizon, and
+//!   for twice as long at most.
+//! - *It is no holding below its known bound, and none explains it.* Such holdings explain a rise if all of
+//!   them grow by so much that what is left of the growth of all routes is less than half of this
+//!   route's; or if one alone grows by 0.7 to 1.4 of it.
 //!
-//! It ends when twice in a row its newest third rose by less than a quarter of the slope that it began
-//! with.
+//! It ends there when twice in a row the newest third rose by less than a quarter of the slope that the verdict
+//! began with.
 //!
 //! The *slope* is that of Theil and Sen over the newest window, on the shortest horizon where the verdict
 //! stands. The *confidence* is *(1 − p) · r² · w* on the horizon where that is highest: *p* the probability of
 //! chance in the window where it is higher, *r²* the share of the variance over the span that a straight line
-//! explains, *w* 0.8, 0.9 and 1 from the shortest horizon to the longest.
+//! explains, *w* 0.8, 0.9, 0.95 and 1 from the shortest horizon to the longest.
 //!
 //! # What cannot be told
 //!
-//! What fills at one rate cannot be told from a leak before it is full. So a warm-up, or a cache that
-//! nobody registered, is taken for a leak if it grows for more than 40 seconds without slowing down, or
-//! if it slows down by less than a fifth in 22 seconds; the verdict ends once it does slow down. So is
-//! the first rise of whatever goes up and down more slowly than that, but no later one within ten
-//! minutes, or an hour, or ten, by the horizon. [`Sensitivity::Low`] leaves the shortest horizon out,
-//! which makes minutes of these seconds.
+//! What fills at one rate looks as a leak does until it is full. So on the shortest horizon a warm-up, or a
+//! cache that nobody registered, is taken for a leak if it fills for more than 40 seconds at one rate, or slows
+//! down by less than a fifth in 21 seconds (an exponential of 90 seconds or more); the verdict ends
+//! when it does slow down. So is the first rise of what goes up and down with a period of more than 40 seconds,
+//! but no later one as long as the first is remembered. [`Sensitivity::Low`] leaves the shortest
+//! horizon out: these are then 5 minutes, 140 seconds, and 10 minutes.
 //!
-//! What is not above what was held before is not told. A leak below such a peak is found once the peak is
-//! forgotten, or passed.
+//! What is not above a former peak is not told. A leak below one is found when the peak is passed, or
+//! forgotten.
 //!
-//! What the process holds follows its load. It is best told what is left after a purge, less
-//! what requests in flight hold.
+//! What the process holds follows its load, and a load that grows for minutes is no noise. It is best told
+//! what is left after a purge, less what requests in flight hold.
 //!
 //! ```
 //! use plimsoll_core::Name;
@@ -69,6 +74,8 @@ mod config;
 mod detector;
 mod rule;
 mod series;
+#[cfg(test)]
+mod tests;
 
 pub use self::{
     config::{LeakConfig, Sensitivity},

@@ -5,11 +5,18 @@ use crate::trend::{Score, slope};
 
 const PAIRS: usize = SPAN * (SPAN - 1) / 2;
 
+/// How many buckets are half of a span: the one in the middle is in both.
+const HALF: usize = SPAN / 2 + 1;
+
 /// A window of fewer buckets with a value tells nothing.
 const LEAST_POINTS: usize = 8;
 
 /// Of a bucket's mean rise, what a bucket has to rise by to count as one that rises.
 const RISES: f64 = 0.25;
+
+/// Of what a bucket swings by within itself, what the span has to rise by. What swings with a period of many
+/// seconds, and is seen once a second, has a least that drifts by the swing of one second.
+const SWING: f64 = 0.25;
 
 /// The newest third has to rise at this share of the slope of its window.
 const RECENT: f64 = 0.5;
@@ -27,6 +34,23 @@ pub(super) struct Rule {
     /// The newer half of the span has to rise at this share of the slope of the older, or it is on
     /// its way to its bound.
     pub(super) keeps: f64,
+    /// The newest step has to be this share of the mean one.
+    pub(super) last_step: f64,
+    /// The least share of the variance that a straight line has to explain.
+    pub(super) least_linear: f64,
+}
+
+/// What is known besides the row.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known {
+    /// The most that was held before.
+    pub(super) peak: f64,
+    /// The most that it fell by, before.
+    pub(super) fell: f64,
+    /// What it swings by within a bucket.
+    pub(super) swing: f64,
+    /// By how much it rose for a bucket on the next longer horizon.
+    pub(super) longer: f64,
 }
 
 /// A row that rises.
@@ -54,14 +78,19 @@ impl Rising {
 }
 
 impl Rule {
-    /// Whether a row rises so that it is a leak. `before` is the most that was held before it.
-    pub(super) fn begins(&self, span: &[f32; SPAN], before: f32) -> Option<Rising> {
+    /// Whether a row rises so that it is a leak.
+    pub(super) fn begins(&self, span: &[f32; SPAN], known: &Known) -> Option<Rising> {
         let all = Points::of(span);
+        if span[0].is_nan() || span[SPAN - 1].is_nan() {
+            return None;
+        }
         let (first, last) = all.ends()?;
         let rise = last - first;
+        if rise < self.least_rise.max(SWING * known.swing) {
+            return None;
+        }
         // Whatever goes up and down comes to where it was; a leak comes to where nothing was.
-        let is_news = last - first.max(f64::from(before)) >= rise / 2.0;
-        if rise < self.least_rise || !is_news {
+        if last - known.peak < rise.max(known.fell) / 2.0 {
             return None;
         }
         let mut p = 0.0_f64;
@@ -77,13 +106,16 @@ impl Rule {
         }
         let of_newest = |buckets| slope::<PAIRS>(all.within(SPAN - buckets, SPAN));
         let newest = of_newest(WINDOW);
-        let older_half = slope::<PAIRS>(all.within(0, SPAN / 2 + 1));
-        let goes_on = of_newest(SPAN / 3) >= RECENT * newest
-            && of_newest(SPAN / 2 + 1) >= self.keeps * older_half;
-        (goes_on && newest > 0.0).then(|| Rising {
+        let older = slope::<PAIRS>(all.within(0, HALF)).max(known.longer);
+        let last_step = last - f64::from(span[SPAN - 2]);
+        let stops = of_newest(SPAN / 3) < RECENT * newest
+            || of_newest(HALF) < self.keeps * older
+            || last_step < self.last_step * rise / (SPAN - 1) as f64;
+        let linear = linear(all.all());
+        (!stops && newest > 0.0 && linear >= self.least_linear).then_some(Rising {
             slope: newest,
             p,
-            linear: linear(all.all()),
+            linear,
         })
     }
 }
@@ -132,6 +164,11 @@ impl Points {
         let all = self.all();
         Some((all.first()?.1, all.last()?.1))
     }
+}
+
+/// By how much a span rises for each bucket.
+pub(super) fn mean_slope(span: &[f32; SPAN]) -> f64 {
+    slope::<PAIRS>(Points::of(span).all())
 }
 
 /// How much a span rises from end to end.
