@@ -70,6 +70,7 @@ mod attribution;
 mod budget;
 mod config;
 mod heavy;
+pub mod history;
 mod layer;
 pub mod process;
 #[cfg(feature = "profile")]

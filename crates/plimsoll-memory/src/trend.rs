@@ -38,7 +38,8 @@ pub struct Trend {
     /// How many standard deviations `s` is from 0; 0 where all points are equally high.
     pub z: f64,
     /// How likely points without a trend are to be so far from 0, to either side: 0 to 1. By the
-    /// normal approximation, which is good to a few thousandths from 8 points on.
+    /// normal approximation: where no two points are equally high, it is off by 0.013 at most from 8
+    /// points on, and below 0.08 it is never too small.
     pub p: f64,
     /// By how much it rises for each unit of the abscissa, as the median of all pairs has it.
     pub slope: f64,
@@ -79,7 +80,7 @@ impl Trend {
     /// ```
     /// use plimsoll_memory::trend::Trend;
     ///
-    /// assert_eq!(Trend::of_values(&[3.0, 3.0, 5.0, 5.0]).unwrap().slope, 1.0);
+    /// assert_eq!(Trend::of_values(&[3.0, 4.0, 4.0, 6.0]).unwrap().slope, 1.0);
     /// ```
     #[must_use]
     pub fn of_values(values: &[f64]) -> Option<Self> {
