@@ -31,9 +31,17 @@ pub trait Bounded: Send + Sync + 'static {
 
     /// Gives up the coldest `share` (0 to 1) of what is expendable, about `budget` entries at a
     /// time. By default nothing is expendable.
+    ///
+    /// Return [`Next::More`] when the budget was not enough. `share` is always one of what is there
+    /// now: whoever calls again asks for less of what is left, so that nothing has to be remembered.
     fn shrink(&self, share: f64, budget: usize) -> Step {
         let _ = (share, budget);
         Step::idle()
+    }
+
+    /// Which holdings are shrunk before this one when memory is short, and what it may keep.
+    fn shrink_policy(&self) -> ShrinkPolicy {
+        ShrinkPolicy::default()
     }
 
     /// Whether what it holds must not be lost. Such a holding is kept alive by the registry until
@@ -120,6 +128,36 @@ impl Usage {
             (Some(entries), Some(bytes)) => Some(entries.max(bytes)),
             (one, None) | (None, one) => one,
         }
+    }
+}
+
+/// When a holding has its turn if memory is short, and how far it is shrunk.
+///
+/// The holding says so itself, since only it knows what its entries cost to have again.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct ShrinkPolicy {
+    /// Holdings of a lower priority are shrunk first, and those of a higher one only if that was not
+    /// enough. Those of the same are shrunk in proportion. 100 by default.
+    pub priority: u8,
+    /// It is not shrunk for want of memory while it holds no more bytes than that. 0 by default.
+    pub floor_bytes: u64,
+}
+
+impl ShrinkPolicy {
+    /// Makes a policy.
+    #[must_use]
+    pub const fn new(priority: u8, floor_bytes: u64) -> Self {
+        Self {
+            priority,
+            floor_bytes,
+        }
+    }
+}
+
+impl Default for ShrinkPolicy {
+    fn default() -> Self {
+        Self::new(100, 0)
     }
 }
 

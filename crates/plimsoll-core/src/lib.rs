@@ -48,7 +48,10 @@ mod sync;
 pub mod test_util;
 
 pub use self::{
-    bounded::{Bounded, CloseReport, Holding, Next, RemovalReason, Removed, Step, Totals, Usage},
+    bounded::{
+        Bounded, CloseReport, Holding, Next, RemovalReason, Removed, ShrinkPolicy, Step, Totals,
+        Usage,
+    },
     clock::Clock,
     lifecycle::{Lifecycle, LifecycleConfig, Phase, StopReason, StopReport},
     name::Name,

@@ -1,8 +1,8 @@
 //! A fake holding, a counting allocator, and assertions, for tests of and with Plimsoll.
 
 use crate::{
-    Bounded, BoxFuture, CloseReport, Holding, RemovalReason, Removed, Step, Totals, Usage,
-    clock::after, sync::Mutex,
+    Bounded, BoxFuture, CloseReport, Holding, RemovalReason, Removed, ShrinkPolicy, Step, Totals,
+    Usage, clock::after, sync::Mutex,
 };
 pub use plimsoll_alloc::CountingAllocator;
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -23,6 +23,7 @@ struct Fake {
     time_to_live: Duration,
     entry_bytes: u64,
     must_flush: bool,
+    shrink: ShrinkPolicy,
     state: Mutex<State>,
 }
 
@@ -34,6 +35,7 @@ struct State {
     totals: Totals,
     sweeps: Vec<Instant>,
     panics_left: u64,
+    shrink_panics_left: u64,
     close_takes: Duration,
 }
 
@@ -41,22 +43,29 @@ impl FakeHolding {
     /// Makes an empty holding whose entries live for `time_to_live`.
     #[must_use]
     pub fn new(name: &str, time_to_live: Duration) -> Self {
-        Self::build(name, time_to_live, false)
+        Self::build(name, time_to_live, false, ShrinkPolicy::default())
+    }
+
+    /// Makes an empty holding that is shrunk as `policy` says. An entry has 100 bytes.
+    #[must_use]
+    pub fn with_shrink_policy(name: &str, time_to_live: Duration, policy: ShrinkPolicy) -> Self {
+        Self::build(name, time_to_live, false, policy)
     }
 
     /// Makes an empty holding that must be flushed when it is closed.
     #[must_use]
     pub fn must_flush(name: &str, time_to_live: Duration) -> Self {
-        Self::build(name, time_to_live, true)
+        Self::build(name, time_to_live, true, ShrinkPolicy::default())
     }
 
-    fn build(name: &str, time_to_live: Duration, must_flush: bool) -> Self {
+    fn build(name: &str, time_to_live: Duration, must_flush: bool, shrink: ShrinkPolicy) -> Self {
         Self {
             inner: Arc::new(Fake {
                 name: name.to_owned(),
                 time_to_live,
                 entry_bytes: 100,
                 must_flush,
+                shrink,
                 state: Mutex::default(),
             }),
         }
@@ -86,6 +95,11 @@ impl FakeHolding {
     /// Makes the next `count` sweeps panic.
     pub fn panic_when_swept(&self, count: u64) {
         self.inner.state.lock().panics_left = count;
+    }
+
+    /// Makes the next `count` slices of a shrink panic.
+    pub fn panic_when_shrunk(&self, count: u64) {
+        self.inner.state.lock().shrink_panics_left = count;
     }
 
     /// Makes closing take this long.
@@ -143,6 +157,11 @@ impl Bounded for Fake {
 
     fn shrink(&self, share: f64, budget: usize) -> Step {
         let mut state = self.state.lock();
+        if state.shrink_panics_left > 0 {
+            state.shrink_panics_left -= 1;
+            drop(state);
+            panic!("told to");
+        }
         let wanted = (state.held as f64 * share.clamp(0.0, 1.0)).ceil() as u64;
         let mut left = wanted.min(budget as u64);
         let mut removed = 0;
@@ -160,6 +179,10 @@ impl Bounded for Fake {
                 ..Step::idle()
             }
         }
+    }
+
+    fn shrink_policy(&self) -> ShrinkPolicy {
+        self.shrink
     }
 
     fn must_flush(&self) -> bool {

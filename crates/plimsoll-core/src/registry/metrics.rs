@@ -6,21 +6,23 @@
 //! | `plimsoll_sweep_panics_total` | counter | `holding` |
 //! | `plimsoll_sweep_overdue_total` | counter | `holding` |
 //! | `plimsoll_sweep_longest_slice_seconds` | gauge, of the last sweep | `holding` |
+//! | `plimsoll_shrinks_total` | counter | `holding` |
+//! | `plimsoll_shrink_panics_total` | counter | `holding` |
 //! | `plimsoll_holding_entries`, `_bytes` | gauge | `holding` |
 //! | `plimsoll_holding_max_entries`, `_max_bytes` | gauge, where there is a limit | `holding` |
 //! | `plimsoll_holding_inserted_total` | counter | `holding` |
 //! | `plimsoll_holding_removed_total` | counter | `holding`, `reason` |
 
 #[cfg(not(feature = "metrics"))]
-pub(super) use disabled::{forget, overdue, swept};
+pub(super) use disabled::{forget, overdue, shrunk, swept};
 #[cfg(feature = "metrics")]
-pub(super) use enabled::{forget, overdue, publish, swept};
+pub(super) use enabled::{forget, overdue, publish, shrunk, swept};
 
 #[cfg(feature = "metrics")]
 mod enabled {
     use crate::{
         Name,
-        registry::{HoldingSnapshot, SweepReport},
+        registry::{HoldingSnapshot, ShrinkReport, SweepReport},
     };
     use metrics::{counter, gauge};
 
@@ -31,6 +33,14 @@ mod enabled {
             .set(report.longest_slice.as_secs_f64());
         if report.panicked {
             counter!("plimsoll_sweep_panics_total", "holding" => holding).increment(1);
+        }
+    }
+
+    pub(crate) fn shrunk(name: Name, report: &ShrinkReport) {
+        let holding = name.as_str();
+        counter!("plimsoll_shrinks_total", "holding" => holding).increment(1);
+        if report.panicked {
+            counter!("plimsoll_shrink_panics_total", "holding" => holding).increment(1);
         }
     }
 
@@ -73,9 +83,13 @@ mod enabled {
 
 #[cfg(not(feature = "metrics"))]
 mod disabled {
-    use crate::{Name, registry::SweepReport};
+    use crate::{
+        Name,
+        registry::{ShrinkReport, SweepReport},
+    };
 
     pub(crate) fn swept(_: Name, _: &SweepReport) {}
+    pub(crate) fn shrunk(_: Name, _: &ShrinkReport) {}
     pub(crate) fn overdue(_: Name) {}
     pub(crate) fn forget(_: Name) {}
 }

@@ -22,6 +22,12 @@
 //! A holding that panics is counted, logged, and swept again after the idle interval. The others
 //! do not notice.
 //!
+//! # When memory is short
+//!
+//! Whoever has to make room sweeps holdings [out of turn](Registry::blocking_sweep) and
+//! [shrinks](Registry::shrink) them, from a thread of its own: that needs no runtime to have time for
+//! it.
+//!
 //! # Locks
 //!
 //! The registry has one lock, held for look-ups of its own tables only. No method of a holding is
@@ -30,11 +36,12 @@
 #[cfg(all(test, plimsoll_loom))]
 mod loom;
 mod metrics;
+mod reclaim;
 mod settings;
 mod sweeper;
 mod table;
 
-pub use self::table::Overdue;
+pub use self::{reclaim::ShrinkReport, table::Overdue};
 use self::{
     sweeper::{Pace, Slices},
     table::{Listed, Table},

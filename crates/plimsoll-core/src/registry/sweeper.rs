@@ -22,7 +22,7 @@ pub(super) const LEAST_WAIT: Duration = Duration::from_millis(1);
 const WORK: Duration = Duration::from_millis(1);
 
 /// A sweep that says `More` this many times on end without dropping anything is ended.
-const MOST_IDLE_SLICES: u32 = 10_000;
+pub(super) const MOST_IDLE_SLICES: u32 = 10_000;
 
 /// One sweep of one holding, under way. It keeps the holding alive during a slice only.
 pub(super) struct Slices {
@@ -104,6 +104,20 @@ impl Pace {
             tokio::time::sleep(WORK).await;
         }
     }
+
+    /// The same for a thread that may block.
+    pub(super) fn give_way_blocking(&mut self) {
+        if self.worked < WORK {
+            std::thread::yield_now();
+        } else {
+            self.worked = Duration::ZERO;
+            std::thread::sleep(WORK);
+        }
+    }
+
+    pub(super) fn work(&mut self, took: Duration) {
+        self.worked += took;
+    }
 }
 
 impl Drop for UnderWay {
@@ -143,7 +157,7 @@ impl Slices {
         }
         let end = Instant::now();
         let took = end.saturating_duration_since(now);
-        pace.worked += took;
+        pace.work(took);
         self.report.slices += 1;
         self.report.longest_slice = self.report.longest_slice.max(took);
         self.report.elapsed = end.saturating_duration_since(self.started);
