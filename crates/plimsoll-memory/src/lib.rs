@@ -66,17 +66,23 @@
 //! are around it.
 
 pub mod admission;
+pub mod alert;
 mod attribution;
 mod budget;
 mod config;
 mod heavy;
 pub mod history;
 mod layer;
+mod manager;
+pub mod monitor;
+pub mod pressure;
 pub mod process;
 #[cfg(feature = "profile")]
 pub mod profile;
 #[cfg(feature = "metrics")]
 mod publish;
+pub mod reclaim;
+mod show;
 mod spawn;
 mod stats;
 pub mod system;
@@ -89,11 +95,16 @@ pub use self::{
         Admission, AdmissionConfig, AdmissionLayer, AdmissionMode, AdmissionStats, Admitted, Ask,
         BudgetKey, Permit, Priority, Waiting,
     },
+    alert::{Alert, AlertKind, AlertSink, Alerts, Severity},
     attribution::Attribution,
     budget::{Budget, BudgetMode},
     config::MemoryConfig,
     heavy::{HeavyLog, HeavyRequest},
     layer::{MemoryFuture, MemoryLayer, MemoryService},
+    manager::{ManagerBuilder, ManagerError, ManagerStats, MemoryManager, MonitorGuard},
+    monitor::{Known, MemoryFigures, MonitorConfig, Signals, Source},
+    pressure::{PressureChange, PressureLevel, ScaledTrigger},
+    reclaim::{CancelLargest, ReclaimError, ReclaimReport},
     spawn::{ScopedStream, spawn, spawn_blocking},
     stats::{AGES, Histogram, MemoryStats, RetainedByGroup, SIZES, Sample},
     weigh::{Bodies, Ended, Weigher, Weighing},

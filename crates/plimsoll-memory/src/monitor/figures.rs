@@ -1,0 +1,203 @@
+use crate::{
+    PressureLevel,
+    show::{Percent, Rate, Size, Span},
+};
+use plimsoll_core::Pressure;
+use std::{
+    fmt::{self, Write as _},
+    time::Duration,
+};
+
+/// What the monitor made of a sample.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct MemoryFigures {
+    /// How close what is used is to the line: 1 is at the line.
+    pub pressure: Pressure,
+    /// The level, which follows the pressure.
+    pub level: PressureLevel,
+    /// How long the level has lasted.
+    pub level_for: Duration,
+    /// Bytes used of the limit: the working set, or else what is resident, or else what is tracked.
+    pub used: Option<u64>,
+    /// How many of these the allocator has free and may give back, as far as that can be told.
+    pub reclaimable: u64,
+    /// The most bytes that can be used.
+    pub limit: Option<u64>,
+    /// The most bytes that should be used.
+    pub line: Option<u64>,
+    /// Bytes that may come before the line is met, those included that are free in the allocator.
+    pub headroom: Option<u64>,
+    /// Bytes allocated and not freed, as the tracking allocator counts them.
+    pub tracked: Option<u64>,
+    /// Bytes of the process that are in memory.
+    pub resident: Option<u64>,
+    /// Bytes in memory of those for whom the limit is.
+    pub working_set: Option<u64>,
+    /// Bytes in memory that are not tracked.
+    pub unattributed: Option<u64>,
+    /// The share of time that some task lately waited for memory.
+    pub stall: Option<f64>,
+    /// Tasks that are alive.
+    pub tasks: Option<u64>,
+    /// Descriptors that are open.
+    pub descriptors: Option<u64>,
+    /// The most descriptors that may be open.
+    pub max_descriptors: Option<u64>,
+    /// By how many bytes a second what is used grew in the last minute.
+    pub slope: Option<f64>,
+    /// When the limit is met if that goes on. None where it does not grow.
+    pub time_to_limit: Option<Duration>,
+}
+
+/// What others know that belongs into the [one sentence](MemoryFigures::describe).
+#[derive(Clone, Copy, Debug, Default)]
+#[allow(
+    clippy::exhaustive_structs,
+    reason = "it is made by whoever knows its parts"
+)]
+pub struct Known<'a> {
+    /// Routes that are refused for want of memory.
+    pub shedding: &'a [&'a str],
+    /// Who retains the most, and how many bytes.
+    pub holds: Option<(&'a str, u64)>,
+    /// Who leaks, and how many bytes a second.
+    pub leaks: Option<(&'a str, f64)>,
+}
+
+impl MemoryFigures {
+    /// Of nothing.
+    pub(crate) const UNKNOWN: Self = Self {
+        pressure: Pressure::UNKNOWN,
+        level: PressureLevel::Unknown,
+        level_for: Duration::ZERO,
+        used: None,
+        reclaimable: 0,
+        limit: None,
+        line: None,
+        headroom: None,
+        tracked: None,
+        resident: None,
+        working_set: None,
+        unattributed: None,
+        stall: None,
+        tasks: None,
+        descriptors: None,
+        max_descriptors: None,
+        slope: None,
+        time_to_limit: None,
+    };
+
+    /// Whether more is used than the line allows: nothing new should be let in. Never where that is
+    /// not known.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        let over = |(used, line)| self.held_of(used) > line;
+        self.used.zip(self.line).is_some_and(over)
+    }
+
+    /// What is used and cannot be given back.
+    pub(crate) const fn held_of(&self, used: u64) -> u64 {
+        used.saturating_sub(self.reclaimable)
+    }
+
+    /// Says in one sentence how things are.
+    ///
+    /// `at ease: memory 34 % of 512 MiB`, or
+    /// `shedding /export: memory 91 % of 512 MiB, limit in 14 min at +3.0 MiB/s, /demo/leak holds 220 MiB`.
+    #[must_use]
+    pub fn describe(&self, known: &Known<'_>) -> String {
+        let mut text = String::new();
+        // A `String` takes everything.
+        let _ = self.write(&mut text, known);
+        text
+    }
+
+    fn write(&self, f: &mut String, known: &Known<'_>) -> fmt::Result {
+        const MOST: usize = 3;
+        match (known.shedding, self.level) {
+            ([], PressureLevel::Unknown) => f.push_str("pressure unknown"),
+            ([], PressureLevel::Normal) => f.push_str("at ease"),
+            ([], level) => write!(f, "{level} pressure for {}", Span(self.level_for))?,
+            (routes, _) => {
+                f.push_str("shedding ");
+                f.push_str(&routes[..routes.len().min(MOST)].join(", "));
+                if let Some(more @ 1..) = routes.len().checked_sub(MOST) {
+                    write!(f, " and {more} more")?;
+                }
+            }
+        }
+        match (self.used, self.limit.or(self.line)) {
+            (Some(used), Some(limit @ 1..)) => {
+                let share = Percent(used as f64 / limit as f64);
+                write!(f, ": memory {share} of {}", Size(limit))?;
+            }
+            (Some(used), _) => write!(f, ": memory {}, no limit known", Size(used))?,
+            (None, Some(limit)) => write!(f, ": memory unknown, limit {}", Size(limit))?,
+            (None, None) => f.push_str(": neither memory nor limit known"),
+        }
+        if let (Some(time), Some(slope)) = (self.time_to_limit, self.slope) {
+            write!(f, ", limit in {} at {}", Span(time), Rate(slope))?;
+        }
+        if let Some((name, slope)) = known.leaks {
+            write!(f, ", {name} leaks {}", Rate(slope))?;
+        }
+        if let Some((name, bytes)) = known.holds {
+            write!(f, ", {name} holds {}", Size(bytes))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_sentence_says_how_things_are() {
+        const MIB: u64 = 1 << 20;
+        let mut figures = MemoryFigures::UNKNOWN;
+        let none = Known::default();
+        assert_eq!(
+            figures.describe(&none),
+            "pressure unknown: neither memory nor limit known"
+        );
+        figures.used = Some(174 * MIB);
+        assert_eq!(
+            figures.describe(&none),
+            "pressure unknown: memory 174 MiB, no limit known"
+        );
+        figures.limit = Some(512 * MIB);
+        figures.level = PressureLevel::Normal;
+        assert_eq!(figures.describe(&none), "at ease: memory 34 % of 512 MiB");
+        figures.used = Some(466 * MIB);
+        figures.level = PressureLevel::High;
+        figures.level_for = Duration::from_secs(7);
+        assert_eq!(
+            figures.describe(&none),
+            "high pressure for 7 s: memory 91 % of 512 MiB"
+        );
+        figures.slope = Some(3.0 * MIB as f64);
+        figures.time_to_limit = Some(Duration::from_secs(14 * 60 + 5));
+        let known = Known {
+            shedding: &["/export"],
+            holds: Some(("/demo/leak", 220 * MIB)),
+            leaks: None,
+        };
+        assert_eq!(
+            figures.describe(&known),
+            "shedding /export: memory 91 % of 512 MiB, limit in 14 min at +3.0 MiB/s, \
+             /demo/leak holds 220 MiB"
+        );
+        let known = Known {
+            shedding: &["/a", "/b", "/c", "/d", "/e"],
+            holds: None,
+            leaks: Some(("cache", 1_024.0)),
+        };
+        figures.time_to_limit = None;
+        assert_eq!(
+            figures.describe(&known),
+            "shedding /a, /b, /c and 2 more: memory 91 % of 512 MiB, cache leaks +1.0 KiB/s"
+        );
+    }
+}

@@ -1,0 +1,30 @@
+//! Making room, in this order: what has expired, what the allocator has free, what is expendable, and
+//! at last the largest requests.
+//!
+//! | step | when | how much |
+//! |---|---|---|
+//! | expire | always | every holding is swept |
+//! | purge | always, unless the allocator was asked just now | all that it gives back |
+//! | shrink | [`MonitorConfig::shrink`](crate::MonitorConfig::shrink), on by default | holdings of the lowest [priority](plimsoll_core::ShrinkPolicy) first, in proportion, above their floors, until it is enough |
+//! | cancel | memory is so short that it takes three samples in a row | the largest requests above a floor, so many a second; only counted by default |
+//!
+//! It is done on a thread of its own. A holding that panics is left out. One that takes longer than
+//! ten seconds is left behind with its thread, and left out from then on until it comes back; four of
+//! these are the most, and with a fifth no more room is made.
+
+mod cancel;
+mod plan;
+mod purge;
+mod run;
+mod worker;
+
+pub use self::{
+    cancel::{CancelAsk, CancelLargest, Cancelled, Victim, choose_victims},
+    run::{Freed, ReclaimKind, ReclaimReport, ReclaimStep, Why},
+    worker::ReclaimError,
+};
+pub(crate) use self::{
+    purge::Purger,
+    run::{Ask, Depth, Reclaimer},
+    worker::Worker,
+};
