@@ -595,3 +595,6 @@ impl std::fmt::Display for Used<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

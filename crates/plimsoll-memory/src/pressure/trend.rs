@@ -10,7 +10,8 @@ const LEAST_POINTS: usize = 10;
 /// How fast what is used grows, by the last minute.
 ///
 /// Of each second the least is kept, because what requests take for a moment is no growth. The slope is
-/// the median of those between any two points, so that a few that stand out do not count.
+/// the median of those between any two points, so that a few that stand out do not count; and that of
+/// the last half of them if it is less, so that what has grown once is not taken for what grows.
 #[derive(Debug, Default)]
 pub(crate) struct Trend {
     /// Oldest first, when the second began and the least that was used in it.
@@ -64,9 +65,19 @@ impl Trend {
         if self.points.len() < LEAST_POINTS {
             return None;
         }
+        let all = self.median(0)?;
+        let late = self.median(self.points.len() / 2)?;
+        Some(match all.signum() == late.signum() {
+            true => all.signum() * all.abs().min(late.abs()),
+            false => 0.0,
+        })
+    }
+
+    /// Of the slopes between all points from this one on.
+    fn median(&mut self, from: usize) -> Option<f64> {
         self.slopes.clear();
-        for (place, (later, high)) in self.points.iter().enumerate() {
-            for (earlier, low) in self.points.iter().take(place) {
+        for (place, (later, high)) in self.points.iter().enumerate().skip(from) {
+            for (earlier, low) in self.points.range(from..place) {
                 let seconds = later.saturating_duration_since(*earlier).as_secs_f64();
                 if seconds > 0.0 {
                     self.slopes.push((*high as f64 - *low as f64) / seconds);
@@ -110,6 +121,17 @@ mod tests {
     fn a_few_points_that_stand_out_do_not_count() {
         let used = |n: u64| 1_000 + 50 * n + if (200..220).contains(&n) { 1 << 30 } else { 0 };
         assert_eq!(slope_of(used, 400), Some(200.0));
+    }
+
+    #[test]
+    fn what_has_grown_once_does_not_grow() {
+        for grown in [10, 30, 50] {
+            let used = |n: u64| if n < 4 * grown { 1_000 } else { 9_000 };
+            assert_eq!(slope_of(used, 4 * 61), Some(0.0), "a step");
+            let used = |n: u64| 1_000 * n.min(4 * grown);
+            let slope = slope_of(used, 4 * 61).unwrap();
+            assert_eq!(slope > 0.0, grown > 35, "a start of {grown} s: {slope}");
+        }
     }
 
     #[test]
