@@ -590,3 +590,6 @@ impl std::error::Error for ManagerError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

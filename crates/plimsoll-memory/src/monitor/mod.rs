@@ -26,6 +26,8 @@
 
 mod config;
 mod figures;
+#[cfg(feature = "metrics")]
+mod publish;
 mod signals;
 
 pub use self::{

@@ -28,3 +28,6 @@ pub(crate) use self::{
     run::{Ask, Depth, Reclaimer},
     worker::Worker,
 };
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,264 @@
+use super::*;
+use crate::{
+    PressureLevel::{Critical, Normal, Unknown},
+    Signals,
+};
+use plimsoll_core::test_util::FakeHolding;
+use std::sync::mpsc;
+
+const MIB: u64 = 1 << 20;
+const WAIT: Duration = Duration::from_secs(60);
+
+/// Does what it is told, one sample for each time it is let.
+struct Scripted {
+    samples: mpsc::Receiver<Option<Signals>>,
+    now: Signals,
+    /// Tells that a sample was dealt with, or that the source is gone.
+    done: mpsc::Sender<()>,
+}
+
+struct Script {
+    tell: mpsc::Sender<Option<Signals>>,
+    done: mpsc::Receiver<()>,
+}
+
+impl Source for Scripted {
+    fn sample(&mut self) -> Signals {
+        match self.samples.recv() {
+            Ok(Some(signals)) => {
+                self.now = signals;
+                signals
+            }
+            Ok(None) => panic!("told to"),
+            Err(_) => self.now,
+        }
+    }
+
+    fn wait(&mut self, timeout: Duration) {
+        if self.done.send(()).is_err() {
+            thread::park_timeout(timeout);
+        }
+    }
+}
+
+fn script() -> (Script, Scripted) {
+    let (tell, samples) = mpsc::channel();
+    let (dealt, done) = mpsc::channel();
+    let scripted = Scripted {
+        samples,
+        now: Signals::default(),
+        done: dealt,
+    };
+    (Script { tell, done }, scripted)
+}
+
+impl Script {
+    fn used(&self, mib: u64) {
+        self.sample(Some(Signals {
+            limit: Some(1_000 * MIB),
+            resident: Some(mib * MIB),
+            ..Signals::default()
+        }));
+    }
+
+    fn sample(&self, signals: Option<Signals>) {
+        self.tell.send(signals).unwrap();
+        self.done.recv_timeout(WAIT).unwrap();
+    }
+}
+
+fn until(mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + WAIT;
+    while !holds() {
+        assert!(Instant::now() < deadline, "it never came");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn a_sample_is_seen_by_all_handles_and_changes_are_told() {
+    let (script, source) = script();
+    let builder = MemoryManager::builder(MonitorConfig::new()).source(source);
+    let (memory, guard) = builder.start().unwrap();
+    assert_eq!(
+        (memory.pressure(), memory.level()),
+        (Pressure::UNKNOWN, Unknown)
+    );
+    assert_eq!(memory.headroom(), None);
+    let (tell, changes) = mpsc::channel();
+    memory
+        .on_pressure(move |change| tell.send((change.from, change.to)).unwrap())
+        .unwrap();
+    let (tell, alerts) = mpsc::channel();
+    memory
+        .on_alert(move |alert: &Alert| tell.send(alert.kind).unwrap())
+        .unwrap();
+    script.used(450);
+    let other = memory.clone();
+    assert_eq!(
+        (other.pressure().value(), other.level()),
+        (Some(0.5), Normal)
+    );
+    assert_eq!(other.headroom(), Some(450 * MIB));
+    assert_eq!(
+        other.describe(&Known::default()),
+        "at ease: memory 45 % of 1000 MiB"
+    );
+    // Room is made first; once that is done, or it has taken half a second, the level rises.
+    while memory.level() != Critical {
+        script.used(950);
+    }
+    assert_eq!(changes.recv_timeout(WAIT), Ok((Unknown, Normal)));
+    assert_eq!(changes.recv_timeout(WAIT), Ok((Normal, Critical)));
+    assert_eq!(alerts.recv_timeout(WAIT), Ok(AlertKind::Pressure));
+    assert_eq!(memory.stats().changes, 2);
+    drop(guard);
+    drop(script);
+    until(|| memory.level() == Unknown);
+    assert_eq!(
+        (memory.pressure(), memory.headroom()),
+        (Pressure::UNKNOWN, None)
+    );
+}
+
+#[test]
+fn the_threads_end_with_the_guard_though_there_are_handles() {
+    struct Told(mpsc::Sender<()>);
+    impl Source for Told {
+        fn sample(&mut self) -> Signals {
+            Signals::default()
+        }
+    }
+    impl Drop for Told {
+        fn drop(&mut self) {
+            self.0.send(()).unwrap();
+        }
+    }
+    let (tell, told) = mpsc::channel();
+    let config = MonitorConfig::new().interval(Duration::from_secs(60));
+    let (memory, guard) = MemoryManager::builder(config)
+        .source(Told(tell))
+        .start()
+        .unwrap();
+    until(|| memory.stats().samples > 0);
+    drop(guard);
+    told.recv_timeout(WAIT).unwrap();
+    assert_eq!(memory.reclaim(WAIT), Err(ReclaimError::Stopped));
+}
+
+#[test]
+fn a_source_that_panics_is_a_sample_that_failed() {
+    let (script, source) = script();
+    let builder = MemoryManager::builder(MonitorConfig::new()).source(source);
+    let (memory, _guard) = builder.start().unwrap();
+    script.used(450);
+    for _ in 0..3 {
+        script.sample(None);
+    }
+    assert_eq!(memory.level(), Normal, "for a while");
+    script.used(450);
+    let stats = memory.stats();
+    assert_eq!((stats.samples, stats.failed_reads, stats.panics), (5, 3, 3));
+}
+
+#[test]
+fn a_source_whose_wait_panics_does_not_go_round_and_round() {
+    struct Restless(mpsc::Sender<()>);
+    impl Source for Restless {
+        fn sample(&mut self) -> Signals {
+            self.0.send(()).unwrap();
+            Signals::default()
+        }
+
+        fn wait(&mut self, _: Duration) {
+            panic!("told to");
+        }
+    }
+    let (tell, told) = mpsc::channel();
+    let config = MonitorConfig::new().interval(Duration::from_secs(60));
+    let builder = MemoryManager::builder(config).source(Restless(tell));
+    let (memory, _guard) = builder.start().unwrap();
+    told.recv_timeout(WAIT).unwrap();
+    until(|| memory.stats().samples == 1);
+    assert!(told.try_recv().is_err());
+}
+
+#[test]
+fn room_is_made_on_demand_with_its_report() {
+    let registry = Registry::new();
+    let held = registry
+        .register(FakeHolding::new("old", Duration::ZERO))
+        .unwrap();
+    held.insert(50);
+    let builder = MemoryManager::builder(MonitorConfig::new()).registry(registry);
+    let (memory, _guard) = builder.start().unwrap();
+    let report = memory.reclaim(WAIT).unwrap();
+    assert_eq!((report.why.as_str(), report.freed.expired), ("manual", 50));
+    assert_eq!((held.held(), report.freed.purges), (0, 1));
+    if cfg!(target_os = "linux") {
+        assert!(report.before > Some(0) && report.after > Some(0));
+    }
+    let stats = memory.stats();
+    assert_eq!((stats.reclaims, stats.purges), (1, 1));
+    assert_eq!(stats.last_reclaim, Some(report));
+    assert!(!memory.relieve(), "the allocator was asked just now");
+}
+
+#[test]
+fn pressure_makes_room_by_itself() {
+    let (script, source) = script();
+    let registry = Registry::new();
+    let held = registry
+        .register(FakeHolding::new("cache", WAIT * 60))
+        .unwrap();
+    held.insert(1_000);
+    let builder = MemoryManager::builder(MonitorConfig::new()).source(source);
+    let (memory, _guard) = builder.registry(registry).start().unwrap();
+    // Each round of what is asked for is told to the monitor with the sample after.
+    until(|| {
+        script.used(950);
+        memory.stats().freed.shrunk >= 500
+    });
+    until(|| {
+        script.used(950);
+        held.held() < 100
+    });
+    let stats = memory.stats();
+    assert_eq!(stats.freed.failed, 0);
+    assert!(stats.reclaims >= 3);
+}
+
+#[test]
+fn settings_change_while_it_runs_or_not_at_all() {
+    let (script, source) = script();
+    let builder = MemoryManager::builder(MonitorConfig::new()).source(source);
+    let (memory, _guard) = builder.start().unwrap();
+    script.used(450);
+    assert!(memory.reconfigure(MonitorConfig::new().line(0.0)).is_err());
+    assert_eq!(memory.config(), MonitorConfig::new());
+    let lower = MonitorConfig::new().limit(500 * MIB);
+    memory.reconfigure(lower.clone()).unwrap();
+    script.used(300);
+    // It may have been on its way to take a sample before.
+    script.used(300);
+    assert_eq!(memory.figures().line, Some(450 * MIB));
+    assert_eq!(memory.config(), lower);
+}
+
+#[test]
+fn settings_out_of_range_start_nothing() {
+    let builder = MemoryManager::builder(MonitorConfig::new().gap(99.0));
+    let error = builder.start().unwrap_err();
+    assert!(matches!(error, ManagerError::Config(_)), "{error:?}");
+    let source = std::error::Error::source(&error).unwrap().to_string();
+    assert!(source.starts_with("`gap` is 99"), "{source}");
+}
+
+#[test]
+fn handles_can_be_sent_and_shared() {
+    fn check<T: Send + Sync>() {}
+    check::<MemoryManager>();
+    check::<MonitorGuard>();
+    check::<Alerts>();
+    check::<ReclaimReport>();
+}
