@@ -7,6 +7,7 @@
 //! - `HttpOutcome` and `GrpcOutcome` judge responses for a circuit breaker. Feature `breaker`.
 //! - `HttpClient` calls other services over pooled connections, all of it within limits. Feature
 //!   `client`.
+//! - `Webhook` sends alerts of the memory monitor to whoever is to know of them. Feature `client`.
 //! - [`Server`] accepts, caps what a connection may take before a handler runs, and drains within
 //!   the deadline of a [`Lifecycle`](plimsoll_core::Lifecycle). Feature `server`, on by default.
 //!
@@ -48,11 +49,15 @@ pub mod reject;
 #[cfg(feature = "server")]
 pub mod server;
 mod trailers;
+#[cfg(feature = "client")]
+pub mod webhook;
 
 #[cfg(feature = "client")]
 pub use self::client::{HttpClient, HttpClientConfig};
 #[cfg(feature = "server")]
 pub use self::server::{Server, ServerConfig};
+#[cfg(feature = "client")]
+pub use self::webhook::{Webhook, WebhookConfig};
 pub use self::{
     edge::{Edge, EdgeLayer, EndpointLabel},
     reject::RejectedToResponse,

@@ -18,9 +18,10 @@ use hyper_util::{
 };
 use plimsoll_core::{BoxError, BoxFuture, RejectReason, Rejected};
 use plimsoll_http::{
-    HttpClient, HttpClientConfig, Trailers,
+    HttpClient, HttpClientConfig, Trailers, Webhook, WebhookConfig,
     client::{HttpClientError, HttpClientErrorKind as Kind},
 };
+use plimsoll_memory::{Alert, AlertKind, Alerts, Severity};
 use std::{
     collections::VecDeque,
     convert::Infallible,
@@ -1270,4 +1271,198 @@ async fn a_breaker_does_not_hear_of_requests_that_found_no_connection_free() {
     assert_eq!(totals.ignored, snapshot.rejected);
     assert_eq!(snapshot.rejected + snapshot.connect_timeouts, 3);
     assert!(snapshot.rejected > 0);
+}
+
+// === Webhook ===
+
+/// A receiver that gives these answers, the last one again and again, and keeps what it was sent.
+async fn receiver(answers: &'static [&'static str]) -> (Host, mpsc::Receiver<(String, String)>) {
+    let (tell, told) = mpsc::channel();
+    let count = Arc::new(AtomicUsize::new(0));
+    let host = Host::start(move |mut stream| {
+        let (tell, count) = (tell.clone(), count.clone());
+        async move {
+            while let Some(head) = read_head(&mut stream).await {
+                let line = head
+                    .lines()
+                    .find(|line| line.starts_with("content-length: "));
+                let length = line.unwrap()["content-length: ".len()..].parse().unwrap();
+                let mut body = vec![0; length];
+                stream.read_exact(&mut body).await.unwrap();
+                let _ = tell.send((head, String::from_utf8(body).unwrap()));
+                let number = count.fetch_add(1, Relaxed).min(answers.len() - 1);
+                let answer = format!("HTTP/1.1 {}content-length: 0\r\n\r\n", answers[number]);
+                if stream.write_all(answer.as_bytes()).await.is_err() {
+                    return;
+                }
+            }
+        }
+    })
+    .await;
+    (host, told)
+}
+
+fn hook(host: &Host) -> WebhookConfig {
+    WebhookConfig::new(format!("http://{}/hooks/T0KEN?key=T0KEN", host.at))
+}
+
+fn alert(number: u64) -> Alert {
+    let text = format!("alert {number}");
+    Alert::new(AlertKind::Leak, Severity::Warning, text).about("cache".into())
+}
+
+#[tokio::test]
+async fn an_alert_is_sent_as_json_with_credentials() {
+    let (host, told) = receiver(&["204 No Content\r\n"]).await;
+    let config = hook(&host).authorization("Bearer T0KEN");
+    let (webhook, sending) = Webhook::new(&config).unwrap();
+    let sending = tokio::spawn(sending);
+    // As it comes from the monitor: by a thread of its own.
+    let alerts = Alerts::new();
+    alerts.on_alert(webhook.clone()).unwrap();
+    alerts.raise(&alert(7));
+    eventually(|| webhook.stats().sent == 1).await;
+    let (head, body) = told.recv().unwrap();
+    assert!(
+        head.starts_with("POST /hooks/T0KEN?key=T0KEN HTTP/1.1\r\n"),
+        "{head}"
+    );
+    assert!(
+        head.contains("\r\nauthorization: Bearer T0KEN\r\n"),
+        "{head}"
+    );
+    assert!(
+        head.contains("\r\ncontent-type: application/json\r\n"),
+        "{head}"
+    );
+    let json: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(
+        (&json["kind"], &json["name"]),
+        (&"leak".into(), &"cache".into())
+    );
+    assert_eq!(
+        (&json["severity"], &json["text"]),
+        (&"warning".into(), &"alert 7".into())
+    );
+    assert!(json["at_ms"].as_u64().unwrap() > 1_600_000_000_000);
+    // It ends with the last handle, which the monitor's thread may have.
+    drop((webhook, alerts));
+    sending.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_alert_is_sent_again_after_a_wait_that_doubles() {
+    let _frozen = Frozen::new();
+    let (host, told) = receiver(&[
+        "500 Internal Server Error\r\n",
+        "429 Too Many Requests\r\nretry-after: 7\r\n",
+        "503 Service Unavailable\r\nretry-after: 100000\r\n",
+        "200 OK\r\n",
+    ])
+    .await;
+    let (webhook, sending) = Webhook::new(&hook(&host)).unwrap();
+    tokio::spawn(sending);
+    webhook.send(&alert(1));
+    for (number, wait) in [(1, SECOND), (2, SECOND * 7), (3, SECOND * 60)] {
+        eventually(|| told.try_recv().is_ok()).await;
+        settle().await;
+        advance(wait - MILLI).await;
+        settle().await;
+        assert_eq!(webhook.stats().attempts, number);
+        advance(MILLI * 2).await;
+        eventually(|| webhook.stats().attempts == number + 1).await;
+    }
+    eventually(|| webhook.stats().sent == 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn alerts_for_a_receiver_that_is_down_are_bounded_and_given_up() {
+    let _frozen = Frozen::new();
+    // Nobody listens there any more.
+    let at = TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let config = WebhookConfig::new(format!("http://{at}/"))
+        .attempts(3)
+        .max_waiting(10);
+    let (webhook, sending) = Webhook::new(&config).unwrap();
+    tokio::spawn(sending);
+    webhook.send(&alert(0));
+    eventually(|| webhook.stats().attempts == 1).await;
+    for number in 1..=25 {
+        webhook.send(&alert(number));
+    }
+    let stats = webhook.stats();
+    assert_eq!((stats.waiting, stats.dropped), (10, 15));
+    for failed in 1..=11 {
+        settle().await;
+        advance(SECOND + MILLI).await;
+        settle().await;
+        advance(SECOND * 2 + MILLI).await;
+        eventually(|| webhook.stats().failed == failed).await;
+    }
+    let stats = webhook.stats();
+    assert_eq!((stats.waiting, stats.sent, stats.attempts), (0, 0, 33));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_does_not_come_or_that_no_other_try_would_change_ends_an_attempt() {
+    let _frozen = Frozen::new();
+    let silent = Host::start(|mut stream| async move { until_closed(&mut stream).await }).await;
+    let (webhook, sending) = Webhook::new(&hook(&silent).attempts(1)).unwrap();
+    tokio::spawn(sending);
+    webhook.send(&alert(1));
+    eventually(|| silent.accepted() == 1).await;
+    settle().await;
+    advance(SECOND * 5 + MILLI).await;
+    eventually(|| webhook.stats().failed == 1).await;
+
+    let (host, told) = receiver(&["404 Not Found\r\n", "200 OK\r\n"]).await;
+    let (webhook, sending) = Webhook::new(&hook(&host)).unwrap();
+    tokio::spawn(sending);
+    webhook.send(&alert(1));
+    webhook.send(&alert(2));
+    eventually(|| webhook.stats().sent == 1).await;
+    let stats = webhook.stats();
+    assert_eq!((stats.failed, stats.attempts), (1, 2));
+    assert!(told.recv().unwrap().1.contains("alert 1"));
+    assert!(told.recv().unwrap().1.contains("alert 2"));
+}
+
+#[test]
+fn a_webhook_shows_no_secret_and_refuses_what_it_cannot_call() {
+    let config = WebhookConfig::new("http://user:T0KEN@h.example/T0KEN").authorization("T0KEN");
+    let shown = format!("{config:?}");
+    assert!(
+        shown.contains("http://h.example") && !shown.contains("T0KEN"),
+        "{shown}"
+    );
+    for (uri, secret, timeout, problem) in [
+        (
+            "T0KEN",
+            "x",
+            SECOND,
+            "`uri` is ***, but must be a URI with a scheme and a host",
+        ),
+        ("/T0KEN", "x", SECOND, "`uri` is ***"),
+        (
+            "https://T0KEN",
+            "x",
+            SECOND,
+            "`uri` is ***, but must be one with the scheme http",
+        ),
+        ("http://h", "T0KEN\n", SECOND, "`authorization` is ***"),
+        ("http://h", "x", Duration::ZERO, "`timeout` is 0s"),
+    ] {
+        let config = WebhookConfig::new(uri)
+            .authorization(secret)
+            .timeout(timeout);
+        let error = Webhook::new(&config).err().unwrap().to_string();
+        assert!(
+            error.starts_with(problem) && !error.contains("T0KEN"),
+            "{error}"
+        );
+    }
 }

@@ -188,8 +188,8 @@ fn who_panics_is_counted_and_stops_nobody() {
     let worker = worker(&registry, Some(Arc::new(Odd)));
     let report = worker.run(ask(Depth::Cancel, u64::MAX), WAIT).unwrap();
     assert_eq!((odd.held(), fine.held(), report.freed.failed), (100, 50, 3));
-    let failed: Vec<_> = report.steps.iter().filter(|step| step.failed).collect();
-    assert_eq!(failed.len(), 3);
+    let failed = report.steps.iter().filter(|step| step.failed).count();
+    assert_eq!(failed, 3);
     worker.close();
 }
 
