@@ -63,15 +63,18 @@ pub struct ManagerBuilder {
     cancel: Option<Arc<dyn CancelLargest>>,
     source: Box<dyn Source>,
     alerts: Alerts,
+    observers: Vec<Observer>,
 }
+
+type Observer = Box<dyn FnMut(Instant, &MemoryFigures) + Send>;
 
 /// The threads of a [`MemoryManager`] end when it is dropped: that of the monitor after the interval
 /// that it waits for at the most, others once what they call has come back. Nothing is known after that.
-#[derive(Debug)]
 #[must_use = "the monitor ends when it is dropped"]
 pub struct MonitorGuard {
     shared: Arc<Shared>,
     thread: Thread,
+    wake: Option<Box<dyn Fn() + Send + Sync>>,
 }
 
 /// A manager could not be started.
@@ -175,6 +178,16 @@ impl ManagerBuilder {
         self
     }
 
+    /// Has `observer` called with the figures of each sample, on the monitor's thread: for what keeps
+    /// them, or is to follow them at once. It has to return soon, since nothing is looked at meanwhile.
+    pub fn observe(
+        mut self,
+        observer: impl FnMut(Instant, &MemoryFigures) + Send + 'static,
+    ) -> Self {
+        self.observers.push(Box::new(observer));
+        self
+    }
+
     /// Starts the threads of the monitor, and of whoever makes room.
     ///
     /// # Errors
@@ -188,6 +201,7 @@ impl ManagerBuilder {
             cancel,
             source,
             alerts,
+            observers,
         } = self;
         config.validate().map_err(ManagerError::Config)?;
         let purger = Arc::new(Purger::new(allocator));
@@ -205,9 +219,11 @@ impl ManagerBuilder {
             worker,
             stopped: AtomicBool::new(false),
         });
+        let wake = source.waker();
         let mut watch = Watch {
             monitor: Monitor::new(config, Instant::now()),
             source,
+            observers,
             shared: shared.clone(),
             seen: Seen::NOTHING,
             reclaimed: 0,
@@ -224,6 +240,7 @@ impl ManagerBuilder {
         let guard = MonitorGuard {
             shared: shared.clone(),
             thread,
+            wake,
         };
         Ok((MemoryManager { shared }, guard))
     }
@@ -239,6 +256,7 @@ impl MemoryManager {
             cancel: None,
             source: Box::new(ProcessSource),
             alerts: Alerts::new(),
+            observers: Vec::new(),
         }
     }
 
@@ -378,6 +396,9 @@ impl Drop for MonitorGuard {
         // Pairs with the load of the thread, which then tells that nothing is known.
         self.shared.stopped.store(true, Release);
         self.thread.unpark();
+        if let Some(wake) = &self.wake {
+            wake();
+        }
         self.shared.worker.close();
     }
 }
@@ -422,6 +443,7 @@ impl Shared {
 struct Watch {
     monitor: Monitor,
     source: Box<dyn Source>,
+    observers: Vec<Observer>,
     shared: Arc<Shared>,
     seen: Seen,
     /// The number of the last time that room was made.
@@ -471,6 +493,9 @@ impl Watch {
         let signals = self.calmly(|watch| watch.source.sample());
         let step = self.monitor.step(now, &signals.unwrap_or_default());
         self.act(&step);
+        for place in 0..self.observers.len() {
+            self.calmly(|watch| (watch.observers[place])(now, &step.figures));
+        }
         self.leave_behind(now);
         step.wait
     }
@@ -561,6 +586,14 @@ fn log_figures(figures: &MemoryFigures) {
         time_to_limit = time_to_limit.map(Span).map(display),
         "memory"
     );
+}
+
+impl fmt::Debug for MonitorGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MonitorGuard")
+            .field("thread", &self.thread)
+            .finish_non_exhaustive()
+    }
 }
 
 impl fmt::Debug for ManagerBuilder {

@@ -162,6 +162,61 @@ fn a_source_that_panics_is_a_sample_that_failed() {
 }
 
 #[test]
+fn observers_see_each_sample_and_one_that_panics_harms_nobody() {
+    let (script, source) = script();
+    let (tell, seen) = mpsc::channel();
+    let builder = MemoryManager::builder(MonitorConfig::new()).source(source);
+    let builder = builder.observe(|_, _| panic!("told to"));
+    let builder = builder.observe(move |_, figures| tell.send(figures.used).unwrap());
+    let (memory, _guard) = builder.start().unwrap();
+    for mib in [100, 200] {
+        script.used(mib);
+        assert_eq!(seen.recv_timeout(WAIT), Ok(Some(mib * MIB)));
+    }
+    script.used(300);
+    assert_eq!(memory.stats().panics, 2, "as of the sample before");
+}
+
+#[test]
+fn a_source_that_waits_in_its_own_way_is_woken_in_its_own_way() {
+    struct Bell {
+        ring: mpsc::Sender<()>,
+        rung: mpsc::Receiver<()>,
+        ended: mpsc::Sender<()>,
+    }
+    impl Source for Bell {
+        fn sample(&mut self) -> Signals {
+            Signals::default()
+        }
+
+        fn wait(&mut self, _: Duration) {
+            self.rung.recv().unwrap();
+        }
+
+        fn waker(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
+            let ring = self.ring.clone();
+            Some(Box::new(move || ring.send(()).unwrap()))
+        }
+    }
+    impl Drop for Bell {
+        fn drop(&mut self) {
+            self.ended.send(()).unwrap();
+        }
+    }
+    let (ring, rung) = mpsc::channel();
+    let (tell, told) = mpsc::channel();
+    let source = Bell {
+        ring,
+        rung,
+        ended: tell,
+    };
+    let builder = MemoryManager::builder(MonitorConfig::new()).source(source);
+    let (_memory, guard) = builder.start().unwrap();
+    drop(guard);
+    told.recv_timeout(WAIT).unwrap();
+}
+
+#[test]
 fn a_source_whose_wait_panics_does_not_go_round_and_round() {
     struct Restless(mpsc::Sender<()>);
     impl Source for Restless {

@@ -18,7 +18,7 @@ pub struct MemoryFigures {
     pub level: PressureLevel,
     /// How long the level has lasted.
     pub level_for: Duration,
-    /// Bytes used of the limit: the working set, or else what is resident, or else what is tracked.
+    /// Bytes that count against the limit.
     pub used: Option<u64>,
     /// How many of these the allocator has free and may give back, as far as that can be told.
     pub reclaimable: u64,

@@ -551,6 +551,7 @@ fn pressure(usage: &Use, stall: Option<f64>) -> Pressure {
 fn of(signals: &Signals) -> MemoryFigures {
     let Signals {
         limit: _,
+        used: _,
         tracked,
         allocator_free: _,
         resident,

@@ -7,6 +7,9 @@ use std::time::Duration;
 pub struct Signals {
     /// The most bytes that the system lets it use.
     pub limit: Option<u64>,
+    /// Bytes that count against the limit. Where that is not said, the working set does, or else what is
+    /// resident, or else what is tracked.
+    pub used: Option<u64>,
     /// Bytes that were allocated and not freed, as the tracking allocator counts them.
     pub tracked: Option<u64>,
     /// Bytes that the allocator has from the system, and nobody from the allocator.
@@ -36,6 +39,11 @@ pub trait Source: Send {
     fn wait(&mut self, timeout: Duration) {
         std::thread::park_timeout(timeout);
     }
+
+    /// What ends [`wait`](Self::wait) early, if that is not done by unparking its thread.
+    fn waker(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
+        None
+    }
 }
 
 /// What the process itself and its allocator tell. It knows no limit, so that only one that is
@@ -47,7 +55,8 @@ pub struct ProcessSource;
 impl Signals {
     /// What is used of the limit.
     pub(crate) fn used(&self) -> Option<u64> {
-        self.working_set.or(self.resident).or(self.tracked)
+        let of_process = self.resident.or(self.tracked);
+        self.used.or(self.working_set).or(of_process)
     }
 
     /// What is in memory and was not allocated, or is free again: the allocator's reserves, stacks, the
