@@ -1,0 +1,12 @@
+//! The service under load, with the tracking allocator over that of the system.
+
+use clap::Parser as _;
+use plimsoll::TrackingAllocator;
+use plimsoll_tests::{Error, service::Service};
+
+#[global_allocator]
+static ALLOCATOR: TrackingAllocator = TrackingAllocator::system();
+
+fn main() -> Result<(), Error> {
+    Service::parse().serve()
+}

@@ -1,0 +1,470 @@
+//! Runs of the service in a memory cgroup, driven by another process.
+
+use crate::{Error, cgroup::Cgroup, driver::Load, outcome::Outcome};
+use clap::ValueEnum;
+use serde::Serialize;
+use std::{
+    fmt,
+    fs::{self, File},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        mpsc,
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+use tokio::time::Instant;
+
+const SAMPLE_EVERY: Duration = Duration::from_millis(100);
+/// How long the service may take to listen.
+const START: Duration = Duration::from_secs(20);
+/// How long the driver may take besides the load: idle connections, probes.
+const AROUND: Duration = Duration::from_secs(90);
+
+/// The columns of a timeline that come from *admin*, with the places of the values in the answer.
+const ADMIN_COLUMNS: [(&str, &str); 3] = [
+    ("tracked", "/tracked_bytes"),
+    ("pressure", "/pressure/value"),
+    ("level", "/pressure/level"),
+];
+const ADMIN_PATH: &str = "/api/v1/memory/stats";
+
+/// The allocator within the tracking one.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize, ValueEnum)]
+#[allow(clippy::exhaustive_enums, reason = "one for each service")]
+#[serde(rename_all = "lowercase")]
+pub enum Allocator {
+    /// That of the system.
+    Glibc,
+    /// jemalloc.
+    Jemalloc,
+}
+
+/// What to run.
+#[derive(Clone, Debug)]
+#[must_use = "nothing is run before `run`"]
+pub struct Plan {
+    /// The service to run.
+    pub allocator: Allocator,
+    /// The load to drive it with.
+    pub load: Load,
+    /// Decides the sizes and keys.
+    pub seed: u64,
+    /// For how long to drive it.
+    pub seconds: u32,
+    /// The limit of its cgroup, in bytes.
+    pub limit: u64,
+    /// Without Plimsoll.
+    pub is_bare: bool,
+    /// A folder with its configuration.
+    pub config: Option<PathBuf>,
+    /// Variables of its environment.
+    pub variables: Vec<(String, String)>,
+    /// Connections to hold that are idle.
+    pub idle: u32,
+    /// CPUs for service and driver together, as `taskset -c` takes them.
+    pub cpus: Option<String>,
+    /// Where to write a CSV with a line for each 100 ms.
+    pub timeline: Option<PathBuf>,
+    /// Where to write what the service logs.
+    pub log: Option<PathBuf>,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Run {
+    /// The service that was run.
+    pub allocator: Allocator,
+    /// The load, a letter.
+    pub load: String,
+    /// What decided the sizes.
+    pub seed: u64,
+    /// The limit, in bytes.
+    pub limit: u64,
+    /// Without Plimsoll.
+    pub is_bare: bool,
+    /// Whether it ended before it was told to.
+    pub is_killed: bool,
+    /// How many processes the kernel has ended for memory.
+    pub oom_kills: u64,
+    /// How often the limit was met.
+    pub limit_met: u64,
+    /// The most that was used at any time, in bytes, as the kernel knows it.
+    pub peak: u64,
+    /// The most that lived in any sample, in bytes; 0 where nobody counts.
+    pub peak_live: u64,
+    /// The most that was resident in any sample, in bytes.
+    pub peak_resident: u64,
+    /// What was used, was resident, and lived after the load, the idle time and the probes.
+    pub after: Sample,
+    /// The CPU time that the service took, in seconds.
+    pub service_cpu_s: f64,
+    /// What the driver says.
+    pub outcome: Outcome,
+}
+
+/// At one time, in bytes.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[non_exhaustive]
+pub struct Sample {
+    /// What the cgroup used.
+    pub usage: u64,
+    /// What was resident of the service.
+    pub resident: u64,
+    /// What lived, by its allocator; 0 where nobody counts.
+    pub live: u64,
+}
+
+/// Where the programs are.
+#[derive(Clone, Debug)]
+pub struct Programs(PathBuf);
+
+impl Programs {
+    /// In the folder that this program is in.
+    #[must_use]
+    pub fn beside(program: &Path) -> Self {
+        Self(
+            program
+                .parent()
+                .unwrap_or_else(|| Path::new("."))
+                .to_owned(),
+        )
+    }
+
+    fn service(&self, allocator: Allocator) -> PathBuf {
+        self.0.join(format!("load-service-{allocator}"))
+    }
+
+    fn driver(&self) -> PathBuf {
+        self.0.join("load-driver")
+    }
+}
+
+impl fmt::Display for Allocator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Glibc => "glibc",
+            Self::Jemalloc => "jemalloc",
+        })
+    }
+}
+
+impl Plan {
+    /// A plan of a run under a limit in bytes, of 20 s, with nothing that is optional.
+    pub const fn new(allocator: Allocator, load: Load, limit: u64) -> Self {
+        Self {
+            allocator,
+            load,
+            seed: 1,
+            seconds: 20,
+            limit,
+            is_bare: false,
+            config: None,
+            variables: Vec::new(),
+            idle: 0,
+            cpus: None,
+            timeline: None,
+            log: None,
+        }
+    }
+
+    /// Runs it. What it has started is ended, and its cgroup is gone, when it returns.
+    ///
+    /// # Errors
+    ///
+    /// When there cannot be a cgroup, or the service or the driver fail. That the service is ended
+    /// for memory is no error.
+    pub fn run(&self, programs: &Programs) -> Result<Run, Error> {
+        // Dropped after the service and the driver.
+        let cgroup = Arc::new(Cgroup::new(self.limit)?);
+        let mut service = Service::start(self, programs, &cgroup)?;
+        let timeline = self.timeline.as_deref().map(File::create).transpose()?;
+        let sampler = Sampler::start(&cgroup, &service, timeline);
+        let outcome = self.drive(programs, service.addr);
+        let after = Sample::now(&cgroup, &service.look());
+        let service_cpu_s = cpu_seconds(service.pid());
+        let is_killed = service.is_over()?;
+        let peaks = sampler.stop();
+        drop(service);
+        Ok(Run {
+            allocator: self.allocator,
+            load: self.load.to_string(),
+            seed: self.seed,
+            limit: self.limit,
+            is_bare: self.is_bare,
+            is_killed,
+            oom_kills: cgroup.killed(),
+            limit_met: cgroup.limit_met(),
+            peak: cgroup.peak().ok_or("the cgroup does not tell its peak")?,
+            peak_live: peaks.live,
+            peak_resident: peaks.resident,
+            after,
+            service_cpu_s,
+            outcome: outcome?,
+        })
+    }
+
+    fn drive(&self, programs: &Programs, addr: SocketAddr) -> Result<Outcome, Error> {
+        let mut driver = self.command(&programs.driver(), None);
+        driver
+            .arg(format!("--url=http://{addr}"))
+            .arg(format!("--load={}", self.load))
+            .arg(format!("--seed={}", self.seed))
+            .arg(format!("--seconds={}", self.seconds))
+            .arg(format!("--idle={}", self.idle))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        let mut driver = Ended(driver.spawn()?);
+        let mut stdout = driver.0.stdout.take().ok_or("no output")?;
+        let text = thread::spawn(move || {
+            let mut text = String::new();
+            stdout.read_to_string(&mut text).map(|_| text)
+        });
+        let deadline = Instant::now() + Duration::from_secs(self.seconds.into()) + AROUND;
+        while driver.0.try_wait()?.is_none() {
+            if Instant::now() > deadline {
+                return Err("the driver does not end".into());
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        let text = text.join().map_err(|_| "the output cannot be read")??;
+        serde_json::from_str(&text).map_err(|error| format!("the driver failed: {error}").into())
+    }
+
+    /// A program, in a cgroup, on those CPUs and with as many files as there can be.
+    fn command(&self, program: &Path, cgroup: Option<&Cgroup>) -> Command {
+        let mut shell = Command::new("sh");
+        let enter = if cgroup.is_some() {
+            r#"echo 0 >"$1" && "#
+        } else {
+            ""
+        };
+        shell
+            .arg("-c")
+            .arg(format!(
+                r#"ulimit -n "$(ulimit -Hn)"; {enter}shift && exec "$@""#
+            ))
+            .arg("sh")
+            .arg(cgroup.map(Cgroup::procs).unwrap_or_default());
+        if let Some(cpus) = &self.cpus {
+            shell.args(["taskset", "-c", cpus]);
+        }
+        shell.arg(program);
+        shell
+    }
+}
+
+/// A process that is ended when this is dropped.
+#[derive(Debug)]
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A service that runs.
+struct Service {
+    process: Ended,
+    /// It ends when this is closed, even by our end.
+    _stdin: Option<ChildStdin>,
+    addr: SocketAddr,
+    admin: Option<SocketAddr>,
+    live: Arc<AtomicU64>,
+}
+
+/// What a sampler looks at.
+#[derive(Clone)]
+struct Looked {
+    pid: u32,
+    live: Arc<AtomicU64>,
+    admin: Option<SocketAddr>,
+}
+
+impl Service {
+    fn start(plan: &Plan, programs: &Programs, cgroup: &Cgroup) -> Result<Self, Error> {
+        let mut command = plan.command(&programs.service(plan.allocator), Some(cgroup));
+        command.args(["--end-with-stdin", "--print-live"]);
+        if plan.is_bare {
+            command.arg("--bare");
+        }
+        if let Some(folder) = &plan.config {
+            command.arg("--config").arg(folder);
+        }
+        command.envs(plan.variables.iter().map(|(name, value)| (name, value)));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.stderr(match &plan.log {
+            Some(path) => Stdio::from(File::create(path)?),
+            None => Stdio::null(),
+        });
+        let mut process = Ended(command.spawn()?);
+        let stdin = process.0.stdin.take();
+        let stdout = process.0.stdout.take().ok_or("no output")?;
+        let live = Arc::new(AtomicU64::new(0));
+        let (sender, receiver) = mpsc::channel();
+        thread::spawn({
+            let live = live.clone();
+            move || {
+                // Ends with the service.
+                for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                    match line.split_once(' ') {
+                        Some(("live", bytes)) => live.store(bytes.parse().unwrap_or(0), Relaxed),
+                        _ => drop(sender.send(line)),
+                    }
+                }
+            }
+        });
+        let deadline = Instant::now() + START;
+        let mut admin = None;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line = receiver.recv_timeout(left);
+            let line = line.map_err(|_| "the service does not listen; see its log")?;
+            if let Some(addr) = line.strip_prefix("admin on http://") {
+                admin = Some(addr.parse()?);
+            } else if let Some(addr) = line.strip_prefix("listening on http://") {
+                let addr = addr.parse()?;
+                return Ok(Self {
+                    process,
+                    _stdin: stdin,
+                    addr,
+                    admin,
+                    live,
+                });
+            }
+        }
+    }
+
+    fn pid(&self) -> u32 {
+        self.process.0.id()
+    }
+
+    fn is_over(&mut self) -> Result<bool, Error> {
+        Ok(self.process.0.try_wait()?.is_some())
+    }
+
+    fn look(&self) -> Looked {
+        Looked {
+            pid: self.pid(),
+            live: self.live.clone(),
+            admin: self.admin,
+        }
+    }
+}
+
+impl Sample {
+    fn now(cgroup: &Cgroup, looked: &Looked) -> Self {
+        Self {
+            usage: cgroup.usage().unwrap_or(0),
+            resident: resident(looked.pid).unwrap_or(0),
+            live: looked.live.load(Relaxed),
+        }
+    }
+}
+
+/// Looks ten times a second, and keeps the largest.
+struct Sampler {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Sample>,
+}
+
+impl Sampler {
+    fn start(cgroup: &Arc<Cgroup>, service: &Service, mut timeline: Option<File>) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = thread::spawn({
+            let (stop, cgroup, looked) = (stop.clone(), cgroup.clone(), service.look());
+            let names: Vec<_> = ADMIN_COLUMNS.iter().map(|(name, _)| *name).collect();
+            let header = format!("seconds,usage,resident,live,{}", names.join(","));
+            move || {
+                let (begin, mut peaks) = (Instant::now(), Sample::default());
+                if let Some(file) = &mut timeline {
+                    let _ = writeln!(file, "{header}");
+                }
+                let mut next = begin;
+                while !stop.load(Relaxed) {
+                    let now = Instant::now();
+                    let sample = Sample::now(&cgroup, &looked);
+                    peaks.usage = peaks.usage.max(sample.usage);
+                    peaks.resident = peaks.resident.max(sample.resident);
+                    peaks.live = peaks.live.max(sample.live);
+                    if let Some(file) = &mut timeline {
+                        let at = now.saturating_duration_since(begin).as_secs_f64();
+                        let Sample {
+                            usage,
+                            resident,
+                            live,
+                        } = sample;
+                        let admin = looked.admin_columns();
+                        let _ = writeln!(file, "{at:.2},{usage},{resident},{live},{admin}");
+                    }
+                    next = (next + SAMPLE_EVERY).max(Instant::now());
+                    thread::sleep(next.saturating_duration_since(Instant::now()));
+                }
+                peaks
+            }
+        });
+        Self { stop, thread }
+    }
+
+    fn stop(self) -> Sample {
+        self.stop.store(true, Relaxed);
+        self.thread.join().unwrap_or_default()
+    }
+}
+
+impl Looked {
+    /// Nothing where *admin* does not say.
+    fn admin_columns(&self) -> String {
+        let answer = self.admin.and_then(|addr| ask_admin(addr, ADMIN_PATH).ok());
+        let value = |pointer| Some(answer.as_ref()?.pointer(pointer)?.to_string());
+        let values = ADMIN_COLUMNS.map(|(_, pointer)| value(pointer).unwrap_or_default());
+        values.join(",")
+    }
+}
+
+/// What *admin* answers with.
+fn ask_admin(addr: SocketAddr, path: &str) -> Result<serde_json::Value, Error> {
+    let limit = Duration::from_millis(500);
+    let mut stream = TcpStream::connect_timeout(&addr, limit)?;
+    stream.set_read_timeout(Some(limit))?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+    )?;
+    let mut text = String::new();
+    stream.take(1 << 20).read_to_string(&mut text)?;
+    let (head, body) = text.split_once("\r\n\r\n").ok_or("no head")?;
+    match head.starts_with("HTTP/1.1 200") {
+        true => Ok(serde_json::from_str(body)?),
+        false => Err(head.to_owned().into()),
+    }
+}
+
+fn resident(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let kib = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = kib.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kib << 10)
+}
+
+/// What all its threads have used that live; 0 where it is gone.
+fn cpu_seconds(pid: u32) -> f64 {
+    let threads = fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten();
+    let nanos = threads.flatten().filter_map(|thread| {
+        let stat = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        stat.split_whitespace().next()?.parse::<f64>().ok()
+    });
+    nanos.sum::<f64>() / 1e9
+}
