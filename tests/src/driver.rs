@@ -28,7 +28,7 @@ use tokio::{
     net::{TcpSocket, TcpStream},
     runtime::Builder,
     task::{AbortHandle, JoinSet},
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 
 /// After a 503, unless the pause between requests is meant for that, too.
@@ -49,7 +49,7 @@ const CACHE_CLIENTS: usize = 4;
 /// Of 16 KiB: 4 MiB, so that it does not fit into the buffers of the system.
 const FRAMES: u16 = 256;
 const KEYS: usize = 4_096;
-const ZIPF: f64 = 1.1;
+const ZIPF: f64 = 1.2;
 
 /// What the heavy requests are like.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, ValueEnum)]
@@ -195,8 +195,10 @@ impl Driver {
         spawn(Kind::Stream, STREAM_CLIENTS);
         spawn(Kind::Cache, CACHE_CLIENTS);
         spawn(Kind::Leak, 1);
-        // Whoever waits for an answer then does not get it any more.
-        sleep_until(shared.end).await;
+        // They end by themselves only if nobody listens. Who waits for an answer in the end does not get
+        // it any more.
+        let all_gone = async { while clients.join_next().await.is_some() {} };
+        let _ = timeout_at(shared.end, all_gone).await;
         clients.shutdown().await;
     }
 }
@@ -545,10 +547,10 @@ mod tests {
     }
 
     #[test]
-    fn a_quarter_of_the_keys_is_most_of_what_is_asked_for() {
+    fn a_quarter_of_the_keys_is_nearly_all_that_is_asked_for() {
         let (zipf, mut rng) = (Zipf::new(), Rng::with_seed(1));
         let within = (0..10_000).filter(|_| zipf.draw(&mut rng) < KEYS / 4);
         let within = within.count();
-        assert!((8_000..9_500).contains(&within), "{within}");
+        assert!((9_000..9_700).contains(&within), "{within}");
     }
 }

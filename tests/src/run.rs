@@ -103,8 +103,11 @@ pub struct Run {
     pub peak_resident: u64,
     /// What was used, was resident, and lived after the load, the idle time and the probes.
     pub after: Sample,
-    /// The CPU time that the service took, in seconds.
+    /// The CPU time that the service took, in seconds; 0 where it was killed.
     pub service_cpu_s: f64,
+    /// How many CPUs of the machine others kept busy meanwhile, on average. The service is among them
+    /// where it was killed.
+    pub others_cpus: f64,
     /// What the driver says.
     pub outcome: Outcome,
 }
@@ -186,9 +189,12 @@ impl Plan {
         let mut service = Service::start(self, programs, &cgroup)?;
         let timeline = self.timeline.as_deref().map(File::create).transpose()?;
         let sampler = Sampler::start(&cgroup, &service, timeline);
-        let outcome = self.drive(programs, service.addr);
+        let (begin, busy_before) = (Instant::now(), busy_seconds());
+        let outcome = self.drive(programs, service.addr)?;
         let after = Sample::now(&cgroup, &service.look());
         let service_cpu_s = cpu_seconds(service.pid());
+        let busy = busy_seconds() - busy_before - service_cpu_s - outcome.driver_cpu_s;
+        let took = Instant::now().saturating_duration_since(begin);
         let is_killed = service.is_over()?;
         let peaks = sampler.stop();
         drop(service);
@@ -206,7 +212,8 @@ impl Plan {
             peak_resident: peaks.resident,
             after,
             service_cpu_s,
-            outcome: outcome?,
+            others_cpus: busy / took.as_secs_f64(),
+            outcome,
         })
     }
 
@@ -467,4 +474,17 @@ fn cpu_seconds(pid: u32) -> f64 {
         stat.split_whitespace().next()?.parse::<f64>().ok()
     });
     nanos.sum::<f64>() / 1e9
+}
+
+/// What the whole machine has used since it was started; 0 where it does not say.
+fn busy_seconds() -> f64 {
+    /// Ticks a second, as the kernel tells them to programs.
+    const TICKS: f64 = 100.0;
+    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let all = stat.lines().next().unwrap_or_default();
+    // user nice system idle iowait irq softirq steal
+    let ticks = all.split_whitespace().skip(1).take(8).enumerate();
+    let busy = ticks.filter(|(place, _)| !matches!(place, 3 | 4));
+    let busy = busy.filter_map(|(_, ticks)| ticks.parse::<f64>().ok());
+    busy.sum::<f64>() / TICKS
 }

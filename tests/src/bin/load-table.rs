@@ -158,9 +158,9 @@ impl Arguments {
 
 fn print(runs: &[(Mode, Run)]) {
     println!(
-        "| load | allocator | seed | mode | killed | peak MB | peak live MB | heavy MB/s | of reference | cheap/s | of reference | cheap p99 ms | heavy p99 ms | refused cheap/heavy/stream/cache/leak % | probes refused | after: used/resident/live MB |"
+        "| load | allocator | seed | mode | killed | peak MB | peak live MB | heavy MB/s | of reference | cheap/s | of reference | cheap p99 ms | heavy p99 ms | refused cheap/heavy/stream/cache/leak % | probes refused | after: used/resident/live MB | CPUs of others |"
     );
-    println!("|---|---|--:|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
+    println!("|---|---|--:|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
     for (mode, run) in runs {
         let is_reference = |(mode, of): &&(Mode, Run)| {
             *mode == Mode::Reference
@@ -219,6 +219,7 @@ fn row(run: &Run, reference: Option<&Run>) -> String {
             mb(run.after.resident),
             mb(run.after.live)
         ),
+        format!("{:.1}", run.others_cpus),
     ]
     .join(" | ")
 }

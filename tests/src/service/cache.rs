@@ -11,16 +11,18 @@ use std::{
 use tokio::time::Instant;
 
 const VALUE: usize = 64 << 10;
-/// 64 MiB.
-const MAX_ENTRIES: usize = 1_024;
 
-#[derive(Clone, Default)]
-pub(super) struct Cache(Arc<Inner>);
+/// Values of 64 KiB. When it is full, the least recently used makes room.
+#[derive(Clone, Debug)]
+pub struct Cache(Arc<Inner>);
 
-#[derive(Default)]
-struct Inner(Mutex<State>);
+#[derive(Debug)]
+struct Inner {
+    max_entries: usize,
+    state: Mutex<State>,
+}
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct State {
     values: HashMap<u32, (u64, Bytes)>,
     /// By when each was used last.
@@ -30,7 +32,18 @@ struct State {
 }
 
 impl Cache {
-    pub(super) fn get(&self, key: u32) -> Option<Bytes> {
+    /// Makes an empty cache of so many values.
+    #[must_use]
+    pub fn new(max_entries: usize) -> Self {
+        Self(Arc::new(Inner {
+            max_entries,
+            state: Mutex::default(),
+        }))
+    }
+
+    /// The value of a key, if it is there.
+    #[must_use]
+    pub fn get(&self, key: u32) -> Option<Bytes> {
         let mut state = self.0.lock();
         let State {
             values,
@@ -46,15 +59,16 @@ impl Cache {
         Some(value.clone())
     }
 
-    /// Makes the value, as if it came from far away.
-    pub(super) fn insert(&self, key: u32) -> Bytes {
+    /// Makes the value of a key, as if it came from far away, and keeps it.
+    #[must_use]
+    pub fn insert(&self, key: u32) -> Bytes {
         let value = Bytes::from(vec![key as u8; VALUE]);
         let mut state = self.0.lock();
         if state.values.contains_key(&key) {
             // Somebody else was faster.
             return value;
         }
-        while state.values.len() >= MAX_ENTRIES {
+        while state.values.len() >= self.0.max_entries {
             state.remove_coldest(RemovalReason::Capacity);
         }
         state.totals.inserted += 1;
@@ -68,7 +82,7 @@ impl Cache {
 
 impl Inner {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -95,8 +109,8 @@ impl Bounded for Inner {
     fn usage(&self) -> Usage {
         let entries = self.lock().values.len();
         Usage::new(entries as u64, (entries * VALUE) as u64)
-            .with_max_entries(MAX_ENTRIES as u64)
-            .with_max_bytes((MAX_ENTRIES * VALUE) as u64)
+            .with_max_entries(self.max_entries as u64)
+            .with_max_bytes((self.max_entries * VALUE) as u64)
     }
 
     fn totals(&self) -> Totals {
@@ -136,14 +150,16 @@ impl Bounded for Inner {
 mod tests {
     use super::*;
 
+    const MAX_ENTRIES: usize = 64;
+
     #[test]
     fn the_least_recently_used_goes_first_and_totals_balance() {
-        let cache = Cache::default();
+        let cache = Cache::new(MAX_ENTRIES);
         for key in 0..MAX_ENTRIES as u32 {
-            cache.insert(key);
+            let _ = cache.insert(key);
         }
         assert!(cache.get(0).is_some());
-        cache.insert(5_000);
+        let _ = cache.insert(5_000);
         assert!(cache.get(1).is_none());
         assert!(cache.get(0).is_some());
         let bounded = cache.bounded();

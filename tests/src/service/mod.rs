@@ -10,6 +10,8 @@
 
 mod cache;
 
+pub use cache::Cache;
+
 use crate::Error;
 use axum::{
     Router,
@@ -20,7 +22,6 @@ use axum::{
     serve::ListenerExt as _,
 };
 use bytes::Bytes;
-use cache::Cache;
 use clap::Parser;
 use http_body::Frame;
 use plimsoll::{
@@ -49,6 +50,8 @@ pub const LEAK: usize = 10 << 10;
 /// Whether a value was in the cache, `hit` or `miss`.
 pub const CACHE_HEADER: HeaderName = HeaderName::from_static("x-cache");
 
+/// How many values the cache has, of 64 KiB each.
+const CACHED: usize = 1_024;
 const FRAME: usize = 16 << 10;
 /// How often what lives is printed.
 const LIVE_EVERY: Duration = Duration::from_millis(100);
@@ -154,10 +157,18 @@ impl Service {
     }
 }
 
-#[derive(Default)]
 struct Shared {
     cache: Cache,
     leaked: Mutex<Vec<Box<[u8]>>>,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            cache: Cache::new(CACHED),
+            leaked: Mutex::default(),
+        }
+    }
 }
 
 fn app(shared: &Arc<Shared>) -> Router {
