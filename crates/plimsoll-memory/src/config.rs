@@ -1,4 +1,4 @@
-use crate::{Budget, BudgetMode, HeavyLog};
+use crate::{AdmissionConfig, Budget, BudgetMode, HeavyLog, MonitorConfig, verdict::LeakConfig};
 use plimsoll_core::{
     ConfigError, Name,
     settings::{self, Fields, Settings, bytes, choice, duration, flag, integer, sizes},
@@ -28,6 +28,9 @@ pub struct MemoryConfig {
     heavy_kept: Duration,
     max_heavy: usize,
     headers: bool,
+    monitor: MonitorConfig,
+    admission: AdmissionConfig,
+    leaks: LeakConfig,
 }
 
 impl MemoryConfig {
@@ -42,7 +45,31 @@ impl MemoryConfig {
             heavy_kept: Duration::from_secs(3_600),
             max_heavy: 1_000,
             headers: false,
+            monitor: MonitorConfig::new(),
+            admission: AdmissionConfig::new(),
+            leaks: LeakConfig::new(),
         }
+    }
+
+    /// The limit and the line of the process, and what is done to keep it under that.
+    #[must_use]
+    pub fn monitor(mut self, monitor: MonitorConfig) -> Self {
+        self.monitor = monitor;
+        self
+    }
+
+    /// When requests are let in.
+    #[must_use]
+    pub fn admission(mut self, admission: AdmissionConfig) -> Self {
+        self.admission = admission;
+        self
+    }
+
+    /// What is taken for a leak.
+    #[must_use]
+    pub fn leaks(mut self, leaks: LeakConfig) -> Self {
+        self.leaks = leaks;
+        self
     }
 
     /// The most bytes that a request of a route without a budget of its own may hold, at least 1.
@@ -127,6 +154,24 @@ impl MemoryConfig {
         self.headers
     }
 
+    /// What is done to keep the process under its line.
+    #[must_use]
+    pub const fn monitor_config(&self) -> &MonitorConfig {
+        &self.monitor
+    }
+
+    /// When requests are let in.
+    #[must_use]
+    pub const fn admission_config(&self) -> &AdmissionConfig {
+        &self.admission
+    }
+
+    /// What is taken for a leak.
+    #[must_use]
+    pub const fn leaks_config(&self) -> &LeakConfig {
+        &self.leaks
+    }
+
     /// Sets the limits of a log to what is said here.
     pub fn apply_to(&self, heavy: &HeavyLog) {
         let above = self.heavy.unwrap_or(u64::MAX);
@@ -185,5 +230,16 @@ impl Settings for MemoryConfig {
             "Whether responses tell what was held, in X-Memory-Usage-MB and X-Memory-Delta-MB.",
             &mut flag(&mut self.headers),
         );
+        fields.group(
+            "monitor",
+            "The limit of the process, and what is done to keep it under that.",
+            &mut self.monitor,
+        );
+        fields.group(
+            "admission",
+            "When requests are let in.",
+            &mut self.admission,
+        );
+        fields.group("leaks", "What is taken for a leak.", &mut self.leaks);
     }
 }

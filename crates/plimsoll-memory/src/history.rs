@@ -366,7 +366,8 @@ impl Ring {
             limit: Small::of_bytes(point.limit),
             tasks: Small::of(point.tasks),
             in_flight: Small::of(point.in_flight),
-            refused: u32::try_from(u64::from(slot.refused).saturating_add(refused)).unwrap_or(u32::MAX),
+            refused: u32::try_from(u64::from(slot.refused).saturating_add(refused))
+                .unwrap_or(u32::MAX),
             pressure: match point.pressure.value() {
                 Some(value) => (value * STEPS).round() as u16,
                 None => u16::MAX,

@@ -73,6 +73,7 @@ mod config;
 mod heavy;
 pub mod history;
 mod layer;
+mod load_line;
 mod manager;
 pub mod monitor;
 pub mod pressure;
@@ -101,6 +102,7 @@ pub use self::{
     config::MemoryConfig,
     heavy::{HeavyLog, HeavyRequest},
     layer::{MemoryFuture, MemoryLayer, MemoryService},
+    load_line::{Held, LoadLine, LoadLineBuilder},
     manager::{ManagerBuilder, ManagerError, ManagerStats, MemoryManager, MonitorGuard},
     monitor::{Known, MemoryFigures, MonitorConfig, Signals, Source},
     pressure::{PressureChange, PressureLevel, ScaledTrigger},

@@ -13,6 +13,8 @@ pub(crate) enum Cause {
     Lifecycle(plimsoll_core::ConfigError),
     #[cfg(feature = "http")]
     Memory(plimsoll_core::ConfigError),
+    #[cfg(feature = "http")]
+    Monitor(plimsoll_memory::ManagerError),
     NoRuntime,
     #[cfg(feature = "http")]
     Server(plimsoll_core::ConfigError),
@@ -24,6 +26,8 @@ impl StartError {
             #[cfg(feature = "admin")]
             Cause::Control(error) => Some(error),
             Cause::Lifecycle(error) => Some(error),
+            #[cfg(feature = "http")]
+            Cause::Monitor(error) => Some(error),
             Cause::NoRuntime => None,
             #[cfg(feature = "http")]
             Cause::Memory(error) | Cause::Server(error) => Some(error),

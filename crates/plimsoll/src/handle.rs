@@ -27,6 +27,7 @@ use {
     hyper::body::Incoming,
     plimsoll_core::StopReport,
     plimsoll_http::{EdgeLayer, Server},
+    plimsoll_memory::{Held, LoadLine, MonitorGuard, verdict::LeakKind},
     tokio::net::TcpListener,
     tower_service::Service,
 };
@@ -64,6 +65,11 @@ struct Inner {
     /// The process is looked at until this is dropped.
     #[cfg(feature = "http")]
     _process: DropGuard,
+    #[cfg(feature = "http")]
+    line: LoadLine,
+    /// The process is monitored until this is dropped.
+    #[cfg(feature = "http")]
+    _monitor: MonitorGuard,
     /// Its listeners answer until this is dropped, which is after the stop.
     #[cfg(feature = "admin")]
     control: Option<Control>,
@@ -99,6 +105,8 @@ impl Plimsoll {
             server,
             #[cfg(feature = "http")]
             memory,
+            #[cfg(feature = "http")]
+            allocator,
             #[cfg(feature = "admin")]
             control,
             ..
@@ -109,8 +117,6 @@ impl Plimsoll {
         // The recorder comes first: a metric handle made before it records nothing.
         #[cfg(feature = "http")]
         let edge = EdgeLayer::new().memory(&memory).map_err(Cause::Memory)?;
-        #[cfg(all(feature = "config", feature = "http"))]
-        live.set_edge(edge.clone());
         #[cfg(all(feature = "admin", feature = "http"))]
         let control = control.map(|control| {
             let published = edge.clone();
@@ -119,6 +125,31 @@ impl Plimsoll {
         });
         #[cfg(feature = "adapter")]
         let adapters = AdapterDirectory::new();
+        #[cfg(feature = "http")]
+        let (line, monitor) = {
+            let builder = LoadLine::builder(&memory)
+                .registry(registry.clone())
+                .admission(edge.admission().clone())
+                .runtime(runtime.clone())
+                .holders(holders(&edge, &lifecycle));
+            let builder = match allocator {
+                Some(allocator) => builder.allocator(allocator.0),
+                None => builder,
+            };
+            builder.start().map_err(Cause::Monitor)?
+        };
+        #[cfg(feature = "http")]
+        {
+            let alerts = line.alerts().clone();
+            registry.on_overdue(move |overdue| alerts.overdue(overdue));
+        }
+        #[cfg(all(feature = "config", feature = "http"))]
+        live.set_edge(edge.clone(), line.clone());
+        #[cfg(all(feature = "admin", feature = "http"))]
+        let control = control.map(|control| {
+            let published = line.clone();
+            control.before_scrape(move || published.publish_metrics())
+        });
         #[cfg(all(feature = "admin", feature = "adapter"))]
         let control = control.map(|control| {
             let adapters = adapters.clone();
@@ -170,6 +201,10 @@ impl Plimsoll {
                 server,
                 #[cfg(feature = "http")]
                 _process: process,
+                #[cfg(feature = "http")]
+                line,
+                #[cfg(feature = "http")]
+                _monitor: monitor,
                 #[cfg(feature = "admin")]
                 control,
             }),
@@ -235,6 +270,14 @@ impl Plimsoll {
     #[must_use]
     pub fn layer(&self) -> EdgeLayer {
         self.inner.edge.clone()
+    }
+
+    /// All that keeps the process under its line: the monitor, the admission of requests, alerts, and
+    /// verdicts on what leaks.
+    #[cfg(feature = "http")]
+    #[must_use]
+    pub fn load_line(&self) -> &LoadLine {
+        &self.inner.line
     }
 
     /// The server that [`serve`](Self::serve) runs, for its counts.
@@ -550,6 +593,27 @@ fn watch_process(
         tracing::error!(%error, "the log of heavy requests is not swept");
     }
     guard
+}
+
+/// Has what routes retain, and how many tasks there are of each name, looked at for leaks.
+#[cfg(feature = "http")]
+fn holders(edge: &EdgeLayer, lifecycle: &Lifecycle) -> impl FnMut(&mut Vec<Held>) + Send + 'static {
+    let (edge, lifecycle) = (edge.clone(), lifecycle.clone());
+    move |told| {
+        let held = |kind, name, held| Held {
+            kind,
+            name,
+            held,
+            bound: None,
+        };
+        let endpoints = edge.snapshot().into_iter();
+        told.extend(endpoints.map(|endpoint| {
+            let retained = endpoint.memory.retained.bytes;
+            held(LeakKind::Route, endpoint.endpoint, retained)
+        }));
+        let tasks = lifecycle.tasks().into_iter();
+        told.extend(tasks.map(|tasks| held(LeakKind::Task, tasks.name, tasks.count as u64)));
+    }
 }
 
 /// The name of the service's own listener in reports and metrics.

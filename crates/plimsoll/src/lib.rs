@@ -78,7 +78,9 @@ pub use plimsoll_http::{GrpcOutcome, HttpOutcome, grpc, outcome};
 pub use plimsoll_http::{HttpClient, HttpClientConfig, client};
 #[cfg(any(feature = "adapter", feature = "http"))]
 pub use plimsoll_memory::{
-    self as memory, Attribution, Budget, BudgetMode, MemoryConfig, MemoryLayer,
+    self as memory, Admission, AdmissionConfig, AdmissionLayer, AdmissionMode, Alert, Attribution,
+    Budget, BudgetKey, BudgetMode, LoadLine, MemoryConfig, MemoryLayer, MemoryManager,
+    MonitorConfig, Priority,
 };
 
 /// The examples of the README and the guide, compiled.

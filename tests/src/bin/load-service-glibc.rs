@@ -8,5 +8,5 @@ use plimsoll_tests::{Error, service::Service};
 static ALLOCATOR: TrackingAllocator = TrackingAllocator::system();
 
 fn main() -> Result<(), Error> {
-    Service::parse().serve()
+    Service::parse().serve(&ALLOCATOR)
 }

@@ -9,5 +9,5 @@ use tikv_jemallocator::Jemalloc;
 static ALLOCATOR: TrackingAllocator<Jemalloc> = TrackingAllocator::new(Jemalloc);
 
 fn main() -> Result<(), Error> {
-    Service::parse().serve()
+    Service::parse().serve(&ALLOCATOR)
 }

@@ -26,7 +26,7 @@ use clap::Parser;
 use http_body::Frame;
 use plimsoll::{
     Config, ConfigFiles, ControlConfig, Plimsoll, ServerConfig,
-    alloc::{Mode, live_bytes, set_mode},
+    alloc::{Mode, Reclaim, live_bytes, set_mode},
 };
 use serde_json::json;
 use std::{
@@ -82,7 +82,7 @@ impl Service {
     /// # Errors
     ///
     /// When it cannot begin.
-    pub fn serve(self) -> Result<(), Error> {
+    pub fn serve(self, allocator: &'static (dyn Reclaim + Sync)) -> Result<(), Error> {
         tracing_subscriber::fmt()
             .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()))
             .with_writer(io::stderr)
@@ -111,7 +111,7 @@ impl Service {
             if self.bare {
                 self.serve_bare(listener).await
             } else {
-                self.serve_afloat(listener).await
+                self.serve_afloat(listener, allocator).await
             }
         })
     }
@@ -129,7 +129,11 @@ impl Service {
         Ok(())
     }
 
-    async fn serve_afloat(&self, listener: TcpListener) -> Result<(), Error> {
+    async fn serve_afloat(
+        &self,
+        listener: TcpListener,
+        allocator: &'static (dyn Reclaim + Sync),
+    ) -> Result<(), Error> {
         let control = ControlConfig::new()
             .admin_addr((Ipv4Addr::LOCALHOST, 0).into())
             .no_probe();
@@ -138,7 +142,10 @@ impl Service {
             .max_connections(16_384)
             .head_timeout(Duration::from_secs(600))
             .idle_timeout(Duration::from_secs(600));
-        let config = Config::new().control(control).server(server);
+        let config = Config::new()
+            .control(control)
+            .server(server)
+            .allocator(allocator);
         let config = match &self.config {
             Some(folder) => ConfigFiles::in_folder(folder).load(config)?.config(),
             None => config,

@@ -26,10 +26,10 @@ struct Args {
 fn main() -> Result<(), Error> {
     let args = Args::parse();
     let mut suite = Suite::new("The memory monitor", args.options);
-    let mut at_ease = monitor(100);
-    suite.single("decide, at ease", move |steps| at_ease(steps));
-    let mut pressing = monitor(950);
-    suite.single("decide, under pressure", move |steps| pressing(steps));
+    let at_ease = monitor(100);
+    suite.single("decide, at ease", at_ease);
+    let pressing = monitor(950);
+    suite.single("decide, under pressure", pressing);
     let mut source = ProcessSource::default();
     suite.single("look at the process", move |looks| {
         for _ in 0..looks {

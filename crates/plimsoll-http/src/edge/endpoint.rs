@@ -175,6 +175,8 @@ impl Endpoints {
         let mut memory = self.memory.write().unwrap_or_else(PoisonError::into_inner);
         memory.clone_from(config);
         memory.apply_to(&self.heavy);
+        // Whoever calls has checked it.
+        let _ = self.admission.reconfigure(config.admission_config());
         self.headers.store(memory.has_headers(), Relaxed);
         for endpoint in self.all() {
             let budget = memory.budget_for(endpoint.name());

@@ -1,12 +1,16 @@
 //! The ledger of what is reserved, and the line that all of it has to stay under.
 
 use super::{
-    AdmissionConfig, AdmissionMode, Cancelled, Meter, Permit, Priority,
+    AdmissionConfig, AdmissionMode, Meter, Permit, Priority,
     learn::{Ages, Learned},
     permit::Hold,
     route::Standing,
     stats::Counts,
     wait::Waiter,
+};
+use crate::{
+    BudgetMode,
+    reclaim::{CancelAsk, Cancelled, Victim, choose_victims},
 };
 use plimsoll_alloc::{MemoryScope, untracked};
 use plimsoll_core::{Clock, Name, RejectReason, Rejected, stripe};
@@ -98,6 +102,8 @@ pub(super) struct Book {
     /// just now, and hold nothing yet.
     growth: u64,
     growth_of_begun: u64,
+    /// What large ones hold.
+    held: u64,
     overhead: Overhead,
     large: Vec<Option<Arc<Large>>>,
     free: Vec<usize>,
@@ -195,6 +201,7 @@ impl Ledger {
                 used: None,
                 growth: 0,
                 growth_of_begun: 0,
+                held: 0,
                 overhead: Overhead::new(),
                 large: Vec::new(),
                 free: Vec::new(),
@@ -622,35 +629,30 @@ impl Ledger {
         book.read = Some((now, took));
     }
 
-    /// Cancels those who hold most for their priority, until they hold `want` in all. None that holds
-    /// less than `floor`, and at most so many.
-    pub(super) fn cancel_largest(&self, want: u64, floor: u64, at_most: usize) -> Cancelled {
+    pub(super) fn cancel_largest(&self, ask: &CancelAsk) -> Cancelled {
         let book = self.lock();
-        let mut by_weight: Vec<_> = book
+        let running: Vec<_> = book
             .large
             .iter()
             .flatten()
+            .filter(|large| !large.is_cancelled())
             .filter_map(|large| {
-                let run = large.run();
-                let live = run.scope.as_ref()?.usage().live;
-                let is_free = !large.cancelled.load(Relaxed);
-                let weight = live / large.priority.denominator()?;
-                (is_free && live >= floor).then(|| (weight, live, large.clone()))
+                let used = large.run().scope.as_ref()?.usage().live;
+                let weight = large.priority.weight();
+                Some((large.clone(), Victim { used, weight }))
             })
             .collect();
         drop(book);
-        by_weight.sort_unstable_by_key(|(weight, ..)| std::cmp::Reverse(*weight));
-        let mut cancelled = Cancelled::default();
-        for (_, live, large) in by_weight.into_iter().take(at_most) {
-            if cancelled.bytes >= want {
-                break;
-            }
-            cancelled.requests += 1;
-            cancelled.bytes += live;
-            large.cancel();
-            self.counts.cancelled();
+        let candidates: Vec<_> = running.iter().map(|(_, victim)| *victim).collect();
+        let chosen = choose_victims(&candidates, ask);
+        if ask.mode == BudgetMode::Enforce {
+            chosen.iter().for_each(|place| running[*place].0.cancel());
+            self.counts.cancelled(chosen.len());
         }
-        cancelled
+        Cancelled {
+            requests: chosen.len() as u64,
+            bytes: chosen.iter().map(|place| candidates[*place].used).sum(),
+        }
     }
 
     pub(super) fn look(&self) -> Look {
@@ -661,6 +663,7 @@ impl Ledger {
             growth: book.growth,
             reserved_for_small: self.reserved_for_small(),
             running: book.running,
+            held: book.held,
             waiting: self.waiting.load(Relaxed),
             is_short: book.is_short,
             drain: book.drain.rate as u64,
@@ -676,6 +679,7 @@ pub(super) struct Look {
     pub(super) growth: u64,
     pub(super) reserved_for_small: u64,
     pub(super) running: usize,
+    pub(super) held: u64,
     pub(super) waiting: usize,
     pub(super) is_short: bool,
     pub(super) drain: u64,
@@ -758,22 +762,24 @@ impl Book {
     /// Reads what is used, and what those who run may still grow by.
     fn read(&mut self, guess: u64, now: u64) {
         // Those who run first: what they get meanwhile counts twice, rather than not at all.
-        let (mut growth, mut of_begun) = (0, 0);
+        let (mut growth, mut of_begun, mut held) = (0, 0, 0);
         let keys = &mut self.keys;
         for large in self.large.iter().flatten() {
             let mut run = large.run();
             let before = run.expected;
             run.look(&large.learned, now.saturating_sub(large.began), guess);
             growth += run.expected - run.live;
+            held += run.live;
             if run.live > 0 {
                 of_begun += run.expected - run.live;
             }
-            if let Some(held) = large.key.and_then(|key| keys.get_mut(&key)) {
-                *held = (*held + run.expected).saturating_sub(before);
+            if let Some(charged) = large.key.and_then(|key| keys.get_mut(&key)) {
+                *charged = (*charged + run.expected).saturating_sub(before);
             }
         }
         self.growth = growth;
         self.growth_of_begun = of_begun;
+        self.held = held;
         let used = self.meter.used();
         let tracked = self.meter.tracked();
         self.used = used.map(|used| match tracked {

@@ -26,6 +26,8 @@ mod layer;
 mod learn;
 mod ledger;
 mod permit;
+#[cfg(feature = "metrics")]
+mod publish;
 mod route;
 mod stats;
 mod wait;
@@ -41,6 +43,10 @@ pub use self::{
 };
 pub(crate) use route::Route;
 
+use crate::{
+    reclaim::{CancelAsk, CancelLargest, Cancelled},
+    system::UsageMeter,
+};
 use plimsoll_alloc::{Mode, is_installed, live_bytes, mode, resident_bytes};
 use plimsoll_core::{Clock, ConfigError, Name};
 use std::{
@@ -109,16 +115,6 @@ pub struct Ask {
     pub key: Option<BudgetKey>,
 }
 
-/// Requests that were told to give back what they hold.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-#[non_exhaustive]
-pub struct Cancelled {
-    /// How many.
-    pub requests: usize,
-    /// What they held, in bytes.
-    pub bytes: u64,
-}
-
 /// What the process has in memory.
 struct Resident;
 
@@ -184,14 +180,6 @@ impl Admission {
         self.ledger.tick();
     }
 
-    /// Has those who hold most for their priority give it back, until that is `want` bytes: none that
-    /// holds less than `floor` bytes, and at most so many. They end when they come to wait next, or
-    /// hand over a frame.
-    #[must_use]
-    pub fn cancel_largest(&self, want: u64, floor: u64, at_most: usize) -> Cancelled {
-        self.ledger.cancel_largest(want, floor, at_most)
-    }
-
     /// What became of those who asked.
     #[must_use]
     pub fn stats(&self) -> AdmissionStats {
@@ -203,6 +191,7 @@ impl Admission {
             growth: look.growth,
             reserved_for_small: look.reserved_for_small,
             running: look.running,
+            held: look.held,
             waiting: look.waiting,
             is_short: look.is_short,
             drained_per_second: look.drain,
@@ -263,12 +252,13 @@ impl Priority {
         }
     }
 
-    /// What it holds is divided by that when it is looked for who holds most.
-    const fn denominator(self) -> Option<u64> {
+    /// What it holds is divided by that when it is looked for who holds most; 0 for those who are
+    /// never ended.
+    const fn weight(self) -> f64 {
         match self {
-            Self::High => None,
-            Self::Normal => Some(2),
-            Self::Low => Some(1),
+            Self::High => 0.0,
+            Self::Normal => 2.0,
+            Self::Low => 1.0,
         }
     }
 }
@@ -282,6 +272,20 @@ impl BudgetKey {
         of.hash(&mut hasher);
         // 0 is for all those who are too many.
         Self(hasher.finish().max(1))
+    }
+}
+
+/// Those of high priority are never ended, and those of low priority before others that hold twice as
+/// much. They end when they come to wait next, or hand over a frame.
+impl CancelLargest for Admission {
+    fn cancel_largest(&self, ask: &CancelAsk) -> Cancelled {
+        self.ledger.cancel_largest(ask)
+    }
+}
+
+impl Meter for UsageMeter {
+    fn used(&mut self) -> Option<u64> {
+        Self::used(self)
     }
 }
 

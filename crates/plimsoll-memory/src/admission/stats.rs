@@ -19,6 +19,8 @@ pub struct AdmissionStats {
     pub reserved_for_small: u64,
     /// Large requests that run: those that hold more than a thousandth of the line, or may come to.
     pub running: usize,
+    /// What these held when somebody looked last.
+    pub held: u64,
     /// Requests that wait.
     pub waiting: usize,
     /// Whether somebody waits for want of memory.
@@ -45,6 +47,14 @@ pub struct AdmissionStats {
     pub would_wait: u64,
     /// Those who would have been refused at once, if that was enforced.
     pub would_reject: u64,
+}
+
+impl AdmissionStats {
+    /// All that were refused, for whatever reason.
+    #[must_use]
+    pub const fn refused(&self) -> u64 {
+        self.queue_full + self.timed_out + self.shed_total + self.over_share
+    }
 }
 
 /// What is known of the requests of a route.
@@ -111,8 +121,8 @@ impl Counts {
         count(counter);
     }
 
-    pub(super) fn cancelled(&self) {
-        count(&self.cancelled);
+    pub(super) fn cancelled(&self, requests: usize) {
+        self.cancelled.fetch_add(requests as u64, Relaxed);
     }
 
     pub(super) fn would_wait(&self) {

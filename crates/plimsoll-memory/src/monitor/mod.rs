@@ -29,11 +29,13 @@ mod figures;
 #[cfg(feature = "metrics")]
 mod publish;
 mod signals;
+mod system;
 
 pub use self::{
     config::MonitorConfig,
     figures::{Known, MemoryFigures},
     signals::{ProcessSource, Signals, Source},
+    system::SystemSource,
 };
 use crate::{
     Alert, AlertKind, PressureChange, PressureLevel, Severity,

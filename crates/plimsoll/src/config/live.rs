@@ -11,6 +11,8 @@ use plimsoll_config::{
 use plimsoll_core::{Lifecycle, Problems, settings::Value};
 #[cfg(feature = "http")]
 use plimsoll_http::EdgeLayer;
+#[cfg(feature = "http")]
+use plimsoll_memory::LoadLine;
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
@@ -39,9 +41,9 @@ pub(crate) trait Reloads: Configuration {
     /// The files to watch.
     fn watched(&self) -> Vec<PathBuf>;
 
-    /// Has the edge go by what the files say, after each change.
+    /// Has the edge and the monitor go by what the files say, after each change.
     #[cfg(feature = "http")]
-    fn set_edge(&self, edge: EdgeLayer);
+    fn set_edge(&self, edge: EdgeLayer, line: LoadLine);
 
     /// Says which adapters the files and variables name that are not there.
     #[cfg(feature = "http")]
@@ -152,7 +154,7 @@ pub(crate) struct Live<X> {
     changing: Mutex<Option<ThreadId>>,
     /// Taken for a moment, under `shown` or alone.
     #[cfg(feature = "http")]
-    edge: Mutex<Option<EdgeLayer>>,
+    edge: Mutex<Option<(EdgeLayer, LoadLine)>>,
     /// Never held for long.
     shown: Mutex<Shown>,
 }
@@ -313,12 +315,13 @@ impl<X: AdapterSettings> Live<X> {
         #[cfg(feature = "http")]
         {
             shown.config.memory = config.memory;
-            if let Some(edge) = lock(&self.edge).as_ref() {
+            if let Some((edge, line)) = lock(&self.edge).as_ref() {
                 let memory = &shown.config.memory;
                 let changed = edge.reconfigure_memory(memory);
+                let changed = changed.and_then(|()| line.reconfigure(memory));
                 // Whoever read it has checked it.
                 if let Err(error) = changed {
-                    tracing::error!(%error, "what requests may hold is not changed");
+                    tracing::error!(%error, "what may be held is not changed");
                 }
             }
         }
@@ -443,8 +446,8 @@ impl<X: AdapterSettings> Configuration for Live<X> {
 
 impl<X: AdapterSettings> Reloads for Live<X> {
     #[cfg(feature = "http")]
-    fn set_edge(&self, edge: EdgeLayer) {
-        *lock(&self.edge) = Some(edge);
+    fn set_edge(&self, edge: EdgeLayer, line: LoadLine) {
+        *lock(&self.edge) = Some((edge, line));
     }
 
     fn add(&self, adapter: AdapterControl) -> Result<(), LoadError> {

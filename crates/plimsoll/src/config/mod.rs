@@ -23,6 +23,8 @@ pub use self::schema::{adapters_schema, config_schema};
 use plimsoll_adapter::{AdapterConfig, RecordThreshold};
 #[cfg(feature = "admin")]
 use plimsoll_admin::ControlConfig;
+#[cfg(feature = "http")]
+use plimsoll_alloc::Reclaim;
 use plimsoll_core::{
     LifecycleConfig, RegistryConfig,
     settings::{Fields, Settings},
@@ -54,6 +56,8 @@ pub struct Config {
     pub(crate) server: ServerConfig,
     #[cfg(feature = "http")]
     pub(crate) memory: MemoryConfig,
+    #[cfg(feature = "http")]
+    pub(crate) allocator: Option<Allocator>,
     #[cfg(feature = "admin")]
     pub(crate) control: Option<ControlConfig>,
     #[cfg(feature = "adapter")]
@@ -61,6 +65,18 @@ pub struct Config {
     /// The files it was read from, to be read again.
     #[cfg(feature = "config")]
     pub(crate) live: Option<live::Handle>,
+}
+
+/// The allocator of the program.
+#[cfg(feature = "http")]
+#[derive(Clone, Copy)]
+pub(crate) struct Allocator(pub(crate) &'static (dyn Reclaim + Sync));
+
+#[cfg(feature = "http")]
+impl std::fmt::Debug for Allocator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Allocator").finish_non_exhaustive()
+    }
 }
 
 /// What all adapters have in common unless one says otherwise.
@@ -81,6 +97,8 @@ impl Config {
             server: ServerConfig::default(),
             #[cfg(feature = "http")]
             memory: MemoryConfig::default(),
+            #[cfg(feature = "http")]
+            allocator: None,
             #[cfg(feature = "admin")]
             control: Some(ControlConfig::new()),
             #[cfg(feature = "adapter")]
@@ -114,6 +132,25 @@ impl Config {
     #[cfg(feature = "http")]
     pub fn memory(mut self, memory: MemoryConfig) -> Self {
         self.memory = memory;
+        self
+    }
+
+    /// Says which allocator the program has, so that it can be asked for the memory that it has free.
+    /// That of the system by default.
+    ///
+    /// ```
+    /// use plimsoll::{Config, TrackingAllocator};
+    ///
+    /// #[global_allocator]
+    /// static ALLOC: TrackingAllocator = TrackingAllocator::system();
+    ///
+    /// # fn main() {
+    /// let config = Config::new().allocator(&ALLOC);
+    /// # }
+    /// ```
+    #[cfg(feature = "http")]
+    pub fn allocator(mut self, allocator: &'static (dyn Reclaim + Sync)) -> Self {
+        self.allocator = Some(Allocator(allocator));
         self
     }
 

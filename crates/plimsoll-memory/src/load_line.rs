@@ -1,0 +1,540 @@
+//! All that keeps the process under its line, in one handle.
+
+use crate::{
+    Admission, Alert, AlertKind, Alerts, Known, ManagerBuilder, ManagerError, MemoryConfig,
+    MemoryFigures, MemoryManager, MonitorGuard, Severity,
+    history::{History, HistoryPoint, Point, Resolution},
+    monitor::SystemSource,
+    show::{Percent, Rate, Size, Span},
+    verdict::{LeakDetector, LeakKind, Verdict},
+};
+use plimsoll_alloc::Reclaim;
+use plimsoll_core::{ConfigError, Name, Registry, Usage};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+use tokio::{runtime::Handle, time::Instant};
+
+/// How often it is looked for what leaks.
+const JUDGED_EVERY: Duration = Duration::from_secs(1);
+/// How long a route is told of after a request of it was refused.
+const SHEDDING_FOR: Duration = Duration::from_secs(10);
+/// How long memory has to be short, on average, for the allocator to be told to be frugal.
+const FRUGAL_AFTER: f64 = 1.0;
+/// Of that time, how much it has to be short for that, and for how little it need not be any longer.
+const FRUGAL_FROM: f64 = 0.6;
+const FRUGAL_UNTIL: f64 = 0.2;
+
+/// All that keeps the process under its line: the [monitor](MemoryManager) and whoever makes room, the
+/// [admission](Admission) of requests, a history, and verdicts on what leaks. Cloning gives another
+/// handle to the same one.
+///
+/// ```
+/// use plimsoll_memory::{LoadLine, MemoryConfig};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let (line, _guard) = LoadLine::builder(&MemoryConfig::new()).start()?;
+/// println!("{}", line.describe());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct LoadLine {
+    manager: MemoryManager,
+    admission: Admission,
+    known: Arc<Mutex<Kept>>,
+}
+
+/// What a [`LoadLine`] is made of.
+#[must_use = "nothing is looked at before it is started"]
+pub struct LoadLineBuilder {
+    config: MemoryConfig,
+    manager: ManagerBuilder,
+    registry: Registry,
+    source: SystemSource,
+    admission: Admission,
+    alerts: Alerts,
+    allocator: Option<&'static (dyn Reclaim + Sync)>,
+    holders: Vec<Holders>,
+}
+
+type Holders = Box<dyn FnMut(&mut Vec<Held>) + Send>;
+
+/// What something holds, by name: it is looked at for leaks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[allow(clippy::exhaustive_structs, reason = "whoever tells says all of it")]
+pub struct Held {
+    /// What kind of thing it is.
+    pub kind: LeakKind,
+    /// Its name.
+    pub name: Name,
+    /// How much it holds: bytes, or so many of something.
+    pub held: u64,
+    /// The most that it may hold, if that is known.
+    pub bound: Option<u64>,
+}
+
+/// What is kept of what was seen.
+struct Kept {
+    history: History,
+    leaks: LeakDetector,
+    standing: Vec<Verdict>,
+    /// What each route held when somebody looked, of those that hold most.
+    most: Option<(Name, u64)>,
+    shedding: Vec<Shedding>,
+}
+
+struct Shedding {
+    name: Name,
+    refused: u64,
+    at: Option<Instant>,
+}
+
+/// What follows each sample.
+struct Follower {
+    admission: Admission,
+    registry: Registry,
+    alerts: Alerts,
+    allocator: Option<&'static (dyn Reclaim + Sync)>,
+    holders: Vec<Holders>,
+    known: Arc<Mutex<Kept>>,
+    judged: Option<Instant>,
+    frugality: Frugality,
+}
+
+/// Whether the allocator is to give back at once what is free.
+#[derive(Default)]
+struct Frugality {
+    share: f64,
+    at: Option<Instant>,
+    is_on: bool,
+}
+
+impl LoadLineBuilder {
+    /// Whose holdings are swept, shrunk, and looked at. An empty registry by default.
+    pub fn registry(mut self, registry: Registry) -> Self {
+        self.registry = registry;
+        self
+    }
+
+    /// Who lets requests in. By default somebody whom nobody asks.
+    pub fn admission(mut self, admission: Admission) -> Self {
+        self.admission = admission;
+        self
+    }
+
+    /// The program's allocator, which is asked for what it has free. That of the system by default,
+    /// which is wrong where the program has another one.
+    pub fn allocator(mut self, allocator: &'static (dyn Reclaim + Sync)) -> Self {
+        self.allocator = Some(allocator);
+        self
+    }
+
+    /// Counts the tasks of a runtime.
+    pub fn runtime(mut self, runtime: Handle) -> Self {
+        self.source = self.source.runtime(runtime);
+        self
+    }
+
+    /// Who is told of alerts, if there are hooks already.
+    pub fn alerts(mut self, alerts: Alerts) -> Self {
+        self.alerts = alerts;
+        self
+    }
+
+    /// Has more looked at by name each second: what routes retain, say. `tell` adds what there is. It is
+    /// called on the monitor's thread, and has to return soon.
+    pub fn holders(mut self, tell: impl FnMut(&mut Vec<Held>) + Send + 'static) -> Self {
+        self.holders.push(Box::new(tell));
+        self
+    }
+
+    /// Starts the threads of it.
+    ///
+    /// # Errors
+    ///
+    /// When a setting is out of its range, or the system has no threads for it.
+    pub fn start(self) -> Result<(LoadLine, MonitorGuard), ManagerError> {
+        let Self {
+            config,
+            manager,
+            registry,
+            source,
+            admission,
+            alerts,
+            allocator,
+            holders,
+        } = self;
+        config.validate().map_err(ManagerError::Config)?;
+        admission.set_meter(source.meter());
+        let known = Arc::new(Mutex::new(Kept {
+            history: History::new(Instant::now(), SystemTime::now()),
+            leaks: LeakDetector::new(config.leaks_config()),
+            standing: Vec::new(),
+            most: None,
+            shedding: Vec::new(),
+        }));
+        let mut follower = Follower {
+            admission: admission.clone(),
+            registry: registry.clone(),
+            alerts: alerts.clone(),
+            allocator,
+            holders,
+            known: known.clone(),
+            judged: None,
+            frugality: Frugality::default(),
+        };
+        let manager = match allocator {
+            Some(allocator) => manager.allocator(allocator),
+            None => manager,
+        };
+        let (manager, guard) = manager
+            .registry(registry)
+            .source(source)
+            .alerts(alerts)
+            .cancel(Arc::new(admission.clone()))
+            .relieve_when(relief(&admission))
+            .observe(move |now, figures| follower.follow(now, figures))
+            .start()?;
+        let line = LoadLine {
+            manager,
+            admission,
+            known,
+        };
+        line.apply(&config)?;
+        Ok((line, guard))
+    }
+}
+
+/// Whether the allocator should be asked for pages: somebody waits for want of memory.
+fn relief(admission: &Admission) -> impl Fn(&MemoryFigures) -> bool + Send + 'static {
+    let admission = admission.clone();
+    move |figures| {
+        let stats = admission.stats();
+        let kept = figures.unattributed.unwrap_or(0);
+        let kept = kept.saturating_sub(stats.overhead.unwrap_or(0));
+        stats.is_short && figures.line.is_some_and(|line| kept > line / 32)
+    }
+}
+
+impl LoadLine {
+    /// Begins with a configuration.
+    pub fn builder(config: &MemoryConfig) -> LoadLineBuilder {
+        LoadLineBuilder {
+            config: config.clone(),
+            manager: MemoryManager::builder(config.monitor_config().clone()),
+            registry: Registry::new(),
+            source: SystemSource::new(),
+            admission: Admission::new(),
+            alerts: Alerts::new(),
+            allocator: None,
+            holders: Vec::new(),
+        }
+    }
+
+    /// The monitor, and whoever makes room.
+    #[must_use]
+    pub const fn manager(&self) -> &MemoryManager {
+        &self.manager
+    }
+
+    /// Who lets requests in.
+    #[must_use]
+    pub const fn admission(&self) -> &Admission {
+        &self.admission
+    }
+
+    /// Who is told of alerts.
+    #[must_use]
+    pub fn alerts(&self) -> &Alerts {
+        self.manager.alerts()
+    }
+
+    /// What is known of the past at a resolution, oldest first.
+    #[must_use]
+    pub fn history(&self, resolution: Resolution) -> Vec<HistoryPoint> {
+        self.known().history.points(resolution).collect()
+    }
+
+    /// What leaks now, the worst first.
+    #[must_use]
+    pub fn verdicts(&self) -> Vec<Verdict> {
+        self.known().standing.clone()
+    }
+
+    /// Goes by another configuration from now on.
+    ///
+    /// # Errors
+    ///
+    /// Names each value that is out of its range. Nothing is changed then.
+    pub fn reconfigure(&self, config: &MemoryConfig) -> Result<(), ConfigError> {
+        config.validate()?;
+        self.apply(config).map_err(|error| match error {
+            ManagerError::Config(error) => error,
+            ManagerError::Thread(_) => unreachable!("no thread is made"),
+        })
+    }
+
+    fn apply(&self, config: &MemoryConfig) -> Result<(), ManagerError> {
+        let monitor = config.monitor_config().clone();
+        let applied = self.manager.reconfigure(monitor);
+        applied.map_err(ManagerError::Config)?;
+        let applied = self.admission.reconfigure(config.admission_config());
+        applied.map_err(ManagerError::Config)?;
+        self.known().leaks.reconfigure(config.leaks_config());
+        Ok(())
+    }
+
+    /// Writes all of it to the current recorder of the `metrics` facade: what
+    /// [the monitor](MemoryManager::publish_metrics) and [admission](Admission::publish_metrics) do,
+    /// and how many things leak, as the gauge `plimsoll_memory_leaks` with the label `kind`. Call it
+    /// before a scrape.
+    #[cfg(feature = "metrics")]
+    pub fn publish_metrics(&self) {
+        self.manager.publish_metrics();
+        self.admission.publish_metrics();
+        let standing = self.verdicts();
+        for kind in LeakKind::ALL {
+            let leaks = standing.iter().filter(|verdict| verdict.kind == kind);
+            metrics::gauge!("plimsoll_memory_leaks", "kind" => kind.as_str())
+                .set(leaks.count() as f64);
+        }
+    }
+
+    /// Says in one sentence how things are:
+    /// `shedding /export: memory 91 % of 512 MiB, limit in 14 min at +3.0 MiB/s, /demo/leak holds 220 MiB`.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let kept = self.known();
+        let now = Instant::now();
+        let shedding: Vec<_> = kept.shedding(now).collect();
+        let leaks = kept.standing.iter().find(|it| it.kind.is_bytes());
+        let known = Known {
+            shedding: &shedding,
+            holds: kept.most.map(|(name, bytes)| (name.as_str(), bytes)),
+            leaks: leaks.map(|leak| (leak.name.as_str(), leak.slope)),
+        };
+        self.manager.describe(&known)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Kept> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kept {
+    /// Routes of which a request was refused not long ago.
+    fn shedding(&self, now: Instant) -> impl Iterator<Item = &'static str> {
+        let recent = move |at: &Instant| now.saturating_duration_since(*at) < SHEDDING_FOR;
+        let routes = self.shedding.iter();
+        routes
+            .filter(move |route| route.at.as_ref().is_some_and(recent))
+            .map(|route| route.name.as_str())
+    }
+
+    fn look_at_routes(&mut self, admission: &Admission, now: Instant) {
+        let mut routes = admission.routes();
+        routes.sort_unstable_by_key(|route| route.name);
+        let before = std::mem::take(&mut self.shedding);
+        self.shedding = routes
+            .iter()
+            .map(|route| {
+                let found = before.binary_search_by_key(&route.name, |it| it.name);
+                let last = found.ok().map(|place| &before[place]);
+                let has_more = route.refused > last.map_or(0, |last| last.refused);
+                Shedding {
+                    name: route.name,
+                    refused: route.refused,
+                    at: match has_more {
+                        true => Some(now),
+                        false => last.and_then(|last| last.at),
+                    },
+                }
+            })
+            .collect();
+    }
+}
+
+impl Follower {
+    fn follow(&mut self, now: Instant, figures: &MemoryFigures) {
+        self.admission.set_line(figures.line);
+        self.admission.set_shed(shed(figures));
+        let stats = self.admission.stats();
+        if let Some(allocator) = self.allocator {
+            self.frugality.follow(now, stats.is_short, allocator);
+        }
+        let judges = self
+            .judged
+            .is_none_or(|at| now.saturating_duration_since(at) >= JUDGED_EVERY);
+        let mut told = Vec::new();
+        if judges {
+            self.judged = Some(now);
+            self.ask(figures, stats.held, &mut told);
+        }
+        let mut kept = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.history.record(now, point(figures, stats.refused()));
+        if judges {
+            kept.look_at_routes(&self.admission, now);
+            kept.most = told
+                .iter()
+                .filter(|it| matches!(it.kind, LeakKind::Route | LeakKind::Holding))
+                .map(|it| (it.name, it.held))
+                .max_by_key(|(_, held)| *held)
+                .filter(|(_, held)| figures.limit.is_some_and(|limit| *held > limit / 20));
+            for it in told {
+                kept.leaks.observe(now, it.kind, it.name, it.held, it.bound);
+            }
+            let judgement = kept.leaks.judge(now, figures.headroom);
+            kept.standing = judgement.standing;
+            let begun: Vec<_> = kept
+                .standing
+                .iter()
+                .filter(|it| it.is_new)
+                .copied()
+                .collect();
+            drop(kept);
+            begun
+                .iter()
+                .for_each(|verdict| self.alerts.raise(&begins(verdict)));
+            for verdict in &judgement.ended {
+                let text = format!("{} {} grows no longer", verdict.kind, verdict.name);
+                let alert = Alert::new(AlertKind::Leak, Severity::Info, text);
+                self.alerts.raise(&alert.about(verdict.name));
+            }
+        }
+    }
+
+    /// Asks everybody what they hold.
+    fn ask(&mut self, figures: &MemoryFigures, in_flight: u64, told: &mut Vec<Held>) {
+        const PROCESS: Name = Name::from_static("process");
+        const DESCRIPTORS: Name = Name::from_static("descriptors");
+        let used = figures
+            .used
+            .map(|used| used.saturating_sub(figures.reclaimable));
+        let process = figures.tracked.or(used).map(|held| Held {
+            kind: LeakKind::Process,
+            name: PROCESS,
+            // What requests hold goes with them.
+            held: held.saturating_sub(in_flight),
+            bound: None,
+        });
+        let descriptors = figures.descriptors.map(|open| Held {
+            kind: LeakKind::Descriptors,
+            name: DESCRIPTORS,
+            held: open,
+            bound: figures.max_descriptors,
+        });
+        told.extend(process.into_iter().chain(descriptors));
+        let holdings = self.registry.snapshot().into_iter().filter_map(|holding| {
+            let usage = holding.usage?;
+            Some(Held {
+                kind: LeakKind::Holding,
+                name: holding.name,
+                held: usage.bytes,
+                bound: bound(&usage),
+            })
+        });
+        told.extend(holdings);
+        for tell in &mut self.holders {
+            tell(told);
+        }
+    }
+}
+
+impl Frugality {
+    fn follow(&mut self, now: Instant, is_short: bool, allocator: &dyn Reclaim) {
+        let passed = self
+            .at
+            .replace(now)
+            .map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        let weight = 1.0 - (-passed.as_secs_f64() / FRUGAL_AFTER).exp();
+        self.share += (f64::from(u8::from(is_short)) - self.share) * weight;
+        let turns_on = !self.is_on && self.share > FRUGAL_FROM;
+        let turns_off = self.is_on && self.share < FRUGAL_UNTIL;
+        if turns_on || turns_off {
+            self.is_on = turns_on;
+            allocator.set_frugal(turns_on);
+            tracing::debug!(frugal = turns_on, "the allocator gives back what is free");
+        }
+    }
+}
+
+/// The most bytes that it may hold; where only the number of entries has a limit, as many of the size
+/// that they have now.
+fn bound(usage: &Usage) -> Option<u64> {
+    let by_entries = usage.max_entries.map(|max| {
+        let each = usage.bytes.checked_div(usage.entries).unwrap_or(0);
+        // A map has room for more than it holds, and another as large while it grows.
+        each.saturating_mul(max).saturating_mul(2)
+    });
+    usage.max_bytes.or(by_entries)
+}
+
+/// How much is shed: nothing at the line, all halfway from there to the limit.
+fn shed(figures: &MemoryFigures) -> f64 {
+    let (Some(used), Some(line), Some(limit)) = (figures.used, figures.line, figures.limit) else {
+        return 0.0;
+    };
+    let over = used
+        .saturating_sub(figures.reclaimable)
+        .saturating_sub(line);
+    let most = (limit.saturating_sub(line) / 2).max(1);
+    (over as f64 / most as f64).min(1.0)
+}
+
+const fn point(figures: &MemoryFigures, refused: u64) -> Point {
+    Point {
+        used: figures.used,
+        tracked: figures.tracked,
+        resident: figures.resident,
+        limit: figures.limit,
+        pressure: figures.pressure,
+        tasks: figures.tasks,
+        in_flight: None,
+        refused,
+    }
+}
+
+fn begins(verdict: &Verdict) -> Alert {
+    let Verdict {
+        kind,
+        name,
+        slope,
+        confidence,
+        held,
+        time_to_limit,
+        ..
+    } = verdict;
+    let mut text = match kind.is_bytes() {
+        true => format!(
+            "{kind} {name} leaks {}, holds {}",
+            Rate(*slope),
+            Size(*held)
+        ),
+        false => format!("{kind} {name} grows by {slope:.1} a second, to {held}"),
+    };
+    text.push_str(&format!(", confidence {}", Percent(*confidence)));
+    if let Some(time) = time_to_limit {
+        text.push_str(&format!(", limit in {}", Span(*time)));
+    }
+    Alert::new(AlertKind::Leak, Severity::Warning, text).about(*name)
+}
+
+impl fmt::Debug for LoadLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoadLine")
+            .field("manager", &self.manager)
+            .field("admission", &self.admission)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for LoadLineBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoadLineBuilder")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
