@@ -53,6 +53,12 @@
 //! body. Not what tasks allocate that it spawned, unless by [`spawn`] or [`spawn_blocking`]; a
 //! [`ScopedStream`] is for streams that somebody else polls.
 //!
+//! # The process
+//!
+//! A [`MemoryManager`] looks at the process on a thread of its own, says how [close](PressureLevel) it is
+//! to its [line](MonitorConfig), makes room, and tells [hooks](Alerts). What counts as used, and what is
+//! done when, is in [`monitor`] and [`reclaim`].
+//!
 //! # Cancellation
 //!
 //! A request whose future is dropped is weighed there, and what it held is freed in its scope. A call

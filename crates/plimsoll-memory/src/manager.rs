@@ -95,6 +95,8 @@ pub enum ManagerError {
 pub struct ManagerStats {
     /// The figures of the last sample.
     pub figures: MemoryFigures,
+    /// Where levels begin, in bytes that are used, the least first. None where no line is known.
+    pub thresholds: Option<[(PressureLevel, u64); 3]>,
     /// Samples so far.
     pub samples: u64,
     /// Those of them that did not tell what is used of which limit.
@@ -240,7 +242,8 @@ impl ManagerBuilder {
             relieve_when,
             shared: shared.clone(),
             seen: Seen::NOTHING,
-            reclaimed: 0,
+            reclaims: 0,
+            purges: 0,
         };
         let thread = thread::Builder::new().name("plimsoll-memory".into());
         let thread = thread.spawn(move || watch.run());
@@ -319,6 +322,9 @@ impl MemoryManager {
         let (purges, purged_bytes) = self.shared.purger.totals();
         ManagerStats {
             figures,
+            thresholds: figures
+                .line
+                .map(|line| self.shared.config().levels_of(line)),
             samples,
             failed_reads,
             changes,
@@ -462,8 +468,9 @@ struct Watch {
     relieve_when: Option<Relief>,
     shared: Arc<Shared>,
     seen: Seen,
-    /// The number of the last time that room was made.
-    reclaimed: u64,
+    /// The number of the last time that room was made, and of the last that the allocator was asked.
+    reclaims: u64,
+    purges: u64,
 }
 
 impl Watch {
@@ -500,11 +507,16 @@ impl Watch {
             self.monitor.reconfigure(config);
         }
         let now = Instant::now();
-        if let Some((number, report)) = self.shared.worker.last()
-            && number != self.reclaimed
+        if let Some((number, _)) = self.shared.worker.last()
+            && number != self.reclaims
         {
-            self.reclaimed = number;
-            self.monitor.reclaimed(now, report.freed.purges > 0);
+            self.reclaims = number;
+            self.monitor.reclaimed(now);
+        }
+        let (purges, _) = self.shared.purger.totals();
+        if purges != self.purges {
+            self.purges = purges;
+            self.monitor.purged();
         }
         let signals = self.calmly(|watch| watch.source.sample());
         let step = self.monitor.step(now, &signals.unwrap_or_default());

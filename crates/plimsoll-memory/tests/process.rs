@@ -4,12 +4,13 @@
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use plimsoll_alloc::{
-    CountingAllocator, MemoryScope, Mode, Retained, TrackingAllocator, process_usage, set_mode,
+    CountingAllocator, MemoryScope, Mode, Reclaim as _, Retained, TrackingAllocator, process_usage,
+    set_mode,
 };
 use plimsoll_core::{BoxError, Holding as _, Name, test_util::assert_live_bytes_return};
 use plimsoll_memory::{
-    Attribution, Budget, HeavyLog, HeavyRequest, MemoryConfig, MemoryLayer, MemoryStats, Weigher,
-    process,
+    Attribution, Budget, HeavyLog, HeavyRequest, MemoryConfig, MemoryLayer, MemoryManager,
+    MemoryStats, MonitorConfig, PressureLevel, Weigher, process,
 };
 use std::{
     convert::Infallible,
@@ -17,7 +18,10 @@ use std::{
     hint::black_box,
     iter,
     process::ExitCode,
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    sync::{
+        Barrier,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::Poll,
     thread,
     time::Duration,
@@ -56,6 +60,10 @@ fn main() -> ExitCode {
         trial("mode_can_be_switched_under_load", switched),
         trial("heavy_log_holds_what_it_says_and_no_more", heavy_bytes),
         trial("calls_that_are_over_leave_nothing", soak),
+        trial(
+            "memory_that_the_allocator_keeps_is_no_pressure_and_is_given_back",
+            kept_by_the_allocator,
+        ),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
 }
@@ -415,4 +423,58 @@ async fn soak() {
     let stats = layer.stats();
     assert_eq!(stats.requests(), 3 * (WARM_UP + ROUNDS) as u64);
     assert_eq!((stats.live, stats.retained.scopes), (0, 0));
+}
+
+/// What 16 threads have allocated in small blocks and freed, but for one block of each page or so of
+/// which the allocator cannot give anything back.
+async fn kept_by_the_allocator() {
+    const MIB: u64 = 1 << 20;
+    if !cfg!(all(target_os = "linux", target_env = "gnu")) {
+        return;
+    }
+    let resident = || plimsoll_alloc::resident_bytes().unwrap();
+    // What tests before have left free would be used again.
+    ALLOC.release();
+    let base = resident();
+    // Blocks that stay, each after 200 KB that go, so that no heap can shrink by itself. All is there
+    // at once, so that none is made of what another has freed.
+    let full = Barrier::new(16);
+    let fill = || {
+        // With room for all, since small blocks would go into what these leave when they grow.
+        let (mut stay, mut go) = (Vec::with_capacity(60), Vec::with_capacity(60 * 50));
+        for _ in 0..60 {
+            go.extend((0..50).map(|_| black_box(vec![1_u8; 4_000])));
+            stay.push(black_box(vec![1_u8; 100]));
+        }
+        full.wait();
+        stay
+    };
+    let stay = thread::scope(|scope| {
+        let threads = [(); 16].map(|()| scope.spawn(fill));
+        threads.map(|thread| thread.join().unwrap())
+    });
+    let kept = resident() - base;
+    assert!(kept > 100 * MIB, "{kept} bytes are kept by the allocator");
+
+    // What is kept makes for 90 % of the line and more; what is held is next to nothing.
+    let limit = (base + kept) * 100 / 90;
+    let config = MonitorConfig::new()
+        .limit(limit)
+        .line(100.0)
+        .log_every(None);
+    let (memory, guard) = MemoryManager::builder(config).start().unwrap();
+    let patience = Duration::from_secs(60);
+    let begin = std::time::SystemTime::now();
+    while memory
+        .figures()
+        .used
+        .is_none_or(|used| used > base + kept / 4)
+    {
+        assert!(begin.elapsed().unwrap() < patience, "{:?}", memory.stats());
+        thread::sleep(Duration::from_millis(5));
+    }
+    let stats = memory.stats();
+    assert!(stats.purged_bytes > kept / 2, "{stats:?}");
+    assert_eq!(stats.figures.level, PressureLevel::Normal);
+    drop((guard, stay));
 }

@@ -83,7 +83,8 @@ fn monitor(mib: u64) -> impl FnMut(u64) {
             now += Duration::from_millis(250);
             let step = black_box(monitor.step(now, &signals));
             if step.reclaims() {
-                monitor.reclaimed(now, true);
+                monitor.reclaimed(now);
+                monitor.purged();
             }
         }
     }

@@ -111,7 +111,9 @@ fn a_sample_is_seen_by_all_handles_and_changes_are_told() {
     assert_eq!(changes.recv_timeout(WAIT), Ok((Unknown, Normal)));
     assert_eq!(changes.recv_timeout(WAIT), Ok((Normal, Critical)));
     assert_eq!(alerts.recv_timeout(WAIT), Ok(AlertKind::Pressure));
-    assert_eq!(memory.stats().changes, 2);
+    let stats = memory.stats();
+    let thresholds = stats.thresholds.unwrap().map(|(_, bytes)| bytes / MIB);
+    assert_eq!((stats.changes, thresholds), (2, [720, 810, 873]));
     drop(guard);
     drop(script);
     until(|| memory.level() == Unknown);
@@ -316,4 +318,41 @@ fn handles_can_be_sent_and_shared() {
     check::<MonitorGuard>();
     check::<Alerts>();
     check::<ReclaimReport>();
+}
+
+#[cfg(feature = "metrics")]
+#[test]
+fn what_is_known_is_published_and_what_is_not_has_no_figure() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    let (script, source) = script();
+    let builder = MemoryManager::builder(MonitorConfig::new()).source(source);
+    let (memory, _guard) = builder.start().unwrap();
+    let publish = || {
+        metrics::with_local_recorder(&recorder, || memory.publish_metrics());
+        handle.render()
+    };
+    let shown = publish();
+    assert!(shown.contains("plimsoll_memory_pressure NaN\n"), "{shown}");
+    assert!(
+        shown.contains("plimsoll_memory_level{level=\"unknown\"} 1\n"),
+        "{shown}"
+    );
+    assert!(!shown.contains("plimsoll_memory_limit_bytes "), "{shown}");
+    script.used(450);
+    memory.reclaim(WAIT).unwrap();
+    let shown = publish();
+    for line in [
+        "plimsoll_memory_pressure 0.5\n",
+        "plimsoll_memory_level{level=\"unknown\"} 0\n",
+        "plimsoll_memory_level{level=\"normal\"} 1\n",
+        "plimsoll_memory_limit_bytes 1048576000\n",
+        "plimsoll_memory_used_bytes 471859200\n",
+        "plimsoll_memory_samples_total 1\n",
+        "plimsoll_memory_reclaims_total 1\n",
+        "plimsoll_memory_purges_total 1\n",
+        "plimsoll_memory_reclaimed_entries_total{step=\"would_cancel\"} 0\n",
+    ] {
+        assert!(shown.contains(line), "{line}{shown}");
+    }
 }

@@ -1,6 +1,6 @@
 use super::MemoryFigures;
 use crate::{
-    BudgetMode,
+    BudgetMode, PressureLevel,
     pressure::Thresholds,
     reclaim::{Ask, Depth, Why},
 };
@@ -275,6 +275,15 @@ impl MonitorConfig {
             critical: self.critical / 100.0,
             gap: self.gap / 100.0,
         }
+    }
+
+    /// Where levels begin, in bytes.
+    pub(crate) fn levels_of(&self, line: u64) -> [(PressureLevel, u64); 3] {
+        [
+            (PressureLevel::Elevated, share(line, self.elevated)),
+            (PressureLevel::High, share(line, self.high)),
+            (PressureLevel::Critical, share(line, self.critical)),
+        ]
     }
 
     pub(crate) fn cleanup_above_of(&self, line: u64) -> u64 {

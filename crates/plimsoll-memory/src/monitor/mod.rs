@@ -186,11 +186,15 @@ impl Monitor {
         (self.samples, self.failed)
     }
 
-    /// Is told that room was made, and whether the allocator was asked for what it has free.
-    pub fn reclaimed(&mut self, now: Instant, purged: bool) {
+    /// Is told that room was made, as a step had asked for or somebody else.
+    pub fn reclaimed(&mut self, now: Instant) {
         self.waiting = None;
         self.room_made = Some(now.max(self.now));
-        self.asked |= purged;
+    }
+
+    /// Is told that the allocator was asked for what it has free since the last sample.
+    pub const fn purged(&mut self) {
+        self.asked = true;
     }
 
     /// Takes a sample. A `now` before that of the last one counts as the same.
@@ -216,17 +220,17 @@ impl Monitor {
         }
         self.last = figures;
 
-        let room_first = self.level(now);
+        let room_first = self.waits_for_room(now);
         let change = match room_first {
-            Some(_) => None,
-            None => self.rise_or_fall(now, &mut alerts),
+            true => None,
+            false => self.rise_or_fall(now, &mut alerts),
         };
         self.last.level = self.levels.level();
         self.last.level_for = now.saturating_duration_since(self.level_since);
         self.persists(now, &mut alerts);
         self.look_ahead(&mut alerts);
         self.other_limits(&mut alerts);
-        let ask = usage.and_then(|usage| self.ask(now, &usage, room_first.is_some(), change));
+        let ask = usage.and_then(|usage| self.ask(now, &usage, room_first, change));
         for alert in &mut alerts {
             alert.figures = Some(self.last);
         }
@@ -299,20 +303,19 @@ impl Monitor {
         }
     }
 
-    /// The level that the pressure asks for, if that is to wait until room was made.
-    fn level(&mut self, now: Instant) -> Option<PressureLevel> {
-        let next = self.next_level();
-        let begins = next.is_pressing() && !self.levels.level().is_pressing();
+    /// Whether memory would begin to be short, and room has to be made before that is said.
+    fn waits_for_room(&mut self, now: Instant) -> bool {
+        let begins = self.next_level().is_pressing() && !self.levels.level().is_pressing();
         if !begins {
             self.waiting = None;
-            return None;
+            return false;
         }
         if let Some(since) = self.waiting {
-            return (now.saturating_duration_since(since) < WAIT_FOR_ROOM).then_some(next);
+            return now.saturating_duration_since(since) < WAIT_FOR_ROOM;
         }
         let gap = self.config.purge_gap;
         let is_due = |last: Instant| now.saturating_duration_since(last) >= gap;
-        self.room_made.is_none_or(is_due).then_some(next)
+        self.room_made.is_none_or(is_due)
     }
 
     fn next_level(&self) -> PressureLevel {

@@ -38,9 +38,14 @@ impl Bench {
         let step = self.monitor.step(self.now, &self.signals);
         self.now += step.wait;
         if step.ask.is_some() && self.makes_room {
-            self.monitor.reclaimed(self.now, true);
+            self.room_is_made();
         }
         step
+    }
+
+    fn room_is_made(&mut self) {
+        self.monitor.reclaimed(self.now);
+        self.monitor.purged();
     }
 
     fn used(&mut self, mib: u64) -> Step {
@@ -155,7 +160,7 @@ fn what_the_allocator_has_free_is_no_pressure_until_it_was_asked_in_vain() {
     let ask = step.ask.unwrap();
     assert_eq!((ask.depth, ask.excess, ask.exact), (Depth::Purge, 0, true));
     // It did not give them back.
-    bench.monitor.reclaimed(bench.now, true);
+    bench.room_is_made();
     let step = bench.used(800);
     assert_eq!(
         (step.figures.reclaimable, step.figures.level),
