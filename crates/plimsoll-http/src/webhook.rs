@@ -1,6 +1,6 @@
 //! Alerts of the memory monitor, as requests to whoever is to know of them.
 //!
-//! [`Webhook`] is an [`AlertSink`](plimsoll_memory::AlertSink). Each alert becomes a `POST` with a JSON
+//! [`Webhook`] is an [`AlertSink`]. Each alert becomes a `POST` with a JSON
 //! body:
 //!
 //! ```json
