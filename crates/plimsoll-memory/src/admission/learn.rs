@@ -167,7 +167,7 @@ impl Growth {
         }
         let bytes = self.bytes[0].max(self.bytes[1]);
         let factor = self.factor[0].max(self.factor[1]);
-        let by_factor = (held as f64 * f64::from(factor)) as u64;
+        let by_factor = (held.max(1) as f64 * f64::from(factor)) as u64;
         Some(by_factor.min(held.saturating_add(bytes)))
     }
 }
@@ -291,6 +291,17 @@ mod tests {
             let expected = learned.expected_of(&ages, 2 * MIB, 0);
             assert_eq!(expected, 16 * MIB, "after {age} ms");
         }
+    }
+
+    #[test]
+    fn a_request_that_holds_nothing_when_it_first_waits_is_expected_to_grow_as_others_did() {
+        let learned = Learned::new();
+        let mut ages = Ages::default();
+        ages.waits(0);
+        for _ in 0..40 {
+            learned.record(32 * MIB, 1, 0.9, Some(&ages));
+        }
+        assert_eq!(learned.expected_of(&ages, 0, 0), 32 * MIB);
     }
 
     #[test]
