@@ -4,6 +4,7 @@ use super::{
     ledger::Asking,
     route::{Route, Standing},
 };
+use plimsoll_alloc::untracked;
 use plimsoll_core::{Name, Rejected};
 use std::{
     fmt, mem,
@@ -48,7 +49,8 @@ pub struct Waiting {
     /// None once it has answered.
     waiter: Option<Arc<Waiter>>,
     deadline: Instant,
-    sleep: Pin<Box<Sleep>>,
+    /// None until it is polled: whoever fails to make it has given its place back by then.
+    sleep: Option<Pin<Box<Sleep>>>,
 }
 
 // === impl Waiter ===
@@ -129,13 +131,11 @@ impl Waiter {
 
 impl Waiting {
     pub(super) fn new(route: Arc<Route>, waiter: Arc<Waiter>, time: Duration) -> Self {
-        let now = Instant::now();
-        let deadline = now + time;
         Self {
             route,
             waiter: Some(waiter),
-            deadline,
-            sleep: Box::pin(sleep_until(deadline.min(now + LOOKS_EVERY))),
+            deadline: Instant::now() + time,
+            sleep: None,
         }
     }
 
@@ -155,14 +155,18 @@ impl Waiting {
                 self.waiter = None;
                 return Poll::Ready(Ok(permit));
             }
-            if self.sleep.as_mut().poll(cx).is_pending() {
+            let deadline = self.deadline;
+            let next = move |now| deadline.min(now + LOOKS_EVERY);
+            let sleep = self
+                .sleep
+                .get_or_insert_with(|| untracked(|| Box::pin(sleep_until(next(Instant::now())))));
+            if sleep.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
             let now = Instant::now();
             let ledger = self.route.ledger();
             if now < self.deadline {
-                let next = self.deadline.min(now + LOOKS_EVERY);
-                self.sleep.as_mut().reset(next);
+                sleep.as_mut().reset(next(now));
                 ledger.tick();
                 continue;
             }
