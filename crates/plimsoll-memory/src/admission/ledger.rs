@@ -823,6 +823,11 @@ impl Large {
             Some(held) => held.clone_from(waker),
             none => *none = Some(waker.clone()),
         }
+        drop(run);
+        // It was polled when it was cancelled, and the waker was not here yet.
+        if self.is_cancelled() {
+            waker.wake_by_ref();
+        }
     }
 
     #[inline]
