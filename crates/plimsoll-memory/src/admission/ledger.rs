@@ -38,6 +38,11 @@ const FOR_SMALL: u64 = 64;
 /// What the first requests of a route are taken to hold, as a part of the line.
 const GUESS: u64 = 16;
 
+/// Nobody holds more than that, whatever it says. Sums of it do not overflow.
+const MOST: u64 = 1 << 40;
+/// Nor is more used, whatever the meter says.
+const MOST_USED: u64 = 1 << 60;
+
 /// What is used is not read again sooner than that, in nanoseconds.
 const FRESH: u64 = 500_000;
 /// The same where there is room for long, or nobody waits.
@@ -341,15 +346,19 @@ impl Ledger {
         bytes <= self.small.load(Relaxed)
     }
 
-    /// What somebody is taken to hold at most.
-    fn wanted(&self, learned: &Learned) -> u64 {
-        learned.expected().unwrap_or_else(|| self.guess())
+    /// What somebody is taken to hold at most. Where nobody counts, no more than it says itself.
+    fn wanted(&self, asking: &Asking<'_>) -> u64 {
+        let held = match asking.is_counted {
+            true => asking.learned.expected().unwrap_or_else(|| self.guess()),
+            false => 0,
+        };
+        held.max(asking.declared).min(MOST)
     }
 
     fn guess(&self) -> u64 {
         let config = self.config.read().unwrap_or_else(PoisonError::into_inner);
         let line = self.line.load(Relaxed);
-        config.guess.unwrap_or(line / GUESS)
+        config.guess.unwrap_or(line / GUESS).min(MOST)
     }
 
     /// Lets somebody in, or has it wait.
@@ -363,10 +372,7 @@ impl Ledger {
             return Answer::In(Permit::NOTHING);
         };
         let enforces = self.enforces.load(Relaxed);
-        let want = match asking.is_counted {
-            true => self.wanted(asking.learned).max(asking.declared),
-            false => asking.declared,
-        };
+        let want = self.wanted(asking);
         let now = self.clock.ticks();
         let mut book = self.lock();
         if book.sheds(priority) {
@@ -555,13 +561,13 @@ impl Ledger {
                     continue;
                 }
                 // It may be known better by now.
-                let want = self.wanted(&waiter.learned).max(waiter.declared);
+                let asking = waiter.asking();
+                let want = self.wanted(&asking);
                 if enforces && !self.fits(book, want) {
                     book.is_short = self.is_short(book, want);
                     break 'lanes;
                 }
                 book.lanes[lane].pop_front();
-                let asking = waiter.asking();
                 let permit = self.enter(book, &asking, waiter.priority, want, now);
                 match waiter.let_in(permit) {
                     Ok(waker) => {
@@ -780,8 +786,8 @@ impl Book {
         self.growth = growth;
         self.growth_of_begun = of_begun;
         self.held = held;
-        let used = self.meter.used();
-        let tracked = self.meter.tracked();
+        let used = self.meter.used().map(|used| used.min(MOST_USED));
+        let tracked = self.meter.tracked().map(|bytes| bytes.min(MOST_USED));
         self.used = used.map(|used| match tracked {
             Some(tracked) => self.overhead.used(used, tracked, now),
             None => used,

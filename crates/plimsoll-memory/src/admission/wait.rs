@@ -21,10 +21,10 @@ const LOOKS_EVERY: Duration = Duration::from_millis(25);
 /// One who waits, as the ledger sees it.
 pub(super) struct Waiter {
     pub(super) name: Name,
-    pub(super) learned: Arc<Learned>,
+    learned: Arc<Learned>,
     pub(super) priority: Priority,
     pub(super) key: Option<u64>,
-    pub(super) declared: u64,
+    declared: u64,
     /// What it wanted when it came.
     pub(super) want: u64,
     class: u8,
