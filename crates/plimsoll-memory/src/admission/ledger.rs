@@ -382,7 +382,9 @@ impl Ledger {
                 return Answer::Refused(refusal(RejectReason::MemoryPressure, asking.name, wait));
             }
         }
+        let is_small = self.is_small(want);
         if let Some(key) = asking.key
+            && !is_small
             && self.exceeds_share(&book, key, want)
         {
             self.counts.over_share(enforces);
