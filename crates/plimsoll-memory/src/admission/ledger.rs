@@ -410,7 +410,13 @@ impl Ledger {
             let wait = book.drain.retry_after(book.waiting_bytes + want);
             return Answer::Refused(refusal(RejectReason::MemoryPressure, asking.name, wait));
         }
-        let waiter = Arc::new(Waiter::new(asking, priority, want));
+        // Or those who wait would come to more than their share when they are let in.
+        let charged = asking
+            .key
+            .filter(|_| asking.is_counted && !is_small)
+            .map(|key| book.key(key, config.max_keys));
+        book.charge(charged, want);
+        let waiter = Arc::new(Waiter::new(asking, priority, want, charged));
         book.lanes[lane].push_back(waiter.clone());
         book.waiting_bytes += want;
         self.waiting.fetch_add(1, Relaxed);
@@ -595,6 +601,7 @@ impl Ledger {
 
     fn stops_waiting(&self, book: &mut Book, waiter: &Waiter) {
         book.waiting_bytes = book.waiting_bytes.saturating_sub(waiter.want);
+        book.uncharge(waiter.charged, waiter.want);
         self.waiting.fetch_sub(1, Relaxed);
     }
 
@@ -731,9 +738,7 @@ impl Book {
         self.large[place] = Some(large.clone());
         self.running += 1;
         self.growth += want;
-        if let Some(key) = key {
-            *self.keys.entry(key).or_default() += want;
-        }
+        self.charge(key, want);
         large
     }
 
@@ -745,6 +750,12 @@ impl Book {
         self.running -= 1;
         self.growth = self.growth.saturating_sub(run.expected - run.live);
         self.uncharge(key, run.expected);
+    }
+
+    fn charge(&mut self, key: Option<u64>, bytes: u64) {
+        if let Some(key) = key {
+            *self.keys.entry(key).or_default() += bytes;
+        }
     }
 
     fn uncharge(&mut self, key: Option<u64>, bytes: u64) {

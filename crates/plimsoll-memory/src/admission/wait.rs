@@ -23,10 +23,12 @@ pub(super) struct Waiter {
     pub(super) name: Name,
     learned: Arc<Learned>,
     pub(super) priority: Priority,
-    pub(super) key: Option<u64>,
+    key: Option<u64>,
     declared: u64,
     /// What it wanted when it came.
     pub(super) want: u64,
+    /// The key that is charged for that until it is in.
+    pub(super) charged: Option<u64>,
     class: u8,
     is_counted: bool,
     state: Mutex<State>,
@@ -56,7 +58,12 @@ pub struct Waiting {
 // === impl Waiter ===
 
 impl Waiter {
-    pub(super) fn new(asking: &Asking<'_>, priority: Priority, want: u64) -> Self {
+    pub(super) fn new(
+        asking: &Asking<'_>,
+        priority: Priority,
+        want: u64,
+        charged: Option<u64>,
+    ) -> Self {
         Self {
             name: asking.name,
             learned: asking.learned.clone(),
@@ -64,6 +71,7 @@ impl Waiter {
             key: asking.key,
             declared: asking.declared,
             want,
+            charged,
             class: asking.class,
             is_counted: asking.is_counted,
             state: Mutex::new(State::Waits(None)),
