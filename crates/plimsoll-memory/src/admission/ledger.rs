@@ -441,12 +441,14 @@ impl Ledger {
             return true;
         };
         let is_small = self.is_small(want);
-        let line = if is_small {
-            line
+        let for_large = line - line / FOR_SMALL;
+        let (line, growth) = if is_small {
+            // One that was let in alone may want more than there is, which must not keep them out.
+            (line, book.growth.min(for_large.saturating_sub(used)))
         } else {
-            line - line / FOR_SMALL
+            (for_large, book.growth)
         };
-        let taken = used + book.growth + self.reserved_for_small();
+        let taken = used + growth + self.reserved_for_small();
         let is_alone = !is_small && book.running == 0 && used <= line;
         is_alone || taken.saturating_add(want) <= line
     }
