@@ -573,6 +573,12 @@ impl Ledger {
                 // It may be known better by now.
                 let asking = waiter.asking();
                 let want = self.wanted(&asking);
+                if lane < Priority::ALL.len() && !self.is_small(want) {
+                    // Or it would keep those out that still are.
+                    book.lanes[lane].pop_front();
+                    book.lanes[self.lane(want, waiter.priority)].push_back(waiter);
+                    continue;
+                }
                 if enforces && !self.fits(book, want) {
                     book.is_short = self.is_short(book, want);
                     break 'lanes;
