@@ -166,6 +166,8 @@ impl Admission {
     /// Sets how much of the requests that come is refused at once, from 0 to 1: half of it is all of
     /// those of low priority, and all of it leaves those of high priority.
     pub fn set_shed(&self, share: f64) {
+        // What is not a number would never be forgotten.
+        let share = if share.is_nan() { 0.0 } else { share };
         self.ledger.set_shed(share.clamp(0.0, 1.0));
     }
 
