@@ -679,6 +679,7 @@ impl Ledger {
     }
 
     pub(super) fn look(&self) -> Look {
+        let now = self.clock.ticks();
         let book = self.lock();
         Look {
             used: book.used,
@@ -689,7 +690,7 @@ impl Ledger {
             held: book.held,
             waiting: self.waiting.load(Relaxed),
             is_short: book.is_short,
-            drain: book.drain.rate as u64,
+            drain: book.drain.rate_at(now) as u64,
             shed: book.shed,
         }
     }
@@ -924,11 +925,15 @@ impl Overhead {
 
 impl Drain {
     fn add(&mut self, bytes: u64, now: u64) {
-        let passed = now.saturating_sub(self.at) as f64 / 1e9;
-        self.at = now;
         // Each byte counts for as long as a rate does, so that they add up to it.
         let weight = std::f64::consts::LN_2 / HALF_LIFE;
-        self.rate = self.rate * (-passed * weight).exp() + bytes as f64 * weight;
+        self.rate = self.rate_at(now) + bytes as f64 * weight;
+        self.at = now;
+    }
+
+    fn rate_at(&self, now: u64) -> f64 {
+        let passed = now.saturating_sub(self.at) as f64 / 1e9;
+        self.rate * (-passed / HALF_LIFE).exp2()
     }
 
     /// How long it takes until so many bytes are given back: between one second and a minute.
