@@ -523,6 +523,11 @@ impl Ledger {
     /// A large one has ended.
     #[cold]
     pub(super) fn release(&self, large: &Large, peak: Option<u64>) {
+        // What it makes room for is not of the request around this one, if there is one.
+        untracked(|| self.release_slowly(large, peak));
+    }
+
+    fn release_slowly(&self, large: &Large, peak: Option<u64>) {
         let now = self.clock.ticks();
         let mut book = self.lock();
         let mut run = large.run();
