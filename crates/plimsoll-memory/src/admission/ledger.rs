@@ -509,12 +509,17 @@ impl Ledger {
 
     /// Has one that was let in as a small one counted by itself, since it has grown.
     #[cold]
-    pub(super) fn promote(&self, learned: &Arc<Learned>, scope: &MemoryScope) -> Permit {
+    pub(super) fn promote(
+        &self,
+        learned: &Arc<Learned>,
+        priority: Priority,
+        scope: &MemoryScope,
+    ) -> Permit {
         untracked(|| {
             let now = self.clock.ticks();
             let mut book = self.lock();
             let live = scope.usage().live;
-            let large = book.add(learned, Priority::Normal, None, live, now);
+            let large = book.add(learned, priority, None, live, now);
             large.runs(scope.clone());
             Permit::large(large)
         })

@@ -171,7 +171,12 @@ impl Route {
 
     #[cold]
     fn promote(&self, permit: &mut Permit, class: u8, scope: &MemoryScope) {
-        let large = self.ledger.promote(self.learned(class), scope);
+        // Its own is not known any more.
+        let priority = match self.standing() {
+            Standing::Exempt => Priority::High,
+            Standing::Asks(priority) => priority,
+        };
+        let large = self.ledger.promote(self.learned(class), priority, scope);
         self.release(std::mem::replace(permit, large), None, 0);
     }
 
