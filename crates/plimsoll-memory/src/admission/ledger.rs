@@ -657,8 +657,10 @@ impl Ledger {
                 return;
             }
         }
+        // The time that it waited for the lock is none of it.
+        let began = self.clock.ticks();
         book.read(self.guess(), now);
-        let took = self.clock.ticks().saturating_sub(now);
+        let took = self.clock.ticks().saturating_sub(began);
         book.read = Some((now, took));
     }
 
