@@ -16,6 +16,7 @@ use plimsoll_alloc::{MemoryScope, untracked};
 use plimsoll_core::{Clock, Name, RejectReason, Rejected, stripe};
 use std::{
     collections::{HashMap, VecDeque},
+    mem,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{
@@ -304,9 +305,12 @@ impl Ledger {
 
     pub(super) fn set_meter(&self, meter: Box<dyn Meter>) {
         let mut book = self.lock();
-        book.meter = meter;
+        let before = mem::replace(&mut book.meter, meter);
         book.read = None;
         book.overhead = Overhead::new();
+        // Whatever it does then, it may do so without the lock.
+        drop(book);
+        drop(before);
     }
 
     /// Sheds so much, from 0 to 1.
