@@ -156,16 +156,14 @@ impl Route {
     /// Its handler waits. Whoever has grown large by then is counted by itself from now on.
     #[inline]
     pub(crate) fn waits(&self, permit: &mut Permit, scope: &MemoryScope, waker: &Waker) {
-        match &permit.hold {
-            Hold::Nothing => {}
-            Hold::Small { bytes, class, .. } => {
-                let live = scope.usage().live;
-                if live > u64::from(*bytes) && !self.ledger.is_small(live) {
-                    let class = *class;
-                    self.promote(permit, class, scope);
-                }
+        if let Hold::Small { bytes, class, .. } = permit.hold {
+            let live = scope.usage().live;
+            if live > bytes.into() && !self.ledger.is_small(live) {
+                self.promote(permit, class, scope);
             }
-            Hold::Large(large) => large.waits(waker),
+        }
+        if let Hold::Large(large) = &permit.hold {
+            large.waits(waker);
         }
     }
 
