@@ -83,8 +83,8 @@ pub(super) struct Visit {
     body_open: bool,
     /// Whether the response tells what was held.
     tells: bool,
-    /// Whether the allocator counts for it, or has.
-    is_weighed: bool,
+    /// Whether it was let in, and the allocator does not count for it.
+    is_estimated: bool,
 }
 
 /// How a request ended.
@@ -299,7 +299,7 @@ impl Visit {
         let started = cells.ticks();
         Self {
             cells: Some(cells),
-            is_weighed: false,
+            is_estimated: false,
             weighing: None,
             started,
             bytes: 0,
@@ -337,7 +337,7 @@ impl Visit {
         };
         let weigher = cells.weigher();
         self.weighing = weigher.begin_admitted(own, self.started, permit);
-        self.is_weighed = self.weighing.is_some();
+        self.is_estimated = self.weighing.is_none();
     }
 
     /// It waits, and whoever wants it to end wakes it.
@@ -452,7 +452,7 @@ impl Visit {
         if self.body_open {
             cells.record_cut();
         }
-        if !self.is_weighed {
+        if self.is_estimated {
             // It need not be true, and must not spoil the sum of all.
             let declared = self.declared.min(1 << 40);
             let bodies = Bodies {
