@@ -1,6 +1,7 @@
 //! What is known of requests where nobody counts what they allocate.
 #![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 
+mod admission;
 mod heavy;
 
 use plimsoll_core::{BoxError, Name};
