@@ -1472,6 +1472,86 @@ fn each_value_out_of_its_range_is_named() {
     );
 }
 
+// === Threads ===
+
+/// What a request holds, told to the meter no later than it is there, and no sooner than it is gone.
+struct Weight {
+    _bytes: Vec<u8>,
+    _told: Told,
+}
+
+struct Told(Arc<AtomicU64>);
+
+impl Weight {
+    fn new(bytes: u64, used: &Arc<AtomicU64>, most: &AtomicU64) -> Self {
+        most.fetch_max(used.fetch_add(bytes, Relaxed) + bytes, Relaxed);
+        Self {
+            _told: Told(used.clone()),
+            _bytes: hold(bytes),
+        }
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        self.0.fetch_sub(100 * MIB, Relaxed);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_line_is_never_passed_whatever_threads_requests_are_on() {
+    static MOST: AtomicU64 = AtomicU64::new(0);
+    let time = Duration::from_secs(60);
+    let ship = Ship::new(&enforce().queue_timeout(time));
+    let layer = AdmissionLayer::new("route", &ship.admission);
+    let used = ship.used.clone();
+    let service = layer.layer(service_fn(move |waits: usize| {
+        let used = used.clone();
+        async move {
+            let _weight = Weight::new(100 * MIB, &used, &MOST);
+            for _ in 0..waits {
+                wait().await;
+            }
+            Ok::<_, Infallible>(())
+        }
+    }));
+    for _ in 0..40 {
+        service.clone().oneshot(1).await.unwrap();
+    }
+    let tasks: Vec<_> = (0..400)
+        .map(|nth| {
+            let call = service.clone().oneshot(nth % 7 + 1);
+            // Some of them leave, wherever they are by then.
+            let mut polls = if nth % 3 == 0 { nth % 11 } else { usize::MAX };
+            tokio::spawn(async move {
+                let mut call = std::pin::pin!(call);
+                poll_fn(|cx| {
+                    let Some(left) = polls.checked_sub(1) else {
+                        return Poll::Ready(Ok(()));
+                    };
+                    polls = left;
+                    if left < 100 {
+                        cx.waker().wake_by_ref();
+                    }
+                    call.as_mut().poll(cx)
+                })
+                .await
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap().unwrap();
+    }
+    let most = MOST.load(Relaxed);
+    assert!((200 * MIB..=LINE).contains(&most), "{most}");
+    assert_eq!(ship.used.load(Relaxed), 0);
+    ship.look();
+    ship.assert_empty();
+    let (expected, stats) = (&ship.admission.routes()[0].expected, ship.stats());
+    assert_eq!(*expected, Some(100 * MIB));
+    assert_eq!(stats.timed_out + stats.queue_full, 0, "{stats:?}");
+}
+
 // === Any order ===
 
 #[derive(Clone, Debug)]

@@ -9,8 +9,9 @@ use plimsoll_alloc::{
 };
 use plimsoll_core::{BoxError, Holding as _, Name, test_util::assert_live_bytes_return};
 use plimsoll_memory::{
-    Attribution, Budget, HeavyLog, HeavyRequest, MemoryConfig, MemoryLayer, MemoryManager,
-    MemoryStats, MonitorConfig, PressureLevel, Weigher, process,
+    Admission, AdmissionConfig, AdmissionLayer, AdmissionMode, Attribution, Budget, HeavyLog,
+    HeavyRequest, MemoryConfig, MemoryLayer, MemoryManager, MemoryStats, MonitorConfig,
+    PressureLevel, Weigher, process,
 };
 use std::{
     convert::Infallible,
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
             "memory_that_the_allocator_keeps_is_no_pressure_and_is_given_back",
             kept_by_the_allocator,
         ),
+        trial("those_who_do_not_wait_any_longer_are_forgotten", gone),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
 }
@@ -476,4 +478,29 @@ async fn kept_by_the_allocator() {
     };
     assert_eq!(stats.figures.level, PressureLevel::Normal);
     drop((guard, stay));
+}
+
+async fn gone() {
+    let config = AdmissionConfig::new().mode(AdmissionMode::Enforce);
+    let admission = Admission::with_config(&config).unwrap();
+    admission.set_line(Some(1));
+    let layer = AdmissionLayer::new("gone", &admission);
+    let mut service = layer.layer(service_fn(|()| pending::<Result<(), BoxError>>()));
+    // It is not let in, and those behind it come and go.
+    let mut first = task::spawn(service.call(()));
+    assert_pending!(first.poll());
+    let mut go = |times| {
+        for _ in 0..times {
+            let mut call = task::spawn(service.call(()));
+            assert_pending!(call.poll());
+        }
+    };
+    go(100);
+    let before = process_usage().unscoped;
+    go(100_000);
+    let kept = process_usage().unscoped.saturating_sub(before);
+    // Some twenty of them, and places for them.
+    assert!(kept < 16 << 10, "{kept}");
+    let stats = admission.stats();
+    assert_eq!((stats.waiting, stats.waited), (1, 100_101));
 }
