@@ -539,6 +539,29 @@ async fn those_who_wait_are_let_in_by_priority_and_small_ones_first() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nobody_is_let_in_past_one_that_comes_first_and_wants_more() {
+    let ship = Ship::enforcing();
+    let vast = learned("vast", &ship, 900 * MIB).await;
+    let large = learned("large", &ship, 100 * MIB).await;
+    let held = [large.enter(Job::new()), large.enter(Job::new())];
+    for priority in [Priority::High, Priority::Normal] {
+        let first = vast.queue(Job::new().of(priority));
+        let others = [
+            large.queue(Job::new().of(Priority::Normal)),
+            large.queue(Job::new().of(Priority::Low)),
+        ];
+        ship.look();
+        assert!(ship.stats().is_short);
+        assert!(others.iter().all(|call| !call.is_woken()));
+        drop(first);
+        assert!(others.iter().all(Spawn::is_woken));
+        assert!(!ship.stats().is_short);
+    }
+    drop(held);
+    ship.assert_empty();
+}
+
+#[tokio::test(start_paused = true)]
 async fn small_ones_are_not_kept_out_by_large_ones() {
     let ship = Ship::enforcing();
     let large = learned("large", &ship, 200 * MIB).await;
@@ -759,6 +782,42 @@ fn who_cannot_wait_outside_a_runtime_leaves_nothing() {
     assert!(panics.is_err());
     assert_eq!(ship.stats().waited, 1);
     ship.assert_empty();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_refused_is_told_how_long_it_takes_until_there_is_room() {
+    let ship = Ship::new(&enforce().max_waiting(3));
+    let route = learned("route", &ship, 900 * MIB).await;
+    // What was given back long ago hardly counts.
+    advance(Duration::from_secs(60)).await;
+    drop(route.enter(Job::new()));
+    let rate = ship.stats().drained_per_second;
+    let half_life = 2.0;
+    let expected = 900.0 * std::f64::consts::LN_2 / half_life;
+    let rate_in_mib = rate as f64 / MIB as f64;
+    assert!((rate_in_mib / expected - 1.0).abs() < 0.01, "{rate_in_mib}");
+
+    let _held = route.enter(Job::new());
+    let mut waits: Vec<_> = (0..3).map(|_| route.queue(Job::new())).collect();
+    let seconds = |requests: u64| (requests * 900 * MIB) as f64 / rate as f64;
+    let told = || {
+        let rejected = route.refused(Job::new());
+        rejected.retry_after().unwrap().as_secs_f64()
+    };
+    // Those who wait come first.
+    assert!((told() / seconds(4) - 1.0).abs() < 0.01);
+    waits.truncate(1);
+    ship.admission.set_shed(1.0);
+    assert!((told() / seconds(2) - 1.0).abs() < 0.01);
+    ship.admission.set_shed(0.0);
+    advance(Duration::from_secs(1)).await;
+    let rejected = rejected(&mut waits[0]).retry_after().unwrap();
+    assert!((rejected.as_secs_f64() / seconds(1) - 1.0).abs() < 0.01);
+
+    // Nothing was given back meanwhile.
+    advance(Duration::from_secs(1)).await;
+    let now = ship.stats().drained_per_second as f64;
+    assert!((2.0 * now / rate as f64 - 1.0).abs() < 0.01, "{now}");
 }
 
 // === The end ===

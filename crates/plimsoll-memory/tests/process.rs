@@ -9,8 +9,8 @@ use plimsoll_alloc::{
 };
 use plimsoll_core::{BoxError, Holding as _, Name, test_util::assert_live_bytes_return};
 use plimsoll_memory::{
-    Admission, AdmissionConfig, AdmissionLayer, AdmissionMode, Attribution, Budget, HeavyLog,
-    HeavyRequest, MemoryConfig, MemoryLayer, MemoryManager, MemoryStats, MonitorConfig,
+    Admission, AdmissionConfig, AdmissionLayer, AdmissionMode, Ask, Attribution, Budget, BudgetKey,
+    HeavyLog, HeavyRequest, MemoryConfig, MemoryLayer, MemoryManager, MemoryStats, MonitorConfig,
     PressureLevel, Weigher, process,
 };
 use std::{
@@ -41,6 +41,8 @@ static ALLOC: CountingAllocator<TrackingAllocator> =
 /// Scopes and groups that there can be at a time.
 const PLACES: usize = 65_535;
 
+const MIB: u64 = 1 << 20;
+
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // All of it is the process's, so nothing may run beside a test.
@@ -66,6 +68,7 @@ fn main() -> ExitCode {
             kept_by_the_allocator,
         ),
         trial("those_who_do_not_wait_any_longer_are_forgotten", gone),
+        trial("those_who_have_ended_leave_their_place_to_others", ended),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
 }
@@ -503,4 +506,32 @@ async fn gone() {
     assert!(kept < 16 << 10, "{kept}");
     let stats = admission.stats();
     assert_eq!((stats.waiting, stats.waited), (1, 100_101));
+}
+
+async fn ended() {
+    let admission = Admission::new();
+    admission.set_line(Some(1 << 20));
+    let ask = |_: &()| Ask {
+        declared: Some(MIB),
+        key: Some(BudgetKey::new("one")),
+        ..Ask::default()
+    };
+    let layer = AdmissionLayer::new("ended", &admission).ask(ask);
+    let mut service = layer.layer(service_fn(async |()| {
+        Ok::<_, Infallible>(drop(bytes(MIB as usize)))
+    }));
+    let mut go = |times| {
+        for _ in 0..times {
+            assert_ready_ok!(task::spawn(service.call(())).poll());
+        }
+    };
+    go(100);
+    let before = process_usage().unscoped;
+    go(20_000);
+    let kept = process_usage().unscoped.saturating_sub(before);
+    assert!(kept < 4 << 10, "{kept}");
+    assert_eq!(
+        (admission.stats().running, admission.stats().admitted),
+        (0, 20_100)
+    );
 }
