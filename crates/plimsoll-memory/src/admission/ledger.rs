@@ -237,19 +237,20 @@ impl Ledger {
     pub(super) fn configure(&self, config: &AdmissionConfig) {
         let mut held = self.config.write().unwrap_or_else(PoisonError::into_inner);
         held.clone_from(config);
-        let mode = config.mode;
-        drop(held);
         self.version.fetch_add(1, Relaxed);
-        self.enforces.store(mode == AdmissionMode::Enforce, Relaxed);
-        self.set_idle(mode);
+        let enforces = config.mode == AdmissionMode::Enforce;
+        self.enforces.store(enforces, Relaxed);
+        self.set_idle(&held);
+        drop(held);
         // Whoever waits may not have to any more.
         self.tick();
     }
 
-    fn set_idle(&self, mode: AdmissionMode) {
+    /// With the lock of the configuration held for writing, so that the last who changes either knows both.
+    fn set_idle(&self, config: &AdmissionConfig) {
         let has_line = self.line().is_some();
-        self.idle
-            .store(mode == AdmissionMode::Off || !has_line, Relaxed);
+        let idle = config.mode == AdmissionMode::Off || !has_line;
+        self.idle.store(idle, Relaxed);
     }
 
     /// What of the configuration concerns a route.
@@ -294,12 +295,9 @@ impl Ledger {
             .store((word / SMALL).min(u32::MAX.into()), Relaxed);
         let bits = u64::BITS - (word / CHUNK).leading_zeros().max(1);
         self.chunk.store(bits as u8, Relaxed);
-        let mode = self
-            .config
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .mode;
-        self.set_idle(mode);
+        let config = self.config.write().unwrap_or_else(PoisonError::into_inner);
+        self.set_idle(&config);
+        drop(config);
         self.tick();
     }
 
