@@ -88,6 +88,8 @@ pub(super) struct Ledger {
     /// Whether small ones have to ask, since there may be no room for each.
     closed: AtomicBool,
     waiting: AtomicUsize,
+    /// When somebody last looked whether those who wait fit.
+    looked: AtomicU64,
     pub(super) counts: Counts,
     book: Mutex<Book>,
 }
@@ -200,6 +202,7 @@ impl Ledger {
             stripes: Default::default(),
             closed: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
+            looked: AtomicU64::new(0),
             counts: Counts::default(),
             book: Mutex::new(Book {
                 meter,
@@ -571,7 +574,17 @@ impl Ledger {
         woken.into_iter().for_each(Waker::wake);
     }
 
+    /// The same for one who waits, and need not look if another just has. Or they would do nothing
+    /// else when they are many.
+    pub(super) fn tick_if_nobody_has(&self) {
+        let looked = self.looked.load(Relaxed);
+        if self.clock.ticks().saturating_sub(looked) >= FRESH {
+            self.tick();
+        }
+    }
+
     fn let_in(&self, book: &mut Book, now: u64) -> Vec<Waker> {
+        self.looked.store(now, Relaxed);
         self.read_if_stale(book, now);
         let enforces = self.enforces.load(Relaxed);
         let mut woken = Vec::new();

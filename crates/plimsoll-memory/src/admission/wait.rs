@@ -175,7 +175,7 @@ impl Waiting {
             let ledger = self.route.ledger();
             if now < self.deadline {
                 sleep.as_mut().reset(next(now));
-                ledger.tick();
+                ledger.tick_if_nobody_has();
                 continue;
             }
             let waiter = self.waiter.take().expect("it was there before");
