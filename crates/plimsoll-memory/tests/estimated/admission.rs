@@ -33,6 +33,7 @@ fn reserved(stats: &AdmissionStats) -> (u64, u64, usize) {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_used_alone_decides_and_nothing_is_reserved() {
+    super::listen();
     let config = AdmissionConfig::new().mode(AdmissionMode::Enforce);
     let admission = Admission::with_config(&config).unwrap();
     let used = Arc::new(AtomicU64::new(0));
