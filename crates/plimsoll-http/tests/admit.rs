@@ -26,7 +26,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 use tokio::{
@@ -73,9 +73,36 @@ enum Where {
     InPoll,
 }
 
-#[derive(Clone, Default)]
+/// Counts how often it was called, and how many of it are ready. No clone is.
+#[derive(Default)]
 struct Handler {
     called: Arc<AtomicUsize>,
+    ready: Arc<AtomicUsize>,
+    is_ready: bool,
+}
+
+impl Handler {
+    fn set_ready(&mut self, is_ready: bool) {
+        self.ready.fetch_add(usize::from(is_ready), Relaxed);
+        let was_ready = mem::replace(&mut self.is_ready, is_ready);
+        self.ready.fetch_sub(usize::from(was_ready), Relaxed);
+    }
+}
+
+impl Clone for Handler {
+    fn clone(&self) -> Self {
+        Self {
+            called: self.called.clone(),
+            ready: self.ready.clone(),
+            is_ready: false,
+        }
+    }
+}
+
+impl Drop for Handler {
+    fn drop(&mut self) {
+        self.set_ready(false);
+    }
 }
 
 /// A body that holds what its handler held, and makes each frame when it is asked for it.
@@ -91,6 +118,7 @@ struct Shop {
     edge: EdgeLayer,
     service: Edge<Handler>,
     called: Arc<AtomicUsize>,
+    ready: Arc<AtomicUsize>,
     used: Arc<AtomicU64>,
 }
 
@@ -103,10 +131,13 @@ impl Service<Request<Job>> for Handler {
     type Future = Pin<Box<dyn Future<Output = Result<Response<Streamed>, Infallible>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.set_ready(true);
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<Job>) -> Self::Future {
+        assert!(self.is_ready, "called without being ready");
+        self.set_ready(false);
         self.called.fetch_add(1, Relaxed);
         let job = request.into_body();
         assert_ne!(job.panics, Some(Where::InCall), "as it was told to");
@@ -166,6 +197,7 @@ impl Shop {
         let handler = Handler::default();
         let shop = Self {
             called: handler.called.clone(),
+            ready: handler.ready.clone(),
             service: edge.layer(handler),
             edge,
             used,
@@ -204,7 +236,10 @@ impl Shop {
     }
 
     fn call(&self, request: Request<Job>) -> Spawn<Call> {
-        task::spawn(self.service.clone().call(request))
+        let mut service = self.service.clone();
+        let mut cx = Context::from_waker(Waker::noop());
+        assert_ready_ok!(service.poll_ready(&mut cx));
+        task::spawn(service.call(request))
     }
 
     /// One that is in, and waits at a gate.
@@ -566,4 +601,45 @@ async fn request_that_waits_looks_by_itself() {
     assert_eq!(shop.called(), 41);
     drop(waits);
     shop.assert_empty();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_made_ready_is_kept_for_who_waits_and_given_back_by_who_is_refused() {
+    let shop = Shop::new(&enforce().max_waiting(1));
+    shop.uses(LINE);
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut service = shop.service.clone();
+    assert_ready_ok!(service.poll_ready(&mut cx));
+    let mut waits = task::spawn(service.call(request(job(1))));
+    assert_eq!(shop.ready.load(Relaxed), 1);
+    assert_ready_ok!(service.poll_ready(&mut cx));
+    assert_eq!(shop.ready.load(Relaxed), 2);
+    let refused = service.call(request(job(1)));
+    assert_eq!(shop.ready.load(Relaxed), 1);
+    shop.uses(0);
+    assert_pending!(waits.poll());
+    assert_eq!((shop.called(), shop.ready.load(Relaxed)), (1, 0));
+    drop((waits, refused));
+    shop.assert_empty();
+}
+
+#[tokio::test(start_paused = true)]
+async fn request_that_goes_while_it_waits_is_counted_as_cancelled_and_not_as_failed() {
+    let shop = Shop::new(&enforce());
+    shop.uses(LINE);
+    drop(shop.queue(request(job(1))));
+    drop(shop.call(request(job(1))));
+    // One whose handler panics has failed, whether it has waited or not.
+    let mut panics = request(job(1));
+    panics.body_mut().panics = Some(Where::InCall);
+    let mut panics = shop.queue(panics);
+    shop.uses(0);
+    assert!(catch_unwind(AssertUnwindSafe(|| panics.poll().is_ready())).is_err());
+    drop(panics);
+    let counts: Vec<_> = shop.snapshot().requests;
+    let counted: Vec<_> = counts
+        .iter()
+        .map(|counts| (counts.status, counts.requests()))
+        .collect();
+    assert_eq!(counted, [("error", 1), ("cancelled", 2)]);
 }
