@@ -789,6 +789,9 @@ mod tests {
         // They are none of the program's own limit.
         assert_eq!(used(Some(MIB)), resident);
 
+        // Of two that are as narrow the outer one comes to its end first.
+        fixture.write(&group_file("a/b", "memory.max"), "1073741824\n");
+        assert_eq!(used(None), Some(200));
         fixture.write(&group_file("a/b", "memory.max"), "1073741823\n");
         assert_eq!(used(None), Some(400));
         assert_eq!(used(Some(MIB)), Some(400));
