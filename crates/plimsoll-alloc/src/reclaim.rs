@@ -49,7 +49,8 @@ pub trait Reclaim {
     /// | mimalloc | none: it counts nothing unless it is built for debugging | |
     ///
     /// Not for every sample of a monitor, therefore: now and then, and around a
-    /// [reclaim](Self::reclaim).
+    /// [reclaim](Self::reclaim). Where another allocator is preloaded in place of glibc's, the figures
+    /// are still those of glibc's.
     fn figures(&self) -> Option<AllocatorFigures> {
         None
     }

@@ -62,14 +62,14 @@ impl KernelFile {
 
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if let Some(file) = &self.file
-            && let Ok(length) = read_from_start(file, buffer)
+            && let Ok(length) = read_whole(file, buffer)
         {
             return Ok(length);
         }
         // Of a cgroup that was removed it tells nothing, and there may be another of that name.
         self.file = None;
         let file = Arc::new(File::open(&self.path)?);
-        let length = read_from_start(&file, buffer)?;
+        let length = read_whole(&file, buffer)?;
         self.file = Some(file);
         Ok(length)
     }
@@ -96,12 +96,13 @@ fn is_gone(_error: &io::Error) -> bool {
     false
 }
 
+/// In one go: such a file is written whole for whoever reads it from its start.
 #[cfg(unix)]
-fn read_once(file: &File, buffer: &mut [u8], from: usize) -> io::Result<usize> {
+fn read_whole(file: &File, buffer: &mut [u8]) -> io::Result<usize> {
     use std::os::unix::fs::FileExt as _;
 
     loop {
-        match file.read_at(buffer, from as u64) {
+        match file.read_at(buffer, 0) {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             read => return read,
         }
@@ -110,21 +111,8 @@ fn read_once(file: &File, buffer: &mut [u8], from: usize) -> io::Result<usize> {
 
 /// There are no such files on other systems.
 #[cfg(not(unix))]
-fn read_once(_file: &File, _buffer: &mut [u8], _from: usize) -> io::Result<usize> {
+fn read_whole(_file: &File, _buffer: &mut [u8]) -> io::Result<usize> {
     Err(ErrorKind::Unsupported.into())
-}
-
-fn read_from_start(file: &File, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut length = 0;
-    while let Some(rest) = buffer.get_mut(length..)
-        && !rest.is_empty()
-    {
-        match read_once(file, rest, length)? {
-            0 => break,
-            more => length += more,
-        }
-    }
-    Ok(length)
 }
 
 /// Reads a file that may be long, and is read but seldom.
@@ -158,7 +146,7 @@ fn shown(text: &[u8]) -> String {
 /// Reads a file that has but a number, or a line of them.
 pub(super) fn parse_short<T>(file: &File, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
     let mut buffer = [0; 128];
-    let length = read_once(file, &mut buffer, 0).ok()?;
+    let length = read_whole(file, &mut buffer).ok()?;
     parse(str::from_utf8(buffer.get(..length)?).ok()?)
 }
 

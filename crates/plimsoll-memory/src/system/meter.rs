@@ -92,7 +92,8 @@ impl UsageMeter {
     /// Bytes of the limit that are used, as [`Reading::used`](super::Reading::used) has them. None if
     /// that is not known.
     ///
-    /// Reads at most two files of the kernel, which are in memory and open.
+    /// Reads at most two files of the kernel, which are in memory and open. Threads that ask at once
+    /// wait for one another there, so that it is not for every request of a busy service.
     #[must_use]
     pub fn used(&self) -> Option<u64> {
         let look = self.0.read().unwrap_or_else(PoisonError::into_inner);
