@@ -15,6 +15,7 @@ pub mod cpu;
 pub mod edge;
 pub mod edge_cases;
 pub mod keyed;
+pub mod leak_test;
 pub mod load;
 pub mod memory;
 pub mod server;
