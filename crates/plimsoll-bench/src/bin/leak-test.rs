@@ -121,6 +121,10 @@ async fn watch(
     // What cannot be read at all is told at once.
     source.read().await?;
     sleep(warm_up).await;
+    eprintln!(
+        "{samples} samples, one every {}",
+        humantime::format_duration(every)
+    );
     let began = Instant::now();
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);

@@ -217,7 +217,9 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut samples = Table::new(&["minutes", "tracked", "working set", "resident"]);
-        for sample in &self.samples {
+        // Who wants all of many has them as comma-separated values.
+        let each = self.samples.len().div_ceil(MAX_POINTS).max(1);
+        for sample in self.samples.iter().step_by(each) {
             let cell = |signal| sample.reading.bytes(signal).map_or_else(String::new, mib);
             let [tracked, working_set, resident] = Signal::ALL.map(cell);
             let minutes = format!("{:.2}", sample.at.as_secs_f64() / 60.0);
@@ -230,7 +232,7 @@ impl fmt::Display for Report {
                 finding.signal.name().to_owned(),
                 finding.samples.to_string(),
                 trend(|trend| format!("{:+.3}", trend.slope * 60.0 / 1_048_576.0)),
-                trend(|trend| format!("{:.4}", trend.p)),
+                trend(|trend| format!("{:.1e}", trend.p)),
                 finding.verdict.to_string(),
             ]);
         }
@@ -336,7 +338,7 @@ mod tests {
         let text = report.to_string();
         assert!(text.contains("| 0.50 |  |  | 110.00 |"), "{text}");
         assert!(
-            text.contains("| resident | 10 | +60.000 | 0.0001 | leak |"),
+            text.contains("| resident | 10 | +60.000 | 8.3e-5 | leak |"),
             "{text}"
         );
         assert!(text.ends_with("Verdict: leak\n"), "{text}");

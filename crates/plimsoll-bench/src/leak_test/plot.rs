@@ -3,6 +3,7 @@ use crate::Error;
 use plotters::prelude::*;
 
 const SIZE: (u32, u32) = (900, 480);
+const TEXT: (&str, u32) = ("sans-serif", 16);
 
 /// Draws the samples of each signal, and the line of its trend, as SVG.
 ///
@@ -44,7 +45,9 @@ fn draw<B: DrawingBackend>(
         .configure_mesh()
         .x_desc("minutes")
         .y_desc("MiB")
-        .light_line_style(WHITE)
+        .max_light_lines(0)
+        .label_style(TEXT)
+        .axis_desc_style(TEXT)
         .draw()?;
     for finding in &report.findings {
         let color = match finding.signal {
@@ -67,6 +70,7 @@ fn draw<B: DrawingBackend>(
     }
     chart
         .configure_series_labels()
+        .label_font(TEXT)
         .background_style(WHITE)
         .border_style(BLACK)
         .position(SeriesLabelPosition::LowerRight)
