@@ -12,8 +12,10 @@ use plimsoll_http::{
     edge::{EdgeBody, EndpointSnapshot, future::EdgeFuture},
 };
 use plimsoll_memory::{
-    AdmissionConfig, AdmissionMode, AdmissionStats, BudgetKey, HeavyRequest, MemoryConfig,
-    Priority, admission::Meter,
+    Admission, AdmissionConfig, AdmissionMode, AdmissionStats, BudgetKey, BudgetMode, HeavyRequest,
+    MemoryConfig, Priority,
+    admission::Meter,
+    reclaim::{CancelAsk, CancelLargest as _, Cancelled},
 };
 use std::{
     convert::Infallible,
@@ -45,6 +47,12 @@ static ALLOC: TrackingAllocator = TrackingAllocator::system();
 const MIB: u64 = 1 << 20;
 /// A request is small up to 1 MiB of this line.
 const LINE: u64 = 1 << 30;
+
+/// Has those end who hold most.
+fn cancel_largest(admission: &Admission, want: u64, floor: u64, at_most: usize) -> Cancelled {
+    let ask = CancelAsk::new(floor, want, at_most, BudgetMode::Enforce);
+    admission.cancel_largest(&ask)
+}
 
 struct Gauge(Arc<AtomicU64>);
 
@@ -467,7 +475,7 @@ async fn request_that_is_cancelled_is_answered_and_frees_what_it_held() {
     let (mut call, _gate) = shop.enter(request(job(1)));
     // The handler holds its future alone, which is enough.
     let high = shop.enter(of(Priority::High, request(job(1))));
-    let cancelled = shop.edge.admission().cancel_largest(1, 1, 1);
+    let cancelled = cancel_largest(shop.edge.admission(), 1, 1, 1);
     assert_eq!(cancelled.requests, 1);
     let mut woken = [other.is_woken(), call.is_woken()];
     if woken[0] {
@@ -500,7 +508,7 @@ async fn body_of_a_request_that_is_cancelled_is_cut_at_a_frame() {
     let mut body = task::spawn(answer.into_body());
     assert_eq!(frame(&mut body), Some(Ok(Bytes::from_static(b"frame"))));
     assert_pending!(body.enter(|cx, body| body.poll_frame(cx)));
-    let cancelled = shop.edge.admission().cancel_largest(MIB, MIB, 1);
+    let cancelled = cancel_largest(shop.edge.admission(), MIB, MIB, 1);
     assert_eq!(cancelled.bytes / MIB, 100);
     assert!(body.is_woken());
     let rejected = frame(&mut body).unwrap().unwrap_err();

@@ -5,8 +5,9 @@ use plimsoll_alloc::TrackingAllocator;
 use plimsoll_core::{BoxError, ConfigError, RejectReason, Rejected};
 use plimsoll_memory::{
     Admission, AdmissionConfig, AdmissionLayer, AdmissionMode, AdmissionStats, Admitted, Ask,
-    BudgetKey, HeavyLog, Priority, Weigher,
+    BudgetKey, BudgetMode, HeavyLog, Priority, Weigher,
     admission::{AdmissionFuture, AdmissionService, Meter},
+    reclaim::{CancelAsk, CancelLargest as _, Cancelled},
 };
 use proptest::prelude::*;
 use std::{
@@ -45,6 +46,12 @@ const FOR_LARGE: u64 = LINE - 16 * MIB;
 
 /// What small requests hold, besides their future.
 const SMALL: u64 = MIB / 2 - 4_096;
+
+/// Has those end who hold most.
+fn cancel_largest(admission: &Admission, want: u64, floor: u64, at_most: usize) -> Cancelled {
+    let ask = CancelAsk::new(floor, want, at_most, BudgetMode::Enforce);
+    admission.cancel_largest(&ask)
+}
 
 /// Nobody knows what is used.
 const UNKNOWN: u64 = u64::MAX;
@@ -995,7 +1002,7 @@ async fn who_was_taken_to_be_small_and_grows_is_counted() {
         ((1, 0), 0)
     );
     // It is the one who holds most.
-    let cancelled = ship.admission.cancel_largest(MIB, MIB, 1);
+    let cancelled = cancel_largest(&ship.admission, MIB, MIB, 1);
     assert_eq!(cancelled.requests, 1);
     assert!((100 * MIB..101 * MIB).contains(&cancelled.bytes));
     assert_eq!(rejected(&mut grows).reason(), RejectReason::MemoryPressure);
@@ -1018,7 +1025,7 @@ async fn who_grows_is_still_of_its_routes_priority() {
         drop(first);
         assert_pending!(grows.poll());
         assert_eq!(ship.counts(), (2, 0));
-        let _ = ship.admission.cancel_largest(1, MIB, 1);
+        let _ = cancel_largest(&ship.admission, 1, MIB, 1);
         assert_eq!(grows.is_woken(), is_cancelled);
         assert_eq!(other.is_woken(), !is_cancelled);
     }
@@ -1295,7 +1302,7 @@ async fn who_holds_most_for_its_priority_is_cancelled_first() {
         calls.iter().map(|(call, _)| call.is_woken()).collect()
     };
     let cancel = |want, floor, at_most| {
-        let cancelled = ship.admission.cancel_largest(want, floor, at_most);
+        let cancelled = cancel_largest(&ship.admission, want, floor, at_most);
         (cancelled.requests, cancelled.bytes / MIB)
     };
     assert_eq!(cancel(0, 0, 10), (0, 0));
@@ -1342,7 +1349,7 @@ async fn who_is_cancelled_just_before_it_waits_is_woken() {
     };
     assert_eq!(weighing.ended_by(), None);
     // Its handler has waited, and nobody knows yet whom to wake.
-    assert_eq!(ship.admission.cancel_largest(1, 1, 1).requests, 1);
+    assert_eq!(cancel_largest(&ship.admission, 1, 1, 1).requests, 1);
     let mut task = task::spawn(());
     task.enter(|cx, _| weighing.waits(cx.waker()));
     assert!(task.is_woken());
@@ -1696,7 +1703,7 @@ async fn run(steps: Vec<Step>) {
             Step::Goes(at) if at < calls.len() => drop(calls.swap_remove(at)),
             Step::Goes(_) => {}
             Step::Cancels(at_most) => {
-                let _ = ship.admission.cancel_largest(LINE, 1, at_most);
+                let _ = cancel_largest(&ship.admission, LINE, 1, at_most);
             }
             Step::Line(line) => ship.admission.set_line(line),
             Step::Uses(bytes) => ship.used.store(bytes, Relaxed),

@@ -1,5 +1,6 @@
 //! What requests of a kind hold at most, and how much of that is there at which age.
 
+use super::growth::Spread;
 use std::sync::{
     Mutex, PoisonError,
     atomic::{AtomicU64, Ordering::Relaxed},
@@ -30,6 +31,9 @@ const ENOUGH_AT_AGE: u32 = 8;
 pub(super) struct Learned {
     /// What a new one is taken to hold at most. 0 before the first.
     expected: AtomicU64,
+    /// What it holds on average, and how far from that it is as a rule.
+    mean: AtomicU64,
+    deviation: AtomicU64,
     peaks: Mutex<Peaks>,
 }
 
@@ -62,6 +66,8 @@ impl Learned {
     pub(super) fn new() -> Self {
         Self {
             expected: AtomicU64::new(0),
+            mean: AtomicU64::new(0),
+            deviation: AtomicU64::new(0),
             peaks: Mutex::new(Peaks {
                 counts: [0; BINS],
                 total: 0,
@@ -85,7 +91,22 @@ impl Learned {
     pub(super) fn record(&self, peak: u64, weight: u32, quantile: f64, ages: Option<&Ages>) {
         let mut peaks = self.peaks.lock().unwrap_or_else(PoisonError::into_inner);
         peaks.add(peak, weight, ages);
-        self.expected.store(peaks.expected(quantile), Relaxed);
+        let spread = peaks.spread(quantile);
+        self.expected.store(spread.most, Relaxed);
+        self.mean.store(spread.mean as u64, Relaxed);
+        self.deviation.store(spread.deviation as u64, Relaxed);
+    }
+
+    /// What a new one may come to hold, which is `most` as far as one of those before it held less.
+    pub(super) fn spread(&self, most: u64) -> Spread {
+        if self.expected() != Some(most) {
+            return Spread::certain(most);
+        }
+        Spread {
+            most,
+            mean: self.mean.load(Relaxed) as f64,
+            deviation: self.deviation.load(Relaxed) as f64,
+        }
     }
 
     /// What a running request is taken to hold at most, by what it held at each age until now, and
@@ -129,21 +150,38 @@ impl Peaks {
         }
     }
 
-    fn expected(&self, quantile: f64) -> u64 {
+    fn spread(&self, quantile: f64) -> Spread {
+        let largest = self.largest.max(SMALLEST as u64);
         if self.seen < ENOUGH {
             // The fewer there were, the larger the next may be.
             let margin = 1.0 + 8.0 / f64::from(self.seen.max(1));
-            return (self.largest.max(SMALLEST as u64) as f64 * margin) as u64;
+            return Spread::certain((largest as f64 * margin) as u64);
         }
         let enough = (f64::from(self.total) * quantile).ceil() as u32;
-        let mut sum = 0;
-        for (bin, count) in self.counts.iter().enumerate() {
-            sum += count;
-            if sum >= enough {
-                return upper(bin).min(self.largest.max(SMALLEST as u64));
+        let (mut count, mut most) = (0, None);
+        let (mut sum, mut squares) = (0.0, 0.0);
+        for (bin, times) in self
+            .counts
+            .iter()
+            .enumerate()
+            .filter(|(_, times)| **times > 0)
+        {
+            let bytes = upper(bin).min(largest);
+            count += times;
+            if most.is_none() && count >= enough {
+                most = Some(bytes);
             }
+            let (times, bytes) = (f64::from(*times), bytes as f64);
+            sum += times * bytes;
+            squares += times * bytes * bytes;
         }
-        self.largest
+        let mean = sum / f64::from(count.max(1));
+        let variance = squares / f64::from(count.max(1)) - mean * mean;
+        Spread {
+            most: most.unwrap_or(largest),
+            mean,
+            deviation: variance.max(0.0).sqrt(),
+        }
     }
 }
 

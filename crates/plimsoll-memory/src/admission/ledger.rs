@@ -2,6 +2,7 @@
 
 use super::{
     AdmissionConfig, AdmissionMode, Meter, Permit, Priority,
+    growth::{Growth, Spread},
     learn::{Ages, Learned},
     permit::Hold,
     route::Standing,
@@ -59,8 +60,15 @@ const SLOW_READING: u64 = 250_000;
 /// times.
 const REMEMBER_EVERY: u64 = 50_000_000;
 const REMEMBERED: usize = 64;
-/// The part of the pages kept by the allocator that the next request is taken to get.
-const REUSED: f64 = 0.5;
+/// The part of the pages kept by the allocator that the next requests are taken to get, at the most, and
+/// by how much more each time that the line is far from being passed.
+const REUSED: f64 = 0.75;
+const REUSED_MORE: f64 = 0.02;
+/// It is far from being passed if this part of it is free.
+const FAR: u64 = 16;
+
+/// Who holds less has not begun: it may not have been polled yet.
+const BEGUN: u64 = 64 << 10;
 
 /// A rate counts half as much after so long, in seconds.
 const HALF_LIFE: f64 = 2.0;
@@ -106,10 +114,8 @@ pub(super) struct Book {
     read: Option<(u64, u64)>,
     /// What was used then, besides pages that can be had again; none where nobody says.
     used: Option<u64>,
-    /// What large ones that run may still grow by, and what of that is not of those that were let in
-    /// just now, and hold nothing yet.
-    growth: u64,
-    growth_of_begun: u64,
+    /// What large ones that run may still grow by.
+    growth: Growth,
     /// What large ones hold.
     held: u64,
     overhead: Overhead,
@@ -144,6 +150,8 @@ struct Run {
     /// What its handler allocates in; none before that runs.
     scope: Option<MemoryScope>,
     ages: Ages,
+    /// What it may come to hold, as long as it holds nothing.
+    spread: Option<Spread>,
     /// What it is taken to hold at most, and what it held when somebody looked last.
     expected: u64,
     live: u64,
@@ -177,6 +185,8 @@ struct Overhead {
     count: usize,
     seen_at: u64,
     bytes: i64,
+    /// The part of the pages kept beyond that which requests are taken to get.
+    reused: f64,
 }
 
 /// How fast large requests give back what was reserved for them, in bytes per second.
@@ -208,8 +218,7 @@ impl Ledger {
                 meter,
                 read: None,
                 used: None,
-                growth: 0,
-                growth_of_begun: 0,
+                growth: Growth::default(),
                 held: 0,
                 overhead: Overhead::new(),
                 large: Vec::new(),
@@ -401,7 +410,7 @@ impl Ledger {
         self.read_if_stale(&mut book, now);
         let lane = self.lane(want, priority);
         let is_first = book.lanes[..=lane].iter().all(VecDeque::is_empty);
-        let fits = self.fits(&book, want);
+        let fits = self.fits(&book, want, Some(asking.learned));
         self.set_closed(&book);
         if (is_first && fits) || !enforces {
             if !fits {
@@ -440,7 +449,7 @@ impl Ledger {
     }
 
     /// Whether there is room for so much more.
-    fn fits(&self, book: &Book, want: u64) -> bool {
+    fn fits(&self, book: &Book, want: u64, learned: Option<&Learned>) -> bool {
         // What nobody knows refuses nobody.
         let (Some(used), Some(line)) = (book.used, self.line()) else {
             return true;
@@ -449,17 +458,19 @@ impl Ledger {
         let for_large = line - line / FOR_SMALL;
         let (line, growth) = if is_small {
             // One that was let in alone may want more than there is, which must not keep them out.
-            (line, book.growth.min(for_large.saturating_sub(used)))
+            let growth = book.growth.total().min(for_large.saturating_sub(used));
+            (line, growth + want)
         } else {
-            (for_large, book.growth)
+            let spread = learned.map_or(Spread::certain(want), |learned| learned.spread(want));
+            (for_large, book.growth.with(&spread).total())
         };
         let taken = used + growth + self.reserved_for_small();
         let is_alone = !is_small && book.running == 0 && used <= line;
-        is_alone || taken.saturating_add(want) <= line
+        is_alone || taken <= line
     }
 
     fn is_short(&self, book: &Book, want: u64) -> bool {
-        let taken = book.used.unwrap_or(0) + book.growth_of_begun;
+        let taken = book.used.unwrap_or(0) + book.growth.of_begun();
         self.line().is_some_and(|line| taken + want > line)
     }
 
@@ -469,7 +480,7 @@ impl Ledger {
         let waits = book.lanes[..Priority::ALL.len()]
             .iter()
             .any(|lane| !lane.is_empty());
-        let closed = waits || book.shed > 0.0 || !self.fits(book, small);
+        let closed = waits || book.shed > 0.0 || !self.fits(book, small, None);
         self.closed.store(closed, Relaxed);
     }
 
@@ -604,7 +615,7 @@ impl Ledger {
                     book.lanes[self.lane(want, waiter.priority)].push_back(waiter);
                     continue;
                 }
-                if enforces && !self.fits(book, want) {
+                if enforces && !self.fits(book, want, Some(asking.learned)) {
                     book.is_short = self.is_short(book, want);
                     break 'lanes;
                 }
@@ -665,7 +676,7 @@ impl Ledger {
             return;
         };
         if let Some((at, took)) = book.read {
-            let used = book.used.unwrap_or(0) + book.growth;
+            let used = book.used.unwrap_or(0) + book.growth.total();
             let is_roomy = used <= line - line / ROOMY && self.waiting.load(Relaxed) == 0;
             let fresh = if is_roomy { FRESH_IF_ROOMY } else { FRESH };
             if now.saturating_sub(at) < fresh.max(READING_SHARE * took.min(SLOW_READING)) {
@@ -674,7 +685,7 @@ impl Ledger {
         }
         // The time that it waited for the lock is none of it.
         let began = self.clock.ticks();
-        book.read(self.guess(), now);
+        book.read(self.guess(), line, now);
         let took = self.clock.ticks().saturating_sub(began);
         book.read = Some((now, took));
     }
@@ -711,7 +722,7 @@ impl Ledger {
         Look {
             used: book.used,
             overhead: u64::try_from(book.overhead.bytes).ok(),
-            growth: book.growth,
+            growth: book.growth.total(),
             reserved_for_small: self.reserved_for_small(),
             running: book.running,
             held: book.held,
@@ -756,6 +767,8 @@ impl Book {
             self.large.push(None);
             self.large.len() - 1
         });
+        let spread = learned.spread(want);
+        self.growth.add_fresh(&spread);
         let large = Arc::new(Large {
             priority,
             key,
@@ -766,6 +779,7 @@ impl Book {
                 place,
                 scope: None,
                 ages: Ages::default(),
+                spread: Some(spread),
                 expected: want,
                 live: 0,
                 waker: None,
@@ -773,7 +787,6 @@ impl Book {
         });
         self.large[place] = Some(large.clone());
         self.running += 1;
-        self.growth += want;
         self.charge(key, want);
         large
     }
@@ -784,7 +797,10 @@ impl Book {
         }
         self.free.push(run.place);
         self.running -= 1;
-        self.growth = self.growth.saturating_sub(run.expected - run.live);
+        match &run.spread {
+            Some(spread) => self.growth.end_fresh(spread),
+            None => self.growth.end_begun(run.expected - run.live),
+        }
         self.uncharge(key, run.expected);
     }
 
@@ -815,30 +831,29 @@ impl Book {
     }
 
     /// Reads what is used, and what those who run may still grow by.
-    fn read(&mut self, guess: u64, now: u64) {
+    fn read(&mut self, guess: u64, line: u64, now: u64) {
         // Those who run first: what they get meanwhile counts twice, rather than not at all.
-        let (mut growth, mut of_begun, mut held) = (0, 0, 0);
+        let (mut growth, mut held) = (Growth::default(), 0);
         let keys = &mut self.keys;
         for large in self.large.iter().flatten() {
             let mut run = large.run();
             let before = run.expected;
             run.look(&large.learned, now.saturating_sub(large.began), guess);
-            growth += run.expected - run.live;
             held += run.live;
-            if run.live > 0 {
-                of_begun += run.expected - run.live;
+            match &run.spread {
+                Some(spread) => growth.add_fresh(spread),
+                None => growth.add_begun(run.expected - run.live),
             }
             if let Some(charged) = large.key.and_then(|key| keys.get_mut(&key)) {
                 *charged = (*charged + run.expected).saturating_sub(before);
             }
         }
         self.growth = growth;
-        self.growth_of_begun = of_begun;
         self.held = held;
         let used = self.meter.used().map(|used| used.min(MOST_USED));
         let tracked = self.meter.tracked().map(|bytes| bytes.min(MOST_USED));
         self.used = used.map(|used| match tracked {
-            Some(tracked) => self.overhead.used(used, tracked, now),
+            Some(tracked) => self.overhead.used(used, tracked, line, now),
             None => used,
         });
     }
@@ -905,6 +920,9 @@ impl Run {
             return;
         };
         self.live = scope.usage().live;
+        if self.live >= BEGUN {
+            self.spread = None;
+        }
         self.ages.note(age, self.live);
         self.expected = learned.expected_of(&self.ages, self.live, guess);
     }
@@ -919,21 +937,28 @@ impl Overhead {
             count: 0,
             seen_at: 0,
             bytes: 0,
+            reused: 0.0,
         }
     }
 
     /// What is used and cannot be had again, of what the system says is used and what the allocator
     /// gave out.
-    fn used(&mut self, used: u64, tracked: u64, now: u64) -> u64 {
+    fn used(&mut self, used: u64, tracked: u64, line: u64, now: u64) -> u64 {
         let besides = used as i64 - tracked as i64;
+        let kept = (besides - self.bytes).max(0);
         if self.count == 0 || now.saturating_sub(self.seen_at) >= REMEMBER_EVERY {
             self.remember(besides);
             self.seen_at = now;
+            if used > line {
+                // They do not get as much as that.
+                self.reused /= 2.0;
+            } else if kept as u64 > line / FAR && used < line - line / FAR {
+                self.reused = (self.reused + REUSED_MORE).min(REUSED);
+            }
         }
         // What was allocated and is not in memory yet will be.
         let at_least = tracked as i64 + self.bytes;
-        let kept = (besides - self.bytes).max(0);
-        let honest = used as i64 - (kept as f64 * REUSED) as i64;
+        let honest = used as i64 - (kept as f64 * self.reused) as i64;
         at_least.max(honest).max(0) as u64
     }
 

@@ -22,6 +22,7 @@
 //! reserved, and what is used alone decides.
 
 mod config;
+mod growth;
 mod layer;
 mod learn;
 mod ledger;

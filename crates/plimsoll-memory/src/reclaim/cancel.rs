@@ -47,7 +47,9 @@ pub struct Victim {
 }
 
 impl CancelAsk {
-    pub(crate) const fn new(floor: u64, want: u64, at_most: usize, mode: BudgetMode) -> Self {
+    /// Asks for `want` bytes of those that hold no less than `floor` each, and at most so many.
+    #[must_use]
+    pub const fn new(floor: u64, want: u64, at_most: usize, mode: BudgetMode) -> Self {
         Self {
             floor,
             want,
