@@ -22,8 +22,8 @@ const ALIKE: std::ops::RangeInclusive<f64> = 0.7..=1.4;
 
 /// Looks for leaks. See the [module docs](super) for what is one.
 ///
-/// It is pure: it goes by the times it is given, and has no clock of its own. Times that go back count as
-/// the latest so far. A pause leaves a gap, which is as long as it was and costs nothing.
+/// It is pure: it goes by the times it is given, and has no clock of its own. What is told for a time that went
+/// back counts for the latest bucket. A pause leaves a gap, which is as long as it was and costs nothing.
 ///
 /// An observation takes time with the logarithm of the names, a judgement with their number, and
 /// each name about 500 bytes.
@@ -33,8 +33,6 @@ pub struct LeakDetector {
     max_names: usize,
     /// When the first thing was seen. Times are counted in milliseconds from then on.
     began: Option<Instant>,
-    /// The latest time that it was told.
-    latest: u64,
     /// When something was seen last, in seconds.
     seen: u32,
     /// The bucket of each horizon that was open when it was judged.
@@ -85,7 +83,6 @@ impl LeakDetector {
             sensitivity,
             max_names,
             began: None,
-            latest: 0,
             seen: 0,
             judged: [0; HORIZONS],
             names: BTreeMap::new(),
@@ -225,12 +222,11 @@ impl LeakDetector {
         }
     }
 
-    /// A time in milliseconds since the first one. It never goes back.
+    /// A time in milliseconds since the first one.
     fn millis(&mut self, now: Instant) -> u64 {
         let began = *self.began.get_or_insert(now);
         let since = now.saturating_duration_since(began).as_millis();
-        self.latest = self.latest.max(u64::try_from(since).unwrap_or(u64::MAX));
-        self.latest
+        u64::try_from(since).unwrap_or(u64::MAX)
     }
 }
 
@@ -350,10 +346,10 @@ impl Track {
             let rising = rule.begins(&span, &known);
             let rising = rising.filter(|_| !is_explained(rise(&span)));
             if let Some(rising) = rising {
-                let width = WIDTHS[horizon];
-                let since = seconds((now / width).saturating_sub(SPAN as u64) * width);
-                let before = self.leak().map_or(u32::MAX, |_| self.since);
-                self.since = since.min(before);
+                if self.leak().is_none() {
+                    let width = WIDTHS[horizon];
+                    self.since = seconds((now / width).saturating_sub(SPAN as u64) * width);
+                }
                 self.leaks[horizon] = Some(leak(rising, None));
             }
             return;

@@ -45,6 +45,11 @@
 //! but no later one as long as the first is remembered. [`Sensitivity::Low`] leaves the shortest
 //! horizon out: these are then 5 minutes, 140 seconds, and 10 minutes.
 //!
+//! Chance is no leak where it keeps to a level. Of noise with a standard deviation of 10 MB on each route, in
+//! 20 000 hours none was told if what is off now says nothing of the next second; one, if it stays off for 10
+//! seconds on average; and 19, if for 33 seconds. Of the process there was none. What wanders without a level
+//! is told now and then.
+//!
 //! What is not above a former peak is not told. A leak below one is found when the peak is passed, or
 //! forgotten.
 //!
@@ -121,7 +126,7 @@ pub struct Verdict {
     pub held: u64,
     /// In how long it alone uses up what is left, at that slope. None where that is not known.
     pub time_to_limit: Option<Duration>,
-    /// Since when it has grown, as far as it was watched for the verdict.
+    /// Since when it has grown, as far as it was looked at when the verdict began.
     pub since: Instant,
     /// Whether it was not told before. Of one that has ended it is not true.
     pub is_new: bool,

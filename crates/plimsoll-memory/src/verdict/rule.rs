@@ -209,3 +209,118 @@ fn linear(points: &[(f64, f64)]) -> f64 {
         0.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All that may be left out is.
+    const LENIENT: Rule = Rule {
+        least_rise: 1.0,
+        most_p: 0.001,
+        keeps: 0.0,
+        last_step: f64::NEG_INFINITY,
+        least_linear: 0.0,
+    };
+
+    const NOTHING: Known = Known {
+        peak: f64::NEG_INFINITY,
+        fell: 0.0,
+        swing: 0.0,
+        longer: 0.0,
+    };
+
+    fn begins(rule: &Rule, row: impl Fn(usize) -> f32) -> bool {
+        rule.begins(&std::array::from_fn(row), &NOTHING).is_some()
+    }
+
+    #[test]
+    fn a_straight_line_rises_by_its_slope() {
+        let row = std::array::from_fn(|at| 3.0 * at as f32);
+        let rising = LENIENT.begins(&row, &NOTHING).unwrap();
+        assert_eq!((rising.slope, rising.linear), (3.0, 1.0));
+        assert!(rising.confidence() > 0.999);
+        let rising = goes_on(&row, 3.0).unwrap();
+        assert_eq!((rising.slope, rising.linear), (3.0, 1.0));
+    }
+
+    #[test]
+    fn both_windows_have_to_rise() {
+        assert!(!begins(&LENIENT, |at| at.saturating_sub(4) as f32));
+        assert!(!begins(&LENIENT, |at| at.min(10) as f32));
+        assert!(begins(&LENIENT, |at| at.saturating_sub(2) as f32));
+    }
+
+    #[test]
+    fn the_newest_third_has_to_rise_at_half_the_slope_of_its_window() {
+        let then =
+            |slope: f32| move |at: usize| at.min(10) as f32 + at.saturating_sub(10) as f32 * slope;
+        assert!(begins(&LENIENT, then(0.6)));
+        assert!(!begins(&LENIENT, then(0.3)));
+    }
+
+    #[test]
+    fn the_newer_half_has_to_rise_as_the_older_and_the_longer_horizon_do() {
+        let rule = Rule {
+            keeps: 0.8,
+            ..LENIENT
+        };
+        let then =
+            |slope: f32| move |at: usize| at.min(7) as f32 + at.saturating_sub(7) as f32 * slope;
+        assert!(begins(&rule, then(0.9)));
+        assert!(!begins(&rule, then(0.7)));
+        let row = std::array::from_fn(|at| at as f32);
+        for (longer, leaks) in [(1.0, true), (1.2, true), (1.3, false)] {
+            let known = Known { longer, ..NOTHING };
+            assert_eq!(rule.begins(&row, &known).is_some(), leaks, "{longer}");
+        }
+    }
+
+    #[test]
+    fn it_has_to_come_above_what_was_held_before() {
+        let row = std::array::from_fn(|at| at as f32);
+        for (peak, fell, leaks) in [
+            (7.0, 0.0, true),
+            (7.5, 0.0, false),
+            (5.0, 18.0, true),
+            (5.0, 19.0, false),
+        ] {
+            let known = Known {
+                peak,
+                fell,
+                ..NOTHING
+            };
+            assert_eq!(LENIENT.begins(&row, &known).is_some(), leaks);
+        }
+    }
+
+    #[test]
+    fn too_few_values_tell_nothing() {
+        let sure = Rule {
+            most_p: 0.01,
+            ..LENIENT
+        };
+        let without = |missing: &'static [usize]| {
+            move |at| {
+                if missing.contains(&at) {
+                    f32::NAN
+                } else {
+                    at as f32
+                }
+            }
+        };
+        assert!(begins(&sure, without(&[6, 12])));
+        assert!(
+            !begins(&sure, without(&[6, 7, 12])),
+            "seven in the newer window"
+        );
+        assert!(!begins(&sure, without(&[0])));
+        assert!(!begins(&sure, without(&[14])));
+        assert!(!begins(
+            &sure,
+            without(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14])
+        ));
+        let one = std::array::from_fn(|at| if at == 14 { 1.0 } else { f32::NAN });
+        assert!(goes_on(&one, 1.0).is_none());
+    }
+}

@@ -209,6 +209,33 @@ fn a_verdict_stands_as_long_as_it_leaks() {
 }
 
 #[test]
+fn what_falls_for_a_moment_leaks_all_the_same() {
+    // In two buckets nearly nothing is held.
+    let mut held = |second: u64| {
+        let falls = (90..96).contains(&second);
+        if falls { MB } else { 0.2 * MB * second as f64 }
+    };
+    let [begun, ended] = Watch::new().watch(LeakKind::Route, 2 * MINUTE, &mut held);
+    assert_eq!((begun.len(), ended.len()), (1, 0));
+}
+
+#[test]
+fn a_verdict_says_the_same_beginning_as_long_as_it_stands() {
+    let mut watch = Watch::new();
+    let mut first = None;
+    while watch.second < 2 * HOUR {
+        let held = 0.2 * MB * watch.second.saturating_sub(510) as f64;
+        watch.see(LeakKind::Route, "it", held, None);
+        if let [verdict] = watch.judge().standing[..] {
+            let since = *first.get_or_insert(verdict.since);
+            assert_eq!(verdict.since, since);
+        }
+    }
+    let since = first.unwrap().saturating_duration_since(watch.began);
+    assert!((500..=510).contains(&since.as_secs()), "{since:?}");
+}
+
+#[test]
 fn a_verdict_ends_once_when_it_no_longer_leaks() {
     let mut watch = Watch::new();
     let mut held = |second: u64| 0.2 * MB * second.min(120) as f64;
@@ -278,6 +305,22 @@ fn what_reaches_its_limit_first_comes_first() {
         .map(|it| (it.kind, it.name.as_str()))
         .collect();
     assert_eq!(names, ["b", "c", "a"].map(|name| (LeakKind::Route, name)));
+}
+
+#[test]
+fn without_a_limit_the_surest_comes_first() {
+    let mut watch = Watch::new();
+    let mut rng = Rng::with_seed(1);
+    for second in 0..=MINUTE {
+        let leaked = 0.3 * MB * second as f64;
+        let noise = 0.4 * MB * even(&mut rng);
+        watch.see(LeakKind::Route, "a", (leaked + noise).max(0.0), None);
+        watch.see(LeakKind::Route, "b", leaked, None);
+        watch.judge();
+    }
+    let standing = watch.judge().standing;
+    let names: Vec<_> = standing.iter().map(|it| it.name.as_str()).collect();
+    assert_eq!(names, ["b", "a"]);
 }
 
 // === What does not ===
@@ -379,6 +422,22 @@ fn a_holding_without_a_bound_or_above_it_may_leak() {
         }
         assert_eq!(watch.judge().standing.len(), 1);
     }
+}
+
+#[test]
+fn a_cache_that_fills_is_no_excuse_for_a_holding_or_for_tasks() {
+    let mut watch = Watch::new();
+    for second in 0..6 * MINUTE {
+        let held = 0.2 * MB * second as f64;
+        watch.see(LeakKind::Holding, "cache", held, Some(u64::MAX));
+        watch.see(LeakKind::Holding, "queue", held, None);
+        watch.see(LeakKind::Task, "session", second as f64, None);
+        watch.judge();
+    }
+    let standing = watch.judge().standing;
+    let mut names: Vec<_> = standing.iter().map(|it| it.name.as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["queue", "session"]);
 }
 
 #[test]
