@@ -52,7 +52,7 @@ impl LeakConfig {
     }
 
     /// How many names are looked at, up to 16 384; more are counted and not looked at. 1 000 by
-    /// default. Each takes about 500 bytes.
+    /// default. Each takes about 540 bytes.
     #[must_use]
     pub const fn max_names(mut self, names: usize) -> Self {
         self.max_names = names;

@@ -125,7 +125,7 @@ pub(super) fn goes_on(span: &[f32; SPAN], began: f64) -> Option<Rising> {
     let all = Points::of(span);
     let window = all.within(SPAN - WINDOW, SPAN);
     let recent = all.within(SPAN - SPAN / 3, SPAN);
-    if recent.len() < 2 || slope::<PAIRS>(recent) < GOES_ON * began {
+    if slope::<PAIRS>(recent) < GOES_ON * began {
         return None;
     }
     let score = Score::of(window);

@@ -545,6 +545,10 @@ fn names_past_the_bound_are_counted_and_the_others_are_judged() {
         (2, MINUTE)
     );
     assert_eq!(watch.judge().standing.len(), 2);
+    // Nor is there a place for what shares its name with others.
+    let mut watch = Watch::new();
+    watch.see(LeakKind::Route, Name::OVERFLOW.as_str(), 1.0, None);
+    assert_eq!((watch.detector.len(), watch.detector.overflowed()), (0, 1));
 }
 
 #[test]
