@@ -461,7 +461,8 @@ impl Ledger {
             let growth = book.growth.total().min(for_large.saturating_sub(used));
             (line, growth + want)
         } else {
-            let spread = learned.map_or(Spread::certain(want), |learned| learned.spread(want));
+            let spread =
+                learned.map_or_else(|| Spread::certain(want), |learned| learned.spread(want));
             (for_large, book.growth.with(&spread).total())
         };
         let taken = used + growth + self.reserved_for_small();

@@ -63,8 +63,8 @@ impl MonitorConfig {
             line: 90.0,
             line_bytes: None,
             elevated: 80.0,
-            high: 90.0,
-            critical: 97.0,
+            high: 97.0,
+            critical: 100.0,
             gap: 5.0,
             unknown_after: 8,
             persists: Duration::from_secs(10),
@@ -113,22 +113,23 @@ impl MonitorConfig {
         self
     }
 
-    /// Where memory begins to be short, in percent of the line. 80 by default.
+    /// Where memory begins to be short, and room is made by what harms nobody, in percent of the line.
+    /// 80 by default.
     #[must_use]
     pub const fn elevated(mut self, percent: f64) -> Self {
         self.elevated = percent;
         self
     }
 
-    /// Where it is so short that requests are ended if that lasts, in percent of the line. 90 by
-    /// default.
+    /// Where it is so short that holdings are shrunk, in percent of the line. 97 by default: requests
+    /// that are let in as far as there is room for them may hold all up to there.
     #[must_use]
     pub const fn high(mut self, percent: f64) -> Self {
         self.high = percent;
         self
     }
 
-    /// Where the line is as good as met, in percent of it. 97 by default.
+    /// Where requests are ended if it lasts, in percent of the line, 100 at the most. 100 by default.
     #[must_use]
     pub const fn critical(mut self, percent: f64) -> Self {
         self.critical = percent;

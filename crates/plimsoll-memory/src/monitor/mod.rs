@@ -64,6 +64,11 @@ const LASTING: u64 = 3;
 const WAIT_FOR_ROOM: Duration = Duration::from_millis(500);
 /// Growth below this share of the line a second is none: half a percent a minute.
 const LEAST_GROWTH: f64 = 0.005 / 60.0;
+/// How long the pressure has to be lower for the level to fall. A service that is full goes up and down
+/// many times a second.
+const FALLS_AFTER: Duration = Duration::from_secs(1);
+/// How long there is no other alert of a level that was told of.
+const AGAIN: Duration = Duration::from_secs(60);
 /// Seconds in a row in which the limit is near by the growth, before there is an alert.
 const SECONDS_AHEAD: u32 = 3;
 
@@ -74,6 +79,11 @@ pub struct Monitor {
     now: Instant,
     levels: Levels,
     level_since: Instant,
+    /// Since when the pressure has been lower than the level.
+    lower_since: Option<Instant>,
+    /// The level that there was an alert of last, when, and whether its end is to be told.
+    alerted: Option<(PressureLevel, Instant)>,
+    tells_end: bool,
     /// Since when the level has been elevated at least, and when to say next that it is.
     pressing: Option<(Instant, Instant)>,
     trend: Trend,
@@ -82,7 +92,7 @@ pub struct Monitor {
     failed: u64,
     failed_in_a_row: u64,
     /// Samples in a row with high pressure.
-    high_in_a_row: u64,
+    critical_in_a_row: u64,
     /// The least that was free in the allocator, or not known of, since it was asked last.
     kept: Option<u64>,
     asked: bool,
@@ -150,13 +160,16 @@ impl Monitor {
             now,
             levels: Levels::default(),
             level_since: now,
+            lower_since: None,
+            alerted: None,
+            tells_end: false,
             pressing: None,
             trend: Trend::default(),
             last: MemoryFigures::UNKNOWN,
             samples: 0,
             failed: 0,
             failed_in_a_row: 0,
-            high_in_a_row: 0,
+            critical_in_a_row: 0,
             kept: None,
             asked: false,
             room_made: None,
@@ -325,13 +338,23 @@ impl Monitor {
 
     fn rise_or_fall(&mut self, now: Instant, alerts: &mut Vec<Alert>) -> Option<PressureChange> {
         let (from, to) = (self.levels.level(), self.next_level());
-        self.high_in_a_row = match to >= PressureLevel::High {
-            true => self.high_in_a_row.saturating_add(1),
+        self.critical_in_a_row = match to >= PressureLevel::Critical {
+            true => self.critical_in_a_row.saturating_add(1),
             false => 0,
         };
+        let is_lower = to < from && to != PressureLevel::Unknown;
+        if !is_lower {
+            self.lower_since = None;
+        } else {
+            let since = *self.lower_since.get_or_insert(now);
+            if now.saturating_duration_since(since) < FALLS_AFTER {
+                return None;
+            }
+        }
         if from == to {
             return None;
         }
+        self.lower_since = None;
         let change = PressureChange {
             from,
             to,
@@ -347,8 +370,12 @@ impl Monitor {
             (false, _) => None,
         };
         let used = Used(&self.last);
+        let is_news = self.alerted.is_none_or(|(level, at)| {
+            to > level || now.saturating_duration_since(at) >= AGAIN
+        });
         alerts.extend(match (pressing, to) {
-            (Some(since), PressureLevel::Normal) => {
+            (Some(since), PressureLevel::Normal) if self.tells_end => {
+                self.tells_end = false;
                 let lasted = Span(now.saturating_duration_since(since));
                 let text = format!("memory is no longer short, after {lasted}: {used}");
                 Some(Alert::new(AlertKind::PressureEnded, Severity::Info, text))
@@ -358,7 +385,9 @@ impl Monitor {
                 Some(Alert::new(AlertKind::Blind, Severity::Warning, text))
             }
             (_, PressureLevel::Normal) => None,
-            (_, to) if to > from => {
+            (_, to) if to > from && is_news => {
+                self.alerted = Some((to, now));
+                self.tells_end = true;
                 let severity = match to {
                     PressureLevel::Elevated => Severity::Warning,
                     _ => Severity::Critical,
@@ -470,7 +499,7 @@ impl Monitor {
             false => Depth::Purge,
         };
         let is_due = now >= self.next_reclaim;
-        let lasts = self.high_in_a_row >= LASTING;
+        let lasts = self.critical_in_a_row >= LASTING;
         let (why, depth, target) = if room_first {
             if self.waiting.is_some() {
                 return None;
@@ -483,10 +512,14 @@ impl Monitor {
             )
         } else if level.is_pressing() {
             let rises = change.is_some_and(|change| change.to > change.from);
-            if !(rises || is_due || self.high_in_a_row == LASTING) {
+            if !(rises || is_due || self.critical_in_a_row == LASTING) {
                 return None;
             }
-            let depth = if lasts { Depth::Cancel } else { most };
+            let depth = match level {
+                PressureLevel::Critical if lasts => Depth::Cancel,
+                PressureLevel::Critical | PressureLevel::High => most,
+                _ => Depth::Purge,
+            };
             (Why::Pressure, depth, self.config.target_of(usage.line))
         } else if is_due && usage.used >= self.config.elevated_of(usage.line) {
             // What the allocator has free is no pressure, but it is somebody else's memory.
