@@ -186,6 +186,10 @@ impl LoadLineBuilder {
             judged: None,
             frugality: Frugality::default(),
         };
+        let on_purge = {
+            let admission = admission.clone();
+            move || admission.purged()
+        };
         let manager = match allocator {
             Some(allocator) => manager.allocator(allocator),
             None => manager,
@@ -196,6 +200,7 @@ impl LoadLineBuilder {
             .alerts(alerts)
             .cancel(Arc::new(admission.clone()))
             .relieve_when(relief(&admission))
+            .on_purge(on_purge)
             .observe(move |now, figures| follower.follow(now, figures))
             .start()?;
         let line = LoadLine {
@@ -212,10 +217,8 @@ impl LoadLineBuilder {
 fn relief(admission: &Admission) -> impl Fn(&MemoryFigures) -> bool + Send + 'static {
     let admission = admission.clone();
     move |figures| {
-        let stats = admission.stats();
-        let kept = figures.unattributed.unwrap_or(0);
-        let kept = kept.saturating_sub(stats.overhead.unwrap_or(0));
-        stats.is_short && figures.line.is_some_and(|line| kept > line / 32)
+        let kept = figures.unattributed.zip(figures.line);
+        kept.is_some_and(|(kept, line)| kept > line / 16) && admission.stats().is_short
     }
 }
 
@@ -362,6 +365,7 @@ impl Follower {
         self.admission.set_line(figures.line);
         self.admission.set_shed(shed(figures));
         let stats = self.admission.stats();
+        tracing::trace!(?stats, "admission");
         if let Some(allocator) = self.allocator {
             self.frugality.follow(now, stats.is_short, allocator);
         }

@@ -65,6 +65,7 @@ pub struct ManagerBuilder {
     alerts: Alerts,
     observers: Vec<Observer>,
     relieve_when: Option<Relief>,
+    on_purge: Option<Box<dyn Fn() + Send + Sync>>,
 }
 
 type Relief = Box<dyn Fn(&MemoryFigures) -> bool + Send>;
@@ -202,6 +203,12 @@ impl ManagerBuilder {
         self
     }
 
+    /// Has `told` called after each time that the allocator was asked.
+    pub(crate) fn on_purge(mut self, told: impl Fn() + Send + Sync + 'static) -> Self {
+        self.on_purge = Some(Box::new(told));
+        self
+    }
+
     /// Starts the threads of the monitor, and of whoever makes room.
     ///
     /// # Errors
@@ -217,9 +224,10 @@ impl ManagerBuilder {
             alerts,
             observers,
             relieve_when,
+            on_purge,
         } = self;
         config.validate().map_err(ManagerError::Config)?;
-        let purger = Arc::new(Purger::new(allocator));
+        let purger = Arc::new(Purger::new(allocator, on_purge));
         let reclaimer = Reclaimer::new(registry, purger.clone(), cancel);
         let worker = Worker::start(reclaimer).map_err(ManagerError::Thread)?;
         let shared = Arc::new(Shared {
@@ -275,6 +283,7 @@ impl MemoryManager {
             alerts: Alerts::new(),
             observers: Vec::new(),
             relieve_when: None,
+            on_purge: None,
         }
     }
 
@@ -560,13 +569,9 @@ impl Watch {
     }
 
     fn relieve(&self, figures: &MemoryFigures) {
-        const GAP: Duration = Duration::from_millis(100);
-        if self
-            .relieve_when
-            .as_ref()
-            .is_some_and(|short| short(figures))
-        {
-            self.shared.relieve(GAP);
+        let asks = self.relieve_when.as_ref();
+        if asks.is_some_and(|short| short(figures)) {
+            self.shared.purger.purge_if_it_helps();
         }
     }
 

@@ -323,6 +323,15 @@ impl Ledger {
         drop(before);
     }
 
+    /// The allocator has given back what it had free.
+    pub(super) fn purged(&self) {
+        let mut book = self.lock();
+        book.overhead.forget();
+        book.read = None;
+        drop(book);
+        self.tick();
+    }
+
     /// Sheds so much, from 0 to 1.
     pub(super) fn set_shed(&self, share: f64) {
         self.lock().shed = share;
@@ -412,7 +421,11 @@ impl Ledger {
         let is_first = book.lanes[..=lane].iter().all(VecDeque::is_empty);
         let fits = self.fits(&book, want, Some(asking.learned));
         self.set_closed(&book);
-        if (is_first && fits) || !enforces {
+        if is_first && !fits {
+            book.is_short = self.is_short(&book, want);
+        }
+        let comes = fits || self.may_come_alone(&book, want);
+        if (is_first && comes) || !enforces {
             if !fits {
                 self.counts.would_wait();
             }
@@ -435,9 +448,6 @@ impl Ledger {
         book.waiting_bytes += want;
         self.waiting.fetch_add(1, Relaxed);
         self.counts.waited();
-        if is_first {
-            book.is_short = self.is_short(&book, want);
-        }
         // Whoever waits is what it was set for.
         self.set_closed(&book);
         Answer::Wait(waiter, config.queue_timeout)
@@ -466,8 +476,15 @@ impl Ledger {
             (for_large, book.growth.with(&spread).total())
         };
         let taken = used + growth + self.reserved_for_small();
-        let is_alone = !is_small && book.running == 0 && used <= line;
-        is_alone || taken <= line
+        taken <= line
+    }
+
+    /// Whether a large one may come though there is no room for it, since no other runs.
+    fn may_come_alone(&self, book: &Book, want: u64) -> bool {
+        let (Some(used), Some(line)) = (book.used, self.line()) else {
+            return true;
+        };
+        !self.is_small(want) && book.running == 0 && used <= line - line / FOR_SMALL
     }
 
     fn is_short(&self, book: &Book, want: u64) -> bool {
@@ -618,7 +635,9 @@ impl Ledger {
                 }
                 if enforces && !self.fits(book, want, Some(asking.learned)) {
                     book.is_short = self.is_short(book, want);
-                    break 'lanes;
+                    if !self.may_come_alone(book, want) {
+                        break 'lanes;
+                    }
                 }
                 book.lanes[lane].pop_front();
                 let permit = self.enter(book, &asking, waiter.priority, want, now);
@@ -961,6 +980,11 @@ impl Overhead {
         let at_least = tracked as i64 + self.bytes;
         let honest = used as i64 - (kept as f64 * self.reused) as i64;
         at_least.max(honest).max(0) as u64
+    }
+
+    /// What it was until now tells nothing of what it is.
+    const fn forget(&mut self) {
+        self.count = 0;
     }
 
     /// A low quantile: more than that are pages that come and go.

@@ -177,6 +177,11 @@ impl Admission {
         self.ledger.set_meter(Box::new(meter));
     }
 
+    /// Says that the allocator has given back what it had free.
+    pub fn purged(&self) {
+        self.ledger.purged();
+    }
+
     /// Looks whether those who wait fit now. They do so by themselves every 25 ms, and whenever
     /// somebody ends; call it when memory has become free otherwise.
     pub fn tick(&self) {

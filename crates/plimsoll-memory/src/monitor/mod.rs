@@ -370,9 +370,9 @@ impl Monitor {
             (false, _) => None,
         };
         let used = Used(&self.last);
-        let is_news = self.alerted.is_none_or(|(level, at)| {
-            to > level || now.saturating_duration_since(at) >= AGAIN
-        });
+        let is_news = self
+            .alerted
+            .is_none_or(|(level, at)| to > level || now.saturating_duration_since(at) >= AGAIN);
         alerts.extend(match (pressing, to) {
             (Some(since), PressureLevel::Normal) if self.tells_end => {
                 self.tells_end = false;

@@ -16,6 +16,8 @@ const SHARE: u32 = 20;
 /// The allocator, and when it was asked.
 pub(crate) struct Purger {
     allocator: &'static (dyn Reclaim + Sync),
+    /// Told after each purge.
+    told: Option<Box<dyn Fn() + Send + Sync>>,
     state: Mutex<State>,
     ended: Condvar,
 }
@@ -58,9 +60,13 @@ impl Purged {
 }
 
 impl Purger {
-    pub(crate) fn new(allocator: &'static (dyn Reclaim + Sync)) -> Self {
+    pub(crate) fn new(
+        allocator: &'static (dyn Reclaim + Sync),
+        told: Option<Box<dyn Fn() + Send + Sync>>,
+    ) -> Self {
         Self {
             allocator,
+            told,
             state: Mutex::default(),
             ended: Condvar::new(),
         }
@@ -106,7 +112,22 @@ impl Purger {
         state.last = Some(purge);
         drop(state);
         self.ended.notify_all();
+        if let Some(told) = &self.told {
+            told();
+        }
         led
+    }
+
+    /// Asks the allocator while somebody waits for what it may have free: the sooner again, the more it
+    /// had the last time.
+    pub(crate) fn purge_if_it_helps(&self) -> Purged {
+        const SOONEST: Duration = Duration::from_millis(100);
+        const LATEST: Duration = Duration::from_secs(5);
+        const ENOUGH: u64 = 4 << 20;
+        let last = self.lock().last;
+        let freed = last.and_then(|last| last.freed);
+        let helped = freed.is_none_or(|freed| freed >= ENOUGH);
+        self.purge(if helped { SOONEST } else { LATEST }, Duration::ZERO)
     }
 
     /// How often the allocator was asked, and how many bytes that gave back in all.
@@ -184,7 +205,7 @@ pub(crate) mod tests {
     fn a_hundred_who_ask_at_once_cause_one_purge() {
         let (open, gate) = mpsc::channel();
         let allocator = Gated::leak(Some(gate));
-        let purger = Purger::new(allocator);
+        let purger = Purger::new(allocator, None);
         let start = Barrier::new(100);
         thread::scope(|scope| {
             let asking: Vec<_> = (0..100)
@@ -216,7 +237,7 @@ pub(crate) mod tests {
     fn nobody_waits_longer_than_told_for_whoever_is_at_it() {
         let (open, gate) = mpsc::channel();
         let allocator = Gated::leak(Some(gate));
-        let purger = Purger::new(allocator);
+        let purger = Purger::new(allocator, None);
         thread::scope(|scope| {
             let leader = scope.spawn(|| purger.purge(WAIT, WAIT));
             while allocator.asked.load(SeqCst) == 0 {
@@ -253,7 +274,7 @@ pub(crate) mod tests {
                 panic!("told to");
             }
         }
-        let purger = Purger::new(&Odd);
+        let purger = Purger::new(&Odd, None);
         for _ in 0..2 {
             let purged = purger.purge(Duration::ZERO, WAIT);
             assert!(matches!(purged, Purged::Led(Purge { freed: None, .. })));

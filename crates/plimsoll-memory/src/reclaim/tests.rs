@@ -65,7 +65,7 @@ fn ask(depth: Depth, excess: u64) -> Ask {
 }
 
 fn worker(registry: &Registry, cancel: Option<Arc<dyn CancelLargest>>) -> Arc<Worker> {
-    let purger = Arc::new(Purger::new(Gated::leak(None)));
+    let purger = Arc::new(Purger::new(Gated::leak(None), None));
     Worker::start(Reclaimer::new(registry.clone(), purger, cancel)).unwrap()
 }
 
