@@ -218,7 +218,12 @@ fn relief(admission: &Admission) -> impl Fn(&MemoryFigures) -> bool + Send + 'st
     let admission = admission.clone();
     move |figures| {
         let kept = figures.unattributed.zip(figures.line);
-        kept.is_some_and(|(kept, line)| kept > line / 16) && admission.stats().is_short
+        kept.is_some_and(|(kept, line)| {
+            let stats = admission.stats();
+            let is_short = kept > line / 16 && stats.is_short;
+            // So much is in the way even of those who wait for processors.
+            is_short || (kept > line / 4 && stats.waiting > 0)
+        })
     }
 }
 

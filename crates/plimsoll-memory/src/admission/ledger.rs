@@ -7,6 +7,7 @@ use super::{
     permit::Hold,
     route::Standing,
     stats::Counts,
+    usage::{Reuse, Usage},
     wait::Waiter,
 };
 use crate::{
@@ -56,17 +57,6 @@ const ROOMY: u64 = 4;
 const READING_SHARE: u64 = 20;
 const SLOW_READING: u64 = 250_000;
 
-/// How often what is used besides what the allocator says is remembered, in nanoseconds, and how many
-/// times.
-const REMEMBER_EVERY: u64 = 50_000_000;
-const REMEMBERED: usize = 64;
-/// The part of the pages kept by the allocator that the next requests are taken to get, at the most, and
-/// by how much more each time that the line is far from being passed.
-const REUSED: f64 = 0.75;
-const REUSED_MORE: f64 = 0.02;
-/// It is far from being passed if this part of it is free.
-const FAR: u64 = 16;
-
 /// Who holds less has not begun: it may not have been polled yet.
 const BEGUN: u64 = 64 << 10;
 
@@ -112,13 +102,13 @@ pub(super) struct Book {
     meter: Box<dyn Meter>,
     /// When what is used was read last, and how long that took.
     read: Option<(u64, u64)>,
-    /// What was used then, besides pages that can be had again; none where nobody says.
-    used: Option<u64>,
+    /// What was used then; none where nobody says.
+    used: Option<Usage>,
     /// What large ones that run may still grow by.
     growth: Growth,
     /// What large ones hold.
     held: u64,
-    overhead: Overhead,
+    reuse: Reuse,
     large: Vec<Option<Arc<Large>>>,
     free: Vec<usize>,
     running: usize,
@@ -178,17 +168,6 @@ pub(super) enum Answer {
     Refused(Rejected),
 }
 
-/// What is used besides what the allocator says that it gave out: code, stacks, buffers of the kernel,
-/// and pages that it keeps and never gets to use again.
-struct Overhead {
-    seen: [i64; REMEMBERED],
-    count: usize,
-    seen_at: u64,
-    bytes: i64,
-    /// The part of the pages kept beyond that which requests are taken to get.
-    reused: f64,
-}
-
 /// How fast large requests give back what was reserved for them, in bytes per second.
 #[derive(Default)]
 struct Drain {
@@ -220,7 +199,7 @@ impl Ledger {
                 used: None,
                 growth: Growth::default(),
                 held: 0,
-                overhead: Overhead::new(),
+                reuse: Reuse::new(),
                 large: Vec::new(),
                 free: Vec::new(),
                 running: 0,
@@ -317,7 +296,7 @@ impl Ledger {
         let mut book = self.lock();
         let before = mem::replace(&mut book.meter, meter);
         book.read = None;
-        book.overhead = Overhead::new();
+        book.reuse = Reuse::new();
         // Whatever it does then, it may do so without the lock.
         drop(book);
         drop(before);
@@ -326,7 +305,7 @@ impl Ledger {
     /// The allocator has given back what it had free.
     pub(super) fn purged(&self) {
         let mut book = self.lock();
-        book.overhead.forget();
+        book.reuse.forget();
         book.read = None;
         drop(book);
         self.tick();
@@ -468,15 +447,14 @@ impl Ledger {
         let for_large = line - line / FOR_SMALL;
         let (line, growth) = if is_small {
             // One that was let in alone may want more than there is, which must not keep them out.
-            let growth = book.growth.total().min(for_large.saturating_sub(used));
-            (line, growth + want)
+            let room = for_large.saturating_sub(used.now());
+            (line, book.growth.total().min(room) + want)
         } else {
             let spread =
                 learned.map_or_else(|| Spread::certain(want), |learned| learned.spread(want));
             (for_large, book.growth.with(&spread).total())
         };
-        let taken = used + growth + self.reserved_for_small();
-        taken <= line
+        used.with(growth + self.reserved_for_small()) <= line
     }
 
     /// Whether a large one may come though there is no room for it, since no other runs.
@@ -484,12 +462,13 @@ impl Ledger {
         let (Some(used), Some(line)) = (book.used, self.line()) else {
             return true;
         };
-        !self.is_small(want) && book.running == 0 && used <= line - line / FOR_SMALL
+        !self.is_small(want) && book.running == 0 && used.now() <= line - line / FOR_SMALL
     }
 
     fn is_short(&self, book: &Book, want: u64) -> bool {
-        let taken = book.used.unwrap_or(0) + book.growth.of_begun();
-        self.line().is_some_and(|line| taken + want > line)
+        let taken = book.used.unwrap_or_default();
+        let taken = taken.with(book.growth.of_begun() + want);
+        self.line().is_some_and(|line| taken > line)
     }
 
     /// Has small ones ask whenever one might not fit, or has to wait for others.
@@ -696,7 +675,7 @@ impl Ledger {
             return;
         };
         if let Some((at, took)) = book.read {
-            let used = book.used.unwrap_or(0) + book.growth.total();
+            let used = book.used.unwrap_or_default().with(book.growth.total());
             let is_roomy = used <= line - line / ROOMY && self.waiting.load(Relaxed) == 0;
             let fresh = if is_roomy { FRESH_IF_ROOMY } else { FRESH };
             if now.saturating_sub(at) < fresh.max(READING_SHARE * took.min(SLOW_READING)) {
@@ -740,8 +719,9 @@ impl Ledger {
         let now = self.clock.ticks();
         let book = self.lock();
         Look {
-            used: book.used,
-            overhead: u64::try_from(book.overhead.bytes).ok(),
+            used: book.used.map(|used| used.now()),
+            kept: book.used.map(|used| used.kept()),
+            reused: book.reuse.reused(),
             growth: book.growth.total(),
             reserved_for_small: self.reserved_for_small(),
             running: book.running,
@@ -757,7 +737,8 @@ impl Ledger {
 /// What the ledger says at a time.
 pub(super) struct Look {
     pub(super) used: Option<u64>,
-    pub(super) overhead: Option<u64>,
+    pub(super) kept: Option<u64>,
+    pub(super) reused: f64,
     pub(super) growth: u64,
     pub(super) reserved_for_small: u64,
     pub(super) running: usize,
@@ -873,8 +854,8 @@ impl Book {
         let used = self.meter.used().map(|used| used.min(MOST_USED));
         let tracked = self.meter.tracked().map(|bytes| bytes.min(MOST_USED));
         self.used = used.map(|used| match tracked {
-            Some(tracked) => self.overhead.used(used, tracked, line, now),
-            None => used,
+            Some(tracked) => self.reuse.look(used, tracked, line, now),
+            None => Usage::untracked(used),
         });
     }
 
@@ -945,56 +926,6 @@ impl Run {
         }
         self.ages.note(age, self.live);
         self.expected = learned.expected_of(&self.ages, self.live, guess);
-    }
-}
-
-// === impl Overhead ===
-
-impl Overhead {
-    const fn new() -> Self {
-        Self {
-            seen: [0; REMEMBERED],
-            count: 0,
-            seen_at: 0,
-            bytes: 0,
-            reused: 0.0,
-        }
-    }
-
-    /// What is used and cannot be had again, of what the system says is used and what the allocator
-    /// gave out.
-    fn used(&mut self, used: u64, tracked: u64, line: u64, now: u64) -> u64 {
-        let besides = used as i64 - tracked as i64;
-        let kept = (besides - self.bytes).max(0);
-        if self.count == 0 || now.saturating_sub(self.seen_at) >= REMEMBER_EVERY {
-            self.remember(besides);
-            self.seen_at = now;
-            if used > line {
-                // They do not get as much as that.
-                self.reused /= 2.0;
-            } else if kept as u64 > line / FAR && used < line - line / FAR {
-                self.reused = (self.reused + REUSED_MORE).min(REUSED);
-            }
-        }
-        // What was allocated and is not in memory yet will be.
-        let at_least = tracked as i64 + self.bytes;
-        let honest = used as i64 - (kept as f64 * self.reused) as i64;
-        at_least.max(honest).max(0) as u64
-    }
-
-    /// What it was until now tells nothing of what it is.
-    const fn forget(&mut self) {
-        self.count = 0;
-    }
-
-    /// A low quantile: more than that are pages that come and go.
-    fn remember(&mut self, besides: i64) {
-        self.seen[self.count % REMEMBERED] = besides;
-        self.count += 1;
-        let mut sorted = self.seen;
-        let sorted = &mut sorted[..self.count.min(REMEMBERED)];
-        sorted.sort_unstable();
-        self.bytes = sorted[sorted.len() / 4].max(0);
     }
 }
 

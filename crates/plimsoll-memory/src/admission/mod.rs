@@ -31,6 +31,7 @@ mod permit;
 mod publish;
 mod route;
 mod stats;
+mod usage;
 mod wait;
 
 use self::ledger::Ledger;
@@ -195,7 +196,8 @@ impl Admission {
         let mut stats = AdmissionStats {
             line: self.ledger.line(),
             used: look.used,
-            overhead: look.overhead,
+            kept: look.kept,
+            reused: look.reused,
             growth: look.growth,
             reserved_for_small: look.reserved_for_small,
             running: look.running,

@@ -7,7 +7,7 @@ impl Admission {
     ///
     /// | series `plimsoll_admission_…` | kind | labels |
     /// |---|---|---|
-    /// | `line_bytes`, `used_bytes`, `overhead_bytes` | gauge, where they are known | |
+    /// | `line_bytes`, `used_bytes`, `kept_bytes` | gauge, where they are known | |
     /// | `growth_bytes`, `small_bytes`, `held_bytes` | gauge | |
     /// | `running`, `waiting` | gauge | |
     /// | `admitted_total`, `waited_total`, `cancelled_total` | counter | |
@@ -23,7 +23,7 @@ impl AdmissionStats {
         let known = [
             ("plimsoll_admission_line_bytes", self.line),
             ("plimsoll_admission_used_bytes", self.used),
-            ("plimsoll_admission_overhead_bytes", self.overhead),
+            ("plimsoll_admission_kept_bytes", self.kept),
             ("plimsoll_admission_growth_bytes", Some(self.growth)),
             (
                 "plimsoll_admission_small_bytes",

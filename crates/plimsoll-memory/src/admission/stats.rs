@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 pub struct AdmissionStats {
     /// What all of it has to stay under; none where no limit was found.
     pub line: Option<u64>,
-    /// What is used besides pages that can be had again, when somebody looked last. None where nobody
-    /// has, or the system does not say.
+    /// What is used, or was given out and will be, when somebody looked last. None where nobody has, or
+    /// the system does not say.
     pub used: Option<u64>,
-    /// What is used besides what the allocator gave out: code, buffers of the kernel, pages that
-    /// nobody gets to use.
-    pub overhead: Option<u64>,
+    /// Pages that the allocator keeps for whoever asks next. None where that is not known.
+    pub kept: Option<u64>,
+    /// How much of what is allocated comes from there, as it was lately, from 0 to 1.
+    pub reused: f64,
     /// What large requests that run may still grow by.
     pub growth: u64,
     /// What is reserved for small requests.
