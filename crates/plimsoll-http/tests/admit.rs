@@ -576,7 +576,7 @@ async fn bodies_that_are_announced_as_large_are_learned_by_themselves() {
 #[tokio::test(start_paused = true)]
 async fn request_that_is_not_let_in_is_not_taken_to_have_held_what_it_announced() {
     let shop = Shop::that_takes(600 * MIB).await;
-    let memory = MemoryConfig::new().heavy(MIB);
+    let memory = MemoryConfig::new().heavy(MIB).admission(enforce());
     shop.edge.reconfigure_memory(&memory).unwrap();
     let before = shop.snapshot();
     shop.uses(LINE);

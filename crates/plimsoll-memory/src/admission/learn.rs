@@ -113,9 +113,12 @@ impl Learned {
     /// what it holds.
     pub(super) fn expected_of(&self, ages: &Ages, live: u64, guess: u64) -> u64 {
         let most = self.expected().unwrap_or(guess);
-        let by_age = ages.held[ages.latest].and_then(|held| {
+        let by_age = ages.held[ages.latest].and_then(|_| {
             let peaks = self.peaks.lock().unwrap_or_else(PoisonError::into_inner);
-            peaks.growth[ages.latest].most(held)
+            // Few may have come to the latest age.
+            let ages_before = (0..AGES).rev().filter(|age| *age != ages.latest);
+            let mut all = [ages.latest].into_iter().chain(ages_before);
+            all.find_map(|age| peaks.growth[age].most(ages.held[age]?))
         });
         let expected = match by_age {
             // One that is larger than any is by itself.

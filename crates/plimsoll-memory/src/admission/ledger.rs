@@ -38,6 +38,9 @@ const SMALL: u64 = 1_024;
 const CHUNK: u64 = 256;
 /// This part of the line is left to small requests, so that large ones never keep them out.
 const FOR_SMALL: u64 = 64;
+/// Those who run do not count, for whoever waits for all others to end, if they hold no more than that
+/// part of the line in all: a stream of events may never end.
+const ALONE: u64 = 32;
 /// What the first requests of a route are taken to hold, as a part of the line.
 const GUESS: u64 = 16;
 
@@ -348,13 +351,15 @@ impl Ledger {
         bytes <= self.small.load(Relaxed)
     }
 
-    /// What somebody is taken to hold at most. Where nobody counts, no more than it says itself.
+    /// What somebody is taken to hold at most. What it says of its body counts where nobody counts, or
+    /// none of its size has ended yet: those after it may be streamed, and never be held as a whole.
     fn wanted(&self, asking: &Asking<'_>) -> u64 {
-        let held = match asking.is_counted {
-            true => asking.learned.expected().unwrap_or_else(|| self.guess()),
-            false => 0,
+        let held = match (asking.is_counted, asking.learned.expected()) {
+            (true, Some(expected)) => expected,
+            (true, None) => self.guess().max(asking.declared),
+            (false, _) => asking.declared,
         };
-        held.max(asking.declared).min(MOST)
+        held.min(MOST)
     }
 
     fn guess(&self) -> u64 {
@@ -457,12 +462,14 @@ impl Ledger {
         used.with(growth + self.reserved_for_small()) <= line
     }
 
-    /// Whether a large one may come though there is no room for it, since no other runs.
+    /// Whether a large one may come though there is no room for it, since no other runs that holds much.
     fn may_come_alone(&self, book: &Book, want: u64) -> bool {
         let (Some(used), Some(line)) = (book.used, self.line()) else {
             return true;
         };
-        !self.is_small(want) && book.running == 0 && used.now() <= line - line / FOR_SMALL
+        let others = book.held + book.growth.total();
+        let is_alone = book.running == 0 || others <= line / ALONE;
+        !self.is_small(want) && is_alone && used.now() <= line - line / FOR_SMALL
     }
 
     fn is_short(&self, book: &Book, want: u64) -> bool {
@@ -727,7 +734,8 @@ impl Ledger {
             running: book.running,
             held: book.held,
             waiting: self.waiting.load(Relaxed),
-            is_short: book.is_short,
+            // Whoever was short of it may be in by now, or gone.
+            is_short: book.is_short && self.waiting.load(Relaxed) > 0,
             drain: book.drain.rate_at(now) as u64,
             shed: book.shed,
         }
