@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    PressureLevel::{Critical, Normal, Unknown},
+    PressureLevel::{Critical, Elevated, High, Normal, Unknown},
     Signals,
 };
 use plimsoll_core::test_util::FakeHolding;
@@ -113,7 +113,7 @@ fn a_sample_is_seen_by_all_handles_and_changes_are_told() {
     assert_eq!(alerts.recv_timeout(WAIT), Ok(AlertKind::Pressure));
     let stats = memory.stats();
     let thresholds = stats.thresholds.unwrap().map(|(_, bytes)| bytes / MIB);
-    assert_eq!((stats.changes, thresholds), (2, [720, 810, 873]));
+    assert_eq!((stats.changes, thresholds), (2, [720, 873, 900]));
     drop(guard);
     drop(script);
     until(|| memory.level() == Unknown);
@@ -283,6 +283,40 @@ fn pressure_makes_room_by_itself() {
     let stats = memory.stats();
     assert_eq!(stats.freed.failed, 0);
     assert!(stats.reclaims >= 3);
+}
+
+#[test]
+fn between_elevated_and_high_only_what_has_expired_goes() {
+    let (script, source) = script();
+    let registry = Registry::new();
+    let fresh = FakeHolding::new("fresh", WAIT * 60);
+    let fresh = registry.register(fresh).unwrap();
+    let stale = FakeHolding::new("stale", Duration::ZERO);
+    let stale = registry.register(stale).unwrap();
+    fresh.insert(1_000);
+    let builder = MemoryManager::builder(MonitorConfig::new()).source(source);
+    let (memory, _guard) = builder.registry(registry).start().unwrap();
+    stale.insert(100);
+    until(|| {
+        script.used(872);
+        memory.level() == Elevated && stale.held() == 0
+    });
+    // What is asked for by that level is done with by now.
+    let done = memory.stats().reclaims;
+    memory
+        .reconfigure(MonitorConfig::new().purge_gap(Duration::from_millis(100)))
+        .unwrap();
+    until(|| {
+        script.used(872);
+        memory.stats().reclaims >= done + 3
+    });
+    let freed = memory.stats().freed;
+    assert_eq!((freed.expired, freed.shrunk, fresh.held()), (100, 0, 1_000));
+    until(|| {
+        script.used(873);
+        memory.stats().freed.shrunk > 0
+    });
+    assert_eq!(memory.level(), High);
 }
 
 #[test]

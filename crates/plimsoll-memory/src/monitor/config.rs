@@ -129,7 +129,8 @@ impl MonitorConfig {
         self
     }
 
-    /// Where requests are ended if it lasts, in percent of the line, 100 at the most. 100 by default.
+    /// Where requests are ended if it lasts for three samples, in percent of the line, 100 at the most,
+    /// since the pressure is no higher than that. 100 by default.
     #[must_use]
     pub const fn critical(mut self, percent: f64) -> Self {
         self.critical = percent;
@@ -213,7 +214,8 @@ impl MonitorConfig {
         self
     }
 
-    /// Whether holdings are shrunk when memory is short. They are by default.
+    /// Whether holdings are shrunk from [`high`](Self::high) on, and whenever room is made though memory
+    /// is not short. They are by default.
     #[must_use]
     pub const fn shrink(mut self, shrink: bool) -> Self {
         self.shrink = shrink;
@@ -227,8 +229,8 @@ impl MonitorConfig {
         self
     }
 
-    /// Whether the largest requests are ended when nothing else helps. [`BudgetMode::Observe`], which
-    /// counts those that would have been, by default.
+    /// Whether the largest requests are ended when nothing else helps, at [`critical`](Self::critical).
+    /// [`BudgetMode::Observe`], which counts those that would have been, by default.
     #[must_use]
     pub const fn cancel(mut self, mode: BudgetMode) -> Self {
         self.cancel = mode;
@@ -377,17 +379,17 @@ impl Settings for MonitorConfig {
         );
         fields.setting(
             "elevated",
-            "Where memory begins to be short and what is expendable goes, in percent of the line.",
+            "Where memory begins to be short: what has expired or is free goes, in percent of the line.",
             &mut percent(&mut self.elevated),
         );
         fields.setting(
             "high",
-            "Where it is so short that requests are ended if that lasts, in percent of the line.",
+            "Where it is so short that holdings are shrunk, in percent of the line.",
             &mut percent(&mut self.high),
         );
         fields.setting(
             "critical",
-            "Where the line is as good as met, in percent of it.",
+            "Where requests are ended if that lasts, in percent of the line.",
             &mut percent(&mut self.critical),
         );
         let (elevated, high, critical) = (self.elevated, self.high, self.critical);
@@ -492,7 +494,9 @@ mod tests {
     fn the_defaults_are_valid_and_what_is_out_of_range_is_named() {
         assert_eq!(MonitorConfig::new().validate(), Ok(()));
         let problems = |config: MonitorConfig| {
-            let error = config.validate().unwrap_err();
+            let Err(error) = config.validate() else {
+                return String::new();
+            };
             let fields = error
                 .problems()
                 .iter()
@@ -503,8 +507,15 @@ mod tests {
         assert_eq!(problems(new().interval(Duration::ZERO)), "interval");
         assert_eq!(problems(new().limit(1)), "limit");
         assert_eq!(problems(new().line(0.0).line_bytes(7)), "line line_bytes");
-        assert_eq!(problems(new().elevated(90.0)), "elevated");
-        assert_eq!(problems(new().high(98.0)), "high");
+        assert_eq!(problems(new().elevated(96.9)), "");
+        assert_eq!(problems(new().elevated(97.0)), "elevated");
+        assert_eq!(problems(new().high(99.9)), "");
+        assert_eq!(problems(new().high(100.0)), "high");
+        assert_eq!(problems(new().high(100.1)), "high");
+        // The pressure is 1 at the line and above: what lies beyond would never begin.
+        assert_eq!(problems(new().critical(100.0)), "");
+        assert_eq!(problems(new().critical(100.1)), "critical");
+        assert_eq!(problems(new().critical(97.0)), "high");
         assert_eq!(problems(new().critical(f64::NAN)), "critical high");
         assert_eq!(problems(new().elevated(4.0)), "gap");
         assert_eq!(

@@ -18,8 +18,22 @@
 //!   the CPU or a disk does not.
 //! - Tasks and descriptors have limits and alerts of their own.
 //!
+//! # The level, and what is done at it
+//!
+//! | level | from, in percent of the line | what is done |
+//! |---|---|---|
+//! | [`Elevated`](crate::PressureLevel::Elevated) | 80 | what has expired goes, and what the allocator has free |
+//! | [`High`](crate::PressureLevel::High) | 97 | holdings are shrunk as well |
+//! | [`Critical`](crate::PressureLevel::Critical) | 100 | once three samples in a row were, the largest requests are ended as well, or counted |
+//!
+//! Requests that are let in as far as there is room for them may fill all up to the line. So it is no
+//! reason to give anything up that memory is used, only that there is next to none left.
+//!
 //! Before the level rises from [`Normal`](crate::PressureLevel::Normal), room is made once, and it
-//! does not rise if that was enough.
+//! does not rise if that was enough. It falls once the pressure was lower for a second, by five percent
+//! of the line, since a service that is full goes up and down many times a second. There is an alert
+//! when it rises, but of the same level or a lower one no more than once a minute; and one when memory
+//! is no longer short, if there was one that it was.
 //!
 //! What cannot be read leaves everything as it was for some samples, and then the pressure is
 //! unknown, which refuses and gives up nothing.
@@ -58,7 +72,7 @@ const WATCHED_FROM: f64 = 0.70;
 /// How much more often.
 const OFTEN: u32 = 5;
 const LEAST_INTERVAL: Duration = Duration::from_millis(10);
-/// Samples in a row with high pressure before requests are ended.
+/// Samples in a row with critical pressure before requests are ended.
 const LASTING: u64 = 3;
 /// How long the level waits for room to be made before it rises.
 const WAIT_FOR_ROOM: Duration = Duration::from_millis(500);
@@ -91,7 +105,7 @@ pub struct Monitor {
     samples: u64,
     failed: u64,
     failed_in_a_row: u64,
-    /// Samples in a row with high pressure.
+    /// Samples in a row with critical pressure.
     critical_in_a_row: u64,
     /// The least that was free in the allocator, or not known of, since it was asked last.
     kept: Option<u64>,

@@ -53,6 +53,13 @@ impl Bench {
         self.step()
     }
 
+    /// Goes on until the level changes.
+    fn until_it_changes(&mut self) -> Step {
+        let steps = std::iter::repeat_with(|| self.step()).take(1_000);
+        let mut changes = steps.skip_while(|step| step.change.is_none());
+        changes.next().expect("the level never changed")
+    }
+
     /// Goes on for so long, and returns what was alerted, and what was asked for.
     fn go_on(&mut self, time: Duration) -> (Vec<AlertKind>, Vec<Ask>) {
         let until = self.now + time;
@@ -94,13 +101,22 @@ fn a_change_is_told_once_and_a_level_holds_on_until_below_its_gap() {
         assert_eq!((step.change, step.figures.level), (None, Elevated));
         assert!(!kinds(&step).contains(&AlertKind::Pressure));
     }
+    // It goes on to the end of the gap, 5 % below.
+    bench.used(676);
+    assert_eq!(bench.go_on(SECOND * 3).0, []);
     assert_eq!(bench.used(676).figures.level, Elevated);
-    let step = bench.used(674);
+    assert_eq!(bench.used(674).change, None);
+    let step = bench.until_it_changes();
     assert_eq!(
         (step.change.unwrap().to, kinds(&step)),
         (Normal, vec![AlertKind::PressureEnded])
     );
     assert_eq!(bench.used(719).change, None);
+    // The higher ones begin at 873 and at the line.
+    for (used, level) in [(872, Elevated), (873, High), (899, High), (900, Critical)] {
+        bench.used(used);
+        assert_eq!(bench.used(used).figures.level, level, "{used}");
+    }
 }
 
 #[test]
@@ -117,7 +133,7 @@ fn the_level_does_not_rise_if_room_can_be_made() {
         (Normal, vec![], None)
     );
     // A moment later it is known that there is no room to be made.
-    assert_eq!(bench.used(880).change.unwrap().to, Critical);
+    assert_eq!(bench.used(880).change.unwrap().to, High);
 }
 
 #[test]
@@ -136,7 +152,7 @@ fn the_level_waits_for_room_to_be_made_for_half_a_second_at_the_most() {
         asks += u64::from(step.ask.is_some());
     };
     assert_eq!(asks, 0, "once is enough");
-    assert_eq!(step.change.unwrap().to, Critical);
+    assert_eq!(step.change.unwrap().to, High);
     let waited = bench.now.saturating_duration_since(began);
     assert!(
         (WAIT_FOR_ROOM..WAIT_FOR_ROOM * 2).contains(&waited),
@@ -257,8 +273,8 @@ fn tasks_and_descriptors_are_no_pressure_but_have_alerts_of_their_own() {
 fn a_sample_that_failed_changes_nothing_until_there_were_many() {
     let mut bench = Bench::new();
     bench.used(100);
-    bench.used(850);
-    let before = bench.used(850);
+    bench.used(880);
+    let before = bench.used(880);
     assert_eq!(before.figures.level, High);
     bench.signals = Signals::default();
     for _ in 0..7 {
@@ -317,10 +333,12 @@ fn a_limit_that_shrinks_below_use_is_pressure_and_no_error() {
     );
     bench.signals.limit = Some(1_000 * MIB);
     let step = bench.used(600);
-    assert_eq!(step.figures.level, Normal);
+    assert!(step.figures.pressure.value() < Some(0.7), "at once");
+    assert_eq!(kinds(&step), [AlertKind::LimitChanged]);
+    let step = bench.until_it_changes();
     assert_eq!(
-        kinds(&step),
-        [AlertKind::LimitChanged, AlertKind::PressureEnded]
+        (step.change.unwrap().to, kinds(&step)),
+        (Normal, vec![AlertKind::PressureEnded])
     );
     bench.signals.limit = Some(0);
     assert_eq!(bench.used(600).figures.pressure, Pressure::FULL);
@@ -374,11 +392,11 @@ fn pressure_that_stays_is_told_again_whenever_its_time_has_doubled() {
 }
 
 #[test]
-fn requests_are_ended_only_after_three_samples_with_high_pressure() {
+fn requests_are_ended_only_after_three_samples_with_critical_pressure() {
     let mut bench = Bench::new();
     bench.used(100);
     let depths: Vec<_> = (0..5)
-        .map(|_| bench.used(850).ask.map(|ask| ask.depth))
+        .map(|_| bench.used(900).ask.map(|ask| ask.depth))
         .collect();
     let (purge, shrink, cancel) = (Depth::Purge, Depth::Shrink, Depth::Cancel);
     assert_eq!(
@@ -386,13 +404,133 @@ fn requests_are_ended_only_after_three_samples_with_high_pressure() {
         [Some(purge), Some(shrink), None, Some(cancel), None]
     );
     bench.used(100);
+    bench.until_it_changes();
     bench.now += SECOND * 60;
-    let depths: Vec<_> = [850, 850, 850, 100, 850, 850, 100]
+    // The level stays where it is while the pressure is lower for a moment, but that does not count.
+    let depths: Vec<_> = [900, 900, 900, 100, 901, 901, 100, 901, 901, 100]
         .map(|used| bench.used(used).ask.map(|ask| ask.depth))
         .into_iter()
         .flatten()
         .collect();
+    assert!(depths.contains(&shrink), "{depths:?}");
     assert!(!depths.contains(&cancel), "{depths:?}");
+}
+
+#[test]
+fn what_is_done_gets_worse_from_level_to_level() {
+    let (purge, shrink, cancel) = (Depth::Purge, Depth::Shrink, Depth::Cancel);
+    for (used, level, worst) in [
+        (720, Elevated, purge),
+        (872, Elevated, purge),
+        (873, High, shrink),
+        (899, High, shrink),
+        (900, Critical, cancel),
+        (999, Critical, cancel),
+    ] {
+        let mut bench = Bench::new();
+        bench.used(100);
+        bench.signals.resident = Some(used * MIB);
+        let (_, asks) = bench.go_on(SECOND * 60);
+        assert_eq!(bench.monitor.levels.level(), level, "{used}");
+        let excess = (used - 675) * MIB;
+        assert!(asks.len() >= 12, "{used}: {asks:?}");
+        assert!(asks.iter().all(|ask| ask.excess == excess), "{asks:?}");
+        assert_eq!(asks[0].depth, purge, "that comes first");
+        // Room is made first, then by the level, and only then if that lasts.
+        let at_first = if level == Elevated { purge } else { shrink };
+        assert_eq!(asks[1].depth, at_first, "{used}");
+        let rest = &asks[2..];
+        assert!(
+            rest.iter().all(|ask| ask.depth == worst),
+            "{used}: {rest:?}"
+        );
+    }
+}
+
+#[test]
+fn the_level_falls_once_the_pressure_was_lower_for_a_second() {
+    let mut bench = Bench::new();
+    bench.used(100);
+    bench.used(900);
+    assert_eq!(bench.used(900).change.unwrap().to, Critical);
+    // A service that is full comes and goes: each time it is back before a second has passed.
+    for _ in 0..10 {
+        let lower = bench.now;
+        while bench.now - lower < FALLS_AFTER {
+            let step = bench.used(500);
+            assert_eq!((step.change, step.figures.level), (None, Critical));
+            assert!((value(&step) - 500.0 / 900.0).abs() < 1e-9, "as it is");
+        }
+        assert_eq!(bench.used(900).change, None);
+    }
+    let lower = bench.now;
+    bench.used(500);
+    // It falls to where the pressure is by then.
+    bench.signals.resident = Some(750 * MIB);
+    let change = bench.until_it_changes().change.unwrap();
+    assert_eq!((change.from, change.to), (Critical, Elevated));
+    let took = bench.now - lower;
+    assert!(
+        (FALLS_AFTER..FALLS_AFTER + QUARTER).contains(&took),
+        "{took:?}"
+    );
+    // It rises at once.
+    assert_eq!(bench.used(880).change.unwrap().to, High);
+}
+
+#[test]
+fn a_load_that_comes_and_goes_is_one_alert_a_minute_and_its_end() {
+    let mut bench = Bench::new();
+    bench.used(100);
+    let began = bench.now;
+    let mut told = Vec::new();
+    let mut changes = 0;
+    while bench.now - began < SECOND * 600 {
+        for (used, time) in [(900, SECOND), (400, SECOND * 2)] {
+            bench.signals.resident = Some(used * MIB);
+            let until = bench.now + time;
+            while bench.now < until {
+                let step = bench.step();
+                changes += u64::from(step.change.is_some());
+                told.extend(kinds(&step).into_iter().map(|kind| (bench.now, kind)));
+            }
+        }
+    }
+    assert!(changes > 300, "{changes}");
+    for pair in told.chunks(2) {
+        let kinds: Vec<_> = pair.iter().map(|(_, kind)| *kind).collect();
+        assert_eq!(kinds, [AlertKind::Pressure, AlertKind::PressureEnded]);
+        assert!(pair[1].0 - pair[0].0 < SECOND * 4, "its own end");
+    }
+    let begins: Vec<_> = told.iter().step_by(2).map(|(at, _)| *at).collect();
+    assert_eq!(begins.len(), 10, "{told:?}");
+    assert!(
+        begins.windows(2).all(|two| two[1] - two[0] >= AGAIN),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn a_higher_level_is_told_at_once_and_a_lower_one_only_after_a_minute() {
+    let mut bench = Bench::new();
+    bench.used(100);
+    let told = |bench: &mut Bench, used| {
+        bench.signals.resident = Some(used * MIB);
+        let (alerts, _) = bench.go_on(SECOND * 2);
+        alerts
+    };
+    let (pressure, ended) = (AlertKind::Pressure, AlertKind::PressureEnded);
+    assert_eq!(told(&mut bench, 750), [pressure]);
+    assert_eq!(told(&mut bench, 880), [pressure]);
+    assert_eq!(told(&mut bench, 400), [ended]);
+    assert_eq!(told(&mut bench, 880), [], "of that there was one just now");
+    assert_eq!(told(&mut bench, 400), [], "nobody knows that it had begun");
+    assert_eq!(told(&mut bench, 750), [], "that is less than there was");
+    assert_eq!(told(&mut bench, 900), [pressure]);
+    assert_eq!(told(&mut bench, 400), [ended]);
+    bench.go_on(AGAIN);
+    assert_eq!(told(&mut bench, 750), [pressure]);
+    assert_eq!(told(&mut bench, 400), [ended]);
 }
 
 #[test]
@@ -400,13 +538,17 @@ fn room_is_made_every_five_seconds_and_sooner_above_the_line() {
     let mut bench = Bench::new();
     bench.used(750);
     bench.used(750);
-    let (_, asks) = bench.go_on(SECOND * 20);
-    assert!((3..=5).contains(&asks.len()), "{asks:?}");
-    let excess = (750 - 675) * MIB;
-    assert!(
-        asks.iter()
-            .all(|ask| ask.depth == Depth::Shrink && ask.excess == excess)
-    );
+    for (used, depth) in [(750, Depth::Purge), (880, Depth::Shrink)] {
+        bench.used(used);
+        let (_, asks) = bench.go_on(SECOND * 20);
+        assert!((3..=5).contains(&asks.len()), "{asks:?}");
+        let excess = (used - 675) * MIB;
+        assert!(
+            asks.iter()
+                .all(|ask| ask.depth == depth && ask.excess == excess),
+            "{asks:?}"
+        );
+    }
     bench.signals.resident = Some(950 * MIB);
     let (_, asks) = bench.go_on(SECOND * 2);
     assert!(asks.len() >= 15, "{asks:?}");

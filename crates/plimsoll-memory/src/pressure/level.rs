@@ -11,11 +11,11 @@ pub enum PressureLevel {
     Unknown,
     /// At ease.
     Normal,
-    /// What is expendable is given up.
+    /// Room is made by what harms nobody: what has expired goes, and what the allocator has free.
     Elevated,
-    /// If that lasts, the largest requests are ended, where that is enforced.
+    /// What is expendable is given up as well: holdings are shrunk.
     High,
-    /// At the line, or almost.
+    /// At the line. If that lasts, the largest requests are ended, where that is enforced.
     Critical,
 }
 

@@ -5,8 +5,8 @@
 //! |---|---|---|
 //! | expire | always | every holding is swept |
 //! | purge | always, unless the allocator was asked just now | all that it gives back |
-//! | shrink | [`MonitorConfig::shrink`](crate::MonitorConfig::shrink), on by default | holdings of the lowest [priority](plimsoll_core::ShrinkPolicy) first, in proportion, above their floors, until it is enough |
-//! | cancel | memory is so short that it takes three samples in a row | the largest requests above a floor, so many a second; only counted by default |
+//! | shrink | the level is high at least, or memory is not short and it is time for it, or somebody asks; [`MonitorConfig::shrink`](crate::MonitorConfig::shrink), on by default | holdings of the lowest [priority](plimsoll_core::ShrinkPolicy) first, in proportion, above their floors, until it is enough |
+//! | cancel | the level is critical, for three samples in a row | the largest requests above a floor, so many a second; only counted by default |
 //!
 //! It is done on a thread of its own. A holding that panics is left out. One that takes longer than
 //! ten seconds is left behind with its thread, and left out from then on until it comes back; four of
