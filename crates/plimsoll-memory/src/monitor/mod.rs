@@ -353,6 +353,8 @@ impl Monitor {
     fn rise_or_fall(&mut self, now: Instant, alerts: &mut Vec<Alert>) -> Option<PressureChange> {
         let (from, to) = (self.levels.level(), self.next_level());
         self.critical_in_a_row = match to >= PressureLevel::Critical {
+            // Nothing is ended by what was not seen.
+            true if self.failed_in_a_row > 0 => self.critical_in_a_row,
             true => self.critical_in_a_row.saturating_add(1),
             false => 0,
         };
@@ -423,6 +425,7 @@ impl Monitor {
         }
         let lasted = now.saturating_duration_since(*since);
         *due = now + lasted.min(Duration::from_secs(86_400));
+        self.tells_end = true;
         let (lasted, used) = (Span(lasted), Used(&self.last));
         let text = format!("memory has been short for {lasted}: {used}");
         let alert = Alert::new(AlertKind::PressurePersists, Severity::Critical, text);

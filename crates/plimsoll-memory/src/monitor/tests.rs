@@ -417,6 +417,22 @@ fn requests_are_ended_only_after_three_samples_with_critical_pressure() {
 }
 
 #[test]
+fn samples_that_failed_are_none_of_the_three() {
+    let mut bench = Bench::new();
+    bench.used(100);
+    let mut depths: Vec<_> = (0..2).map(|_| bench.used(950).ask).collect();
+    let known = bench.signals;
+    bench.signals = Signals::default();
+    depths.extend((0..5).map(|_| bench.step().ask));
+    bench.signals = known;
+    depths.push(bench.step().ask);
+    let depths: Vec<_> = depths.iter().flatten().map(|ask| ask.depth).collect();
+    let (purge, shrink, cancel) = (Depth::Purge, Depth::Shrink, Depth::Cancel);
+    assert_eq!(depths, [purge, shrink, shrink], "that was the second");
+    assert_eq!(bench.step().ask.map(|ask| ask.depth), Some(cancel));
+}
+
+#[test]
 fn what_is_done_gets_worse_from_level_to_level() {
     let (purge, shrink, cancel) = (Depth::Purge, Depth::Shrink, Depth::Cancel);
     for (used, level, worst) in [
@@ -530,6 +546,11 @@ fn a_higher_level_is_told_at_once_and_a_lower_one_only_after_a_minute() {
     assert_eq!(told(&mut bench, 400), [ended]);
     bench.go_on(AGAIN);
     assert_eq!(told(&mut bench, 750), [pressure]);
+    assert_eq!(told(&mut bench, 400), [ended]);
+    // Who is told after all that it lasts is told when it no longer does.
+    assert_eq!(told(&mut bench, 750), []);
+    let (alerts, _) = bench.go_on(SECOND * 10);
+    assert_eq!(alerts, [AlertKind::PressurePersists]);
     assert_eq!(told(&mut bench, 400), [ended]);
 }
 
