@@ -1,7 +1,7 @@
 //! The routes of *admin*: holdings and tasks here, others below.
 
 use crate::{
-    breakers, configuration, memory,
+    breakers, configuration, load_line, memory, openapi,
     problem::{self, Problem},
     shared::Shared,
     view::{HoldingsView, SweepView, SweptView, TasksView},
@@ -18,12 +18,15 @@ use tokio::time::Instant;
 pub(crate) fn router(shared: Arc<Shared>) -> Router {
     let router = Router::new()
         .route("/api/v1/holdings", get(holdings))
+        .route("/api/v1/memory/holdings", get(holdings))
         .route("/api/v1/holdings/sweep", post(sweep_all))
         .route("/api/v1/holdings/{name}/sweep", post(sweep))
         .route("/api/v1/tasks", get(tasks))
         .merge(breakers::routes())
         .merge(configuration::routes())
-        .merge(memory::routes());
+        .merge(load_line::routes())
+        .merge(memory::routes())
+        .merge(openapi::routes());
     #[cfg(feature = "profile")]
     let router = router.merge(crate::profile::routes());
     router

@@ -3,6 +3,7 @@ use crate::profile::{Groups, Profiling};
 use crate::{
     authority::{Authority, Origin, is_loopback},
     guard::Guard,
+    readiness::{Level, Readiness, ReadinessOnPressure},
     shared::Parts,
 };
 #[cfg(feature = "profile")]
@@ -14,20 +15,27 @@ use plimsoll_core::Name;
 use plimsoll_core::{
     ConfigError,
     settings::{
-        self, Fields, Kind, Secret, Setting, Settings, Value, address, flag, secret, texts,
+        self, Fields, Kind, Secret, Setting, Settings, Value, address, choice, duration, flag,
+        secret, texts,
     },
 };
 use plimsoll_http::EdgeLayer;
+use plimsoll_memory::LoadLine;
 use std::{
     fmt,
     net::{Ipv4Addr, SocketAddr},
+    ops::RangeInclusive,
     sync::Arc,
+    time::Duration,
 };
 
 /// Where the control listeners listen when they are told nothing else.
 const DEFAULT_ADDR: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8081);
 
-const TOKEN_BYTES: std::ops::RangeInclusive<usize> = 16..=256;
+const TOKEN_BYTES: RangeInclusive<usize> = 16..=256;
+
+/// For how long memory may keep a service from being ready.
+const MAX_UNREADY: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
 
 /// The settings of the [control listeners](crate::Control).
 ///
@@ -44,6 +52,9 @@ pub struct ControlConfig {
     breakers: Option<Breakers>,
     configuration: Option<Arc<dyn Configuration>>,
     edge: Option<EdgeLayer>,
+    load_line: Option<LoadLine>,
+    readiness_on_pressure: ReadinessOnPressure,
+    max_unready: Duration,
     profiling: bool,
     #[cfg(feature = "profile")]
     groups: Vec<Groups>,
@@ -80,6 +91,9 @@ impl ControlConfig {
             breakers: None,
             configuration: None,
             edge: None,
+            load_line: None,
+            readiness_on_pressure: ReadinessOnPressure::Off,
+            max_unready: Duration::from_secs(60),
             profiling: false,
             #[cfg(feature = "profile")]
             groups: Vec::new(),
@@ -195,6 +209,39 @@ impl ControlConfig {
         self
     }
 
+    /// Sets the memory monitor that *admin* shows, and has make room; and on whose pressure
+    /// [readiness](Self::readiness_on_pressure) depends.
+    ///
+    /// None by default; `plimsoll::Plimsoll` then sets its own. Its metrics are published by
+    /// [`before_scrape`](Self::before_scrape).
+    pub fn load_line(mut self, line: LoadLine) -> Self {
+        self.load_line = Some(line);
+        self
+    }
+
+    /// Sets the [`load_line`](Self::load_line) where none was given.
+    pub fn load_line_or(mut self, line: LoadLine) -> Self {
+        self.load_line.get_or_insert(line);
+        self
+    }
+
+    /// Has `/readyz` say 503 while memory is short, for `max_unready` at the most, from 1 second to an
+    /// hour. After that the service is ready whatever the pressure is, until memory was not short for
+    /// as long.
+    ///
+    /// Off by default, since all replicas of a service are short of memory at the same time when its
+    /// load is too high, and refusing some requests is better than answering none. It suits a service
+    /// whose replicas are filled by different causes. `/livez` never depends on memory.
+    pub fn readiness_on_pressure(
+        mut self,
+        from: ReadinessOnPressure,
+        max_unready: Duration,
+    ) -> Self {
+        self.readiness_on_pressure = from;
+        self.max_unready = max_unready;
+        self
+    }
+
     /// Sets whether *admin* serves heap profiles, `GET /debug/pprof/heap`, and has blocks sampled for
     /// them. Needs the feature `profile`, and a
     /// [`TrackingAllocator`](plimsoll_alloc::TrackingAllocator) as the allocator of the program.
@@ -226,12 +273,20 @@ impl ControlConfig {
             breakers: self.breakers.clone().unwrap_or_default(),
             configuration: self.configuration.clone(),
             edge: self.edge.clone(),
+            load_line: self.load_line.clone(),
+            readiness: Arc::new(self.readiness()),
             #[cfg(feature = "profile")]
             profiling: Profiling {
                 is_on: self.profiling,
                 groups: self.groups.clone(),
             },
         }
+    }
+
+    fn readiness(&self) -> Readiness {
+        let manager = self.load_line.as_ref().map(|line| line.manager().clone());
+        let level = manager.map(|manager| -> Level { Box::new(move || manager.level()) });
+        Readiness::new(self.readiness_on_pressure, self.max_unready, level)
     }
 
     pub(crate) fn publishers(&self) -> Vec<Publisher> {
@@ -311,6 +366,16 @@ impl Settings for ControlConfig {
             "https://ops.internal",
         );
         fields.setting(
+            "readiness_on_pressure",
+            "From which pressure of memory on readyz says 503.",
+            &mut choice(&mut self.readiness_on_pressure),
+        );
+        fields.setting(
+            "max_unready",
+            "After which time it says that the service is ready all the same.",
+            &mut duration(&mut self.max_unready, MAX_UNREADY),
+        );
+        fields.setting(
             "profiling",
             "Whether admin serves heap profiles, and has blocks sampled for them.",
             &mut flag(&mut self.profiling),
@@ -363,6 +428,8 @@ impl fmt::Debug for ControlConfig {
             .field("token", &self.token)
             .field("hosts", &self.hosts)
             .field("origins", &self.origins)
+            .field("readiness_on_pressure", &self.readiness_on_pressure)
+            .field("max_unready", &self.max_unready)
             .field("profiling", &self.profiling)
             .finish_non_exhaustive()
     }

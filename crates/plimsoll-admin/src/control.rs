@@ -30,8 +30,8 @@ const GRACE: Duration = Duration::from_secs(1);
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Four threads may be lost: to a hanging holding, to hanging observers of breakers that are looked
-/// at and operated, and to a hanging log. Rendering takes a fifth, a heap profile a sixth, and whoever
-/// switches sampling a seventh.
+/// at and operated, and to a hanging log. Rendering takes a fifth, a heap profile a sixth, whoever
+/// switches sampling a seventh, and whoever makes room an eighth.
 const MAX_BLOCKING_THREADS: usize = 8;
 
 /// The control listeners, on their own thread.

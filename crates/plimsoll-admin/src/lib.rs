@@ -84,11 +84,14 @@ mod configuration;
 mod control;
 mod error;
 mod guard;
+mod load_line;
 mod memory;
+mod openapi;
 mod probe;
 mod problem;
 #[cfg(feature = "profile")]
 mod profile;
+mod readiness;
 mod recorder;
 mod serve;
 mod shared;
@@ -103,6 +106,7 @@ pub use self::{
     config::ControlConfig,
     control::Control,
     error::{BindError, ControlError},
+    readiness::ReadinessOnPressure,
     recorder::{RecorderInstalled, install_recorder},
 };
 pub use metrics_exporter_prometheus::PrometheusHandle;

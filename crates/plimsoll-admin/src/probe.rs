@@ -35,11 +35,9 @@ async fn livez() -> &'static str {
 }
 
 async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
-    let phase = shared.lifecycle.phase();
-    if phase == plimsoll_core::Phase::Running {
-        "ready".into_response()
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, phase.as_str()).into_response()
+    match shared.unready() {
+        None => "ready".into_response(),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, why).into_response(),
     }
 }
 
@@ -67,7 +65,7 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> Result<Response, Problem>
     // Rendering takes as long as there are series, and the other probes should not wait for it.
     let render = move || {
         let _scrape = scrape;
-        telemetry::publish(&shared.lifecycle, fresh);
+        telemetry::publish(&shared.lifecycle, shared.unready().is_none(), fresh);
         shared.publishers.iter().for_each(|publish| publish());
         handle.render()
     };

@@ -1,14 +1,19 @@
 #[cfg(feature = "profile")]
 use crate::profile::Profiling;
-use crate::{ask::Asker, config::Publisher, problem::Problem};
+use crate::{ask::Asker, config::Publisher, problem::Problem, readiness::Readiness};
 use axum::http::StatusCode;
 use metrics_exporter_prometheus::PrometheusHandle;
 use plimsoll_breaker::Breakers;
 use plimsoll_config::Configuration;
-use plimsoll_core::{Lifecycle, Registry};
+use plimsoll_core::{Lifecycle, Phase, Registry};
 use plimsoll_http::EdgeLayer;
+use plimsoll_memory::LoadLine;
 use std::{sync::Arc, time::Duration};
-use tokio::{runtime::Handle, sync::Semaphore, time::timeout};
+use tokio::{
+    runtime::Handle,
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
 
 /// How long a sweep or a reload that was asked for may take before the answer says so.
 pub(crate) const SWEEP_TIMEOUT: Duration = Duration::from_secs(30);
@@ -22,6 +27,8 @@ pub(crate) struct Parts {
     pub(crate) breakers: Breakers,
     pub(crate) configuration: Option<Arc<dyn Configuration>>,
     pub(crate) edge: Option<EdgeLayer>,
+    pub(crate) load_line: Option<LoadLine>,
+    pub(crate) readiness: Arc<Readiness>,
     #[cfg(feature = "profile")]
     pub(crate) profiling: Profiling,
 }
@@ -43,6 +50,7 @@ pub(crate) struct Shared {
     pub(crate) scrapes: Arc<Semaphore>,
     sweeps: Arc<Semaphore>,
     pub(crate) reloads: Arc<Semaphore>,
+    pub(crate) reclaims: Arc<Semaphore>,
     #[cfg(feature = "profile")]
     pub(crate) profiles: Arc<Semaphore>,
 }
@@ -69,6 +77,7 @@ impl Shared {
             scrapes: Arc::new(Semaphore::new(1)),
             sweeps: Arc::new(Semaphore::new(MAX_SWEEPS)),
             reloads: Arc::new(Semaphore::new(1)),
+            reclaims: Arc::new(Semaphore::new(1)),
             #[cfg(feature = "profile")]
             profiles: Arc::new(Semaphore::new(1)),
         }
@@ -82,6 +91,15 @@ impl Shared {
         }
         // Each is counted and logged there.
         let _ = self.registry.check_overdue();
+    }
+
+    /// Why the service is not ready, in a word, if it is not.
+    pub(crate) fn unready(&self) -> Option<&'static str> {
+        match self.lifecycle.phase() {
+            Phase::Running if self.parts.readiness.is_ready(Instant::now()) => None,
+            Phase::Running => Some("pressure"),
+            phase => Some(phase.as_str()),
+        }
     }
 
     /// Looks at breakers, on another thread. `None` as [`Asker::ask`] says.

@@ -228,10 +228,10 @@ pub(crate) struct Fresh {
 }
 
 /// Sets the figures that nobody keeps up between scrapes.
-pub(crate) fn publish(lifecycle: &Lifecycle, fresh: Fresh) {
+pub(crate) fn publish(lifecycle: &Lifecycle, is_ready: bool, fresh: Fresh) {
     let counts = lifecycle.task_counts();
     gauge!(TASKS).set(lifecycle.task_count() as f64);
-    gauge!(READY).set(f64::from(u8::from(lifecycle.is_ready())));
+    gauge!(READY).set(f64::from(u8::from(is_ready)));
     gauge!(HOLDINGS_STALE).set(f64::from(u8::from(!fresh.holdings)));
     gauge!(BREAKERS_STALE).set(f64::from(u8::from(!fresh.breakers)));
     counter!(TASKS_SPAWNED).absolute(counts.spawned);

@@ -96,7 +96,6 @@ pub(crate) fn no_parameters(uri: &Uri) -> Result<(), Problem> {
 }
 
 /// The value of the one parameter that there may be.
-#[cfg(feature = "profile")]
 pub(crate) fn only_parameter<'a>(uri: &'a Uri, known: &str) -> Result<Option<&'a str>, Problem> {
     let mut only = None;
     for (name, value) in parameters(uri) {
