@@ -4,6 +4,7 @@ use crate::{
     api,
     ask::TIMEOUT,
     probe,
+    readiness::{Readiness, ReadinessOnPressure},
     shared::{MAX_SWEEPS, Parts, SWEEP_TIMEOUT, Shared},
 };
 use axum::{
@@ -17,6 +18,7 @@ use plimsoll_config::{Configuration, Effective, LoadError, Reload};
 use plimsoll_core::{
     Lifecycle, Phase, Registry, StopReason, lifecycle::StopReport, test_util::FakeHolding,
 };
+use plimsoll_memory::PressureLevel;
 use std::{
     sync::{Arc, Mutex, mpsc},
     time::Duration,
@@ -30,15 +32,17 @@ use tokio::{
 use tower::ServiceExt;
 
 fn shared(registry: &Registry, lifecycle: &Lifecycle, main: Handle) -> Arc<Shared> {
+    shared_with(registry, lifecycle, Parts::default(), main)
+}
+
+fn shared_with(
+    registry: &Registry,
+    lifecycle: &Lifecycle,
+    parts: Parts,
+    main: Handle,
+) -> Arc<Shared> {
     let (registry, lifecycle) = (registry.clone(), lifecycle.clone());
-    let shared = Shared::new(
-        registry,
-        lifecycle,
-        Parts::default(),
-        None,
-        Vec::new(),
-        main,
-    );
+    let shared = Shared::new(registry, lifecycle, parts, None, Vec::new(), main);
     Arc::new(shared)
 }
 
@@ -96,6 +100,43 @@ async fn readyz_follows_every_phase() {
     end.send(()).unwrap();
     stop.await.unwrap();
     expect(Phase::Stopped, "stopped").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn readyz_follows_pressure_for_so_long_at_the_most() {
+    let level = Arc::new(Mutex::new(PressureLevel::Normal));
+    let seen = level.clone();
+    let readiness = Readiness::new(
+        ReadinessOnPressure::High,
+        Duration::from_secs(60),
+        Some(Box::new(move || *seen.lock().unwrap())),
+    );
+    let parts = Parts {
+        readiness: Arc::new(readiness),
+        ..Parts::default()
+    };
+    let lifecycle = Lifecycle::new();
+    let shared = shared_with(&Registry::new(), &lifecycle, parts, Handle::current());
+    let router = probe::router(shared);
+    lifecycle.set_ready();
+    let expect = async |now: PressureLevel, answer: &str| {
+        *level.lock().unwrap() = now;
+        let response = ask(&router, Method::GET, "/readyz").await;
+        let ready = response.status() == StatusCode::OK;
+        assert_eq!((ready, &*text(response).await), (answer == "ready", answer));
+        let response = ask(&router, Method::GET, "/livez").await;
+        assert_eq!(response.status(), StatusCode::OK);
+    };
+    expect(PressureLevel::Elevated, "ready").await;
+    expect(PressureLevel::High, "pressure").await;
+    advance(Duration::from_secs(59)).await;
+    expect(PressureLevel::Critical, "pressure").await;
+    advance(Duration::from_secs(1)).await;
+    expect(PressureLevel::Critical, "ready").await;
+    expect(PressureLevel::Normal, "ready").await;
+    advance(Duration::from_secs(60)).await;
+    expect(PressureLevel::Unknown, "ready").await;
+    expect(PressureLevel::High, "pressure").await;
 }
 
 #[tokio::test(start_paused = true)]

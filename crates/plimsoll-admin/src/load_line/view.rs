@@ -495,3 +495,52 @@ impl From<&ReclaimStep> for StepView {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::openapi::document;
+    use plimsoll_core::Name;
+    use plimsoll_memory::verdict::{LeakConfig, LeakDetector, LeakKind};
+    use serde_json::json;
+
+    #[test]
+    fn what_leaks_is_told_as_the_document_says() {
+        let mut leaks = LeakDetector::new(&LeakConfig::new());
+        let (route, began) = (Name::from_static("/export"), Instant::now());
+        let after = |seconds| began + Duration::from_secs(seconds);
+        for second in 0..50 {
+            let held = second * 200_000;
+            leaks.observe(after(second), LeakKind::Route, route, held, None);
+        }
+        let found = leaks.judge(after(50), Some(120_000_000));
+        let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(50);
+        let told = LeakView::new(&found.standing[0], after(50), wall);
+        let mut told = serde_json::to_value(told).unwrap();
+        let schema = &document()["components"]["schemas"]["Leak"];
+        let keys: Vec<_> = told.as_object().unwrap().keys().collect();
+        assert_eq!(json!(keys), schema["required"]);
+        let kinds = schema["properties"]["kind"]["enum"].as_array().unwrap();
+        assert!(kinds.contains(&told["kind"]));
+
+        let confidence = told["confidence"].take();
+        assert!((0.5..=1.0).contains(&confidence.as_f64().unwrap()));
+        let since = told["since"].take();
+        assert!(
+            since.as_str().unwrap().starts_with("1970-01-01T00:00:0"),
+            "{since}"
+        );
+        assert_eq!(
+            told,
+            json!({
+                "kind": "route",
+                "name": "/export",
+                "slope": 200_000.0,
+                "confidence": null,
+                "held": 9_800_000,
+                "time_to_limit_s": 600.0,
+                "since": null,
+            })
+        );
+    }
+}

@@ -1,6 +1,8 @@
 //! A client of a few lines, and holdings that hang or panic.
 #![allow(dead_code, reason = "each test crate uses some of it")]
 
+pub(crate) mod schema;
+
 use plimsoll_admin::{Control, ControlConfig, PrometheusHandle};
 use plimsoll_core::{Bounded, BoxFuture, CloseReport, Lifecycle, Registry, Step, Totals, Usage};
 use serde_json::Value;
