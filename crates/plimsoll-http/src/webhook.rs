@@ -188,17 +188,7 @@ impl WebhookConfig {
     ///
     /// Names each value that is out of its range. Neither the URI nor the credentials are shown.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let mut problems = Problems::default();
-        problems.add_all(settings::check(self));
-        if !parse(&self.uri).is_some_and(|uri| uri.scheme().is_some() && uri.host().is_some()) {
-            let expected = "a URI with a scheme and a host, like http://alerts.example/memory";
-            problems.add("uri", HIDDEN.to_owned(), expected.to_owned());
-        }
-        if self.authorization.is_some() && self.header().is_none() {
-            let expected = "a value for a header: visible ASCII characters and spaces";
-            problems.add("authorization", HIDDEN.to_owned(), expected.to_owned());
-        }
-        problems.into_result()
+        settings::check(self)
     }
 
     fn header(&self) -> Option<HeaderValue> {
@@ -225,10 +215,20 @@ fn parse(Secret(uri): &Secret) -> Option<Uri> {
 impl Settings for WebhookConfig {
     fn visit(&mut self, fields: &mut dyn Fields) {
         fields.setting("uri", "Where alerts are sent.", &mut secret(&mut self.uri));
+        fields.require(
+            "uri",
+            parse(&self.uri).is_some_and(|uri| uri.scheme().is_some() && uri.host().is_some()),
+            &"a URI with a scheme and a host, like http://alerts.example/memory",
+        );
         fields.setting(
             "authorization",
             "The value of the header Authorization.",
             &mut secret(&mut self.authorization).or(&["none"]),
+        );
+        fields.require(
+            "authorization",
+            self.authorization.is_none() || self.header().is_some(),
+            &"a value for a header: visible ASCII characters and spaces",
         );
         fields.setting(
             "timeout",
@@ -248,6 +248,13 @@ impl Settings for WebhookConfig {
             "How many alerts may wait; the oldest goes first.",
             &mut integer(&mut self.max_waiting, 1..=100),
         );
+    }
+}
+
+/// Without a URI, which has to be set.
+impl Default for WebhookConfig {
+    fn default() -> Self {
+        Self::new("")
     }
 }
 
@@ -364,6 +371,29 @@ impl Webhook {
             failed: shared.failed.load(Relaxed),
             dropped: shared.dropped.load(Relaxed),
             attempts: shared.attempts.load(Relaxed),
+        }
+    }
+}
+
+#[cfg(feature = "metrics")]
+impl Webhook {
+    /// Writes what became of alerts to the current recorder of the `metrics` facade. Call it before a
+    /// scrape.
+    ///
+    /// | series `plimsoll_webhook_…` | kind |
+    /// |---|---|
+    /// | `waiting` | gauge |
+    /// | `sent_total`, `failed_total`, `dropped_total`, `attempts_total` | counter |
+    pub fn publish_metrics(&self) {
+        let stats = self.stats();
+        metrics::gauge!("plimsoll_webhook_waiting").set(stats.waiting as f64);
+        for (name, count) in [
+            ("plimsoll_webhook_sent_total", stats.sent),
+            ("plimsoll_webhook_failed_total", stats.failed),
+            ("plimsoll_webhook_dropped_total", stats.dropped),
+            ("plimsoll_webhook_attempts_total", stats.attempts),
+        ] {
+            metrics::counter!(name).absolute(count);
         }
     }
 }

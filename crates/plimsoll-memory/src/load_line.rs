@@ -201,6 +201,10 @@ impl LoadLineBuilder {
             .cancel(Arc::new(admission.clone()))
             .relieve_when(relief(&admission))
             .on_purge(on_purge)
+            .describe({
+                let known = known.clone();
+                move |figures| lock(&known).describe(figures)
+            })
             .observe(move |now, figures| follower.follow(now, figures))
             .start()?;
         let line = LoadLine {
@@ -315,24 +319,30 @@ impl LoadLine {
     /// `shedding /export: memory 91 % of 512 MiB, limit in 14 min at +3.0 MiB/s, /demo/leak holds 220 MiB`.
     #[must_use]
     pub fn describe(&self) -> String {
-        let kept = self.known();
-        let now = Instant::now();
-        let shedding: Vec<_> = kept.shedding(now).collect();
-        let leaks = kept.standing.iter().find(|it| it.kind.is_bytes());
-        let known = Known {
-            shedding: &shedding,
-            holds: kept.most.map(|(name, bytes)| (name.as_str(), bytes)),
-            leaks: leaks.map(|leak| (leak.name.as_str(), leak.slope)),
-        };
-        self.manager.describe(&known)
+        let figures = self.manager.figures();
+        self.known().describe(&figures)
     }
 
     fn known(&self) -> MutexGuard<'_, Kept> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.known)
     }
 }
 
+fn lock(known: &Mutex<Kept>) -> MutexGuard<'_, Kept> {
+    known.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Kept {
+    fn describe(&self, figures: &MemoryFigures) -> String {
+        let shedding: Vec<_> = self.shedding(Instant::now()).collect();
+        let leaks = self.standing.iter().find(|it| it.kind.is_bytes());
+        figures.describe(&Known {
+            shedding: &shedding,
+            holds: self.most.map(|(name, bytes)| (name.as_str(), bytes)),
+            leaks: leaks.map(|leak| (leak.name.as_str(), leak.slope)),
+        })
+    }
+
     /// Routes of which a request was refused not long ago.
     fn shedding(&self, now: Instant) -> impl Iterator<Item = &'static str> {
         let recent = move |at: &Instant| now.saturating_duration_since(*at) < SHEDDING_FOR;
@@ -382,7 +392,7 @@ impl Follower {
             self.judged = Some(now);
             self.ask(figures, stats.held, &mut told);
         }
-        let mut kept = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = lock(&self.known);
         kept.history.record(now, point(figures, stats.refused()));
         if judges {
             kept.look_at_routes(&self.admission, now);

@@ -66,8 +66,10 @@ pub struct ManagerBuilder {
     observers: Vec<Observer>,
     relieve_when: Option<Relief>,
     on_purge: Option<Box<dyn Fn() + Send + Sync>>,
+    describe: Describe,
 }
 
+type Describe = Box<dyn Fn(&MemoryFigures) -> String + Send>;
 type Relief = Box<dyn Fn(&MemoryFigures) -> bool + Send>;
 type Observer = Box<dyn FnMut(Instant, &MemoryFigures) + Send>;
 
@@ -209,6 +211,15 @@ impl ManagerBuilder {
         self
     }
 
+    /// Who says in one sentence how things are, for the log: by default the figures alone.
+    pub(crate) fn describe(
+        mut self,
+        describe: impl Fn(&MemoryFigures) -> String + Send + 'static,
+    ) -> Self {
+        self.describe = Box::new(describe);
+        self
+    }
+
     /// Starts the threads of the monitor, and of whoever makes room.
     ///
     /// # Errors
@@ -225,6 +236,7 @@ impl ManagerBuilder {
             observers,
             relieve_when,
             on_purge,
+            describe,
         } = self;
         config.validate().map_err(ManagerError::Config)?;
         let purger = Arc::new(Purger::new(allocator, on_purge));
@@ -248,6 +260,7 @@ impl ManagerBuilder {
             source,
             observers,
             relieve_when,
+            describe,
             shared: shared.clone(),
             seen: Seen::NOTHING,
             reclaims: 0,
@@ -284,6 +297,7 @@ impl MemoryManager {
             observers: Vec::new(),
             relieve_when: None,
             on_purge: None,
+            describe: Box::new(|figures| figures.describe(&Known::default())),
         }
     }
 
@@ -475,6 +489,7 @@ struct Watch {
     source: Box<dyn Source>,
     observers: Vec<Observer>,
     relieve_when: Option<Relief>,
+    describe: Describe,
     shared: Arc<Shared>,
     seen: Seen,
     /// The number of the last time that room was made, and of the last that the allocator was asked.
@@ -564,7 +579,8 @@ impl Watch {
             shared.alerts.raise(alert);
         }
         if step.log {
-            log_figures(&step.figures);
+            let state = (self.describe)(&step.figures);
+            log_figures(&step.figures, &state);
         }
     }
 
@@ -594,7 +610,7 @@ fn log_change(change: &PressureChange) {
     tracing::debug!(%from, %to, %pressure, lasted = %Span(*lasted), "the pressure level has changed");
 }
 
-fn log_figures(figures: &MemoryFigures) {
+fn log_figures(figures: &MemoryFigures, state: &str) {
     use tracing::field::display;
     let MemoryFigures {
         pressure,
@@ -615,6 +631,7 @@ fn log_figures(figures: &MemoryFigures) {
     } = *figures;
     let size = |bytes: Option<u64>| bytes.map(Size).map(display);
     tracing::info!(
+        state,
         %level,
         %pressure,
         used = size(used),

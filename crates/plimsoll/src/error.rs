@@ -18,6 +18,10 @@ pub(crate) enum Cause {
     NoRuntime,
     #[cfg(feature = "http")]
     Server(plimsoll_core::ConfigError),
+    #[cfg(feature = "client")]
+    Webhook(plimsoll_core::ConfigError),
+    #[cfg(feature = "client")]
+    Hook(plimsoll_memory::alert::HookError),
 }
 
 impl StartError {
@@ -31,6 +35,10 @@ impl StartError {
             Cause::NoRuntime => None,
             #[cfg(feature = "http")]
             Cause::Memory(error) | Cause::Server(error) => Some(error),
+            #[cfg(feature = "client")]
+            Cause::Webhook(error) => Some(error),
+            #[cfg(feature = "client")]
+            Cause::Hook(error) => Some(error),
         }
     }
 }
@@ -43,6 +51,11 @@ impl From<Cause> for StartError {
 
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Others say by themselves whose settings they are of.
+        #[cfg(feature = "client")]
+        if matches!(self.0, Cause::Webhook(_) | Cause::Hook(_)) {
+            f.write_str("webhook: ")?;
+        }
         match self.cause() {
             Some(cause) => fmt::Display::fmt(cause, f),
             None => f.write_str(

@@ -36,6 +36,11 @@ use {
     plimsoll_admin::{Control, ControlConfig},
     std::net::SocketAddr,
 };
+#[cfg(feature = "client")]
+use {
+    plimsoll_http::{Webhook, WebhookConfig},
+    plimsoll_memory::Alerts,
+};
 
 /// A service kept afloat. Cloning gives another handle to the same one.
 ///
@@ -67,6 +72,8 @@ struct Inner {
     _process: DropGuard,
     #[cfg(feature = "http")]
     line: LoadLine,
+    #[cfg(feature = "client")]
+    webhook: Option<Webhook>,
     /// The process is monitored until this is dropped.
     #[cfg(feature = "http")]
     _monitor: MonitorGuard,
@@ -107,6 +114,8 @@ impl Plimsoll {
             memory,
             #[cfg(feature = "http")]
             allocator,
+            #[cfg(feature = "client")]
+            webhook,
             #[cfg(feature = "admin")]
             control,
             ..
@@ -125,6 +134,8 @@ impl Plimsoll {
         });
         #[cfg(feature = "adapter")]
         let adapters = AdapterDirectory::new();
+        #[cfg(feature = "client")]
+        let (webhook, alerts) = start_webhook(&runtime, webhook)?;
         #[cfg(feature = "http")]
         let (line, monitor) = {
             let builder = LoadLine::builder(&memory)
@@ -136,6 +147,8 @@ impl Plimsoll {
                 Some(allocator) => builder.allocator(allocator.0),
                 None => builder,
             };
+            #[cfg(feature = "client")]
+            let builder = builder.alerts(alerts);
             builder.start().map_err(Cause::Monitor)?
         };
         #[cfg(feature = "http")]
@@ -148,7 +161,13 @@ impl Plimsoll {
         #[cfg(all(feature = "admin", feature = "http"))]
         let control = control.map(|control| {
             let published = line.clone();
-            control.before_scrape(move || published.publish_metrics())
+            let control = control.before_scrape(move || published.publish_metrics());
+            control.load_line_or(line.clone())
+        });
+        #[cfg(all(feature = "admin", feature = "client"))]
+        let control = control.map(|control| match webhook.clone() {
+            Some(webhook) => control.before_scrape(move || webhook.publish_metrics()),
+            None => control,
         });
         #[cfg(all(feature = "admin", feature = "adapter"))]
         let control = control.map(|control| {
@@ -203,6 +222,8 @@ impl Plimsoll {
                 _process: process,
                 #[cfg(feature = "http")]
                 line,
+                #[cfg(feature = "client")]
+                webhook,
                 #[cfg(feature = "http")]
                 _monitor: monitor,
                 #[cfg(feature = "admin")]
@@ -278,6 +299,13 @@ impl Plimsoll {
     #[must_use]
     pub fn load_line(&self) -> &LoadLine {
         &self.inner.line
+    }
+
+    /// The webhook that alerts are sent by, for its counts; none if there is none.
+    #[cfg(feature = "client")]
+    #[must_use]
+    pub fn webhook(&self) -> Option<&Webhook> {
+        self.inner.webhook.as_ref()
     }
 
     /// The server that [`serve`](Self::serve) runs, for its counts.
@@ -593,6 +621,23 @@ fn watch_process(
         tracing::error!(%error, "the log of heavy requests is not swept");
     }
     guard
+}
+
+/// Has alerts sent, if they are to be.
+#[cfg(feature = "client")]
+fn start_webhook(
+    runtime: &Handle,
+    config: Option<WebhookConfig>,
+) -> Result<(Option<Webhook>, Alerts), Cause> {
+    let alerts = Alerts::new();
+    let Some(config) = config else {
+        return Ok((None, alerts));
+    };
+    let (webhook, sending) = Webhook::new(&config).map_err(Cause::Webhook)?;
+    alerts.on_alert(webhook.clone()).map_err(Cause::Hook)?;
+    // Not a task of the lifecycle: no stop should wait for a receiver that does not answer.
+    runtime.spawn(sending);
+    Ok((Some(webhook), alerts))
 }
 
 /// Has what routes retain, and how many tasks there are of each name, looked at for leaks.

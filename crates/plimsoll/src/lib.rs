@@ -52,7 +52,7 @@ pub use plimsoll_adapter::{
     Adapters, Answer, Answers, RecordThreshold, RetryConfig,
 };
 #[cfg(feature = "admin")]
-pub use plimsoll_admin::ControlConfig;
+pub use plimsoll_admin::{ControlConfig, ReadinessOnPressure};
 pub use plimsoll_alloc::{self as alloc, MemoryScope, TrackingAllocator};
 #[cfg(feature = "breaker")]
 pub use plimsoll_breaker::{
@@ -75,7 +75,7 @@ pub use plimsoll_http::{
 #[cfg(all(feature = "breaker", feature = "http"))]
 pub use plimsoll_http::{GrpcOutcome, HttpOutcome, grpc, outcome};
 #[cfg(feature = "client")]
-pub use plimsoll_http::{HttpClient, HttpClientConfig, client};
+pub use plimsoll_http::{HttpClient, HttpClientConfig, Webhook, WebhookConfig, client};
 #[cfg(any(feature = "adapter", feature = "http"))]
 pub use plimsoll_memory::{
     self as memory, Admission, AdmissionConfig, AdmissionLayer, AdmissionMode, Alert, Attribution,
@@ -108,6 +108,8 @@ mod documents {
     struct Configuration;
     #[doc = include_str!("../../../docs/guide/hyper.md")]
     struct Hyper;
+    #[doc = include_str!("../../../docs/guide/load-line.md")]
+    struct LoadLine;
     #[doc = include_str!("../../../docs/guide/memory.md")]
     struct Memory;
     #[doc = include_str!("../../../docs/guide/shutdown.md")]

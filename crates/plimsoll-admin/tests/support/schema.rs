@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-/// An OpenAPI document.
+/// An `OpenAPI` document.
 pub(crate) struct Document(pub(crate) Value);
 
 impl Document {
@@ -20,7 +20,7 @@ impl Document {
     pub(crate) fn answer(&self, method: &str, path: &str, status: u16) -> (&str, &Value) {
         let responses = &self.0["paths"][path][method.to_lowercase()]["responses"];
         let response = responses.get(status.to_string());
-        let content = &response.unwrap_or(&responses["default"])["content"];
+        let content = &response.unwrap_or_else(|| &responses["default"])["content"];
         let [(media, content)] = &content.as_object().unwrap().iter().collect::<Vec<_>>()[..]
         else {
             panic!("{method} {path}: {content}");
@@ -98,7 +98,7 @@ impl Document {
         for (key, member) in value.as_object().into_iter().flatten() {
             let place = format!("{place}/{key}");
             let known = schema.get("properties").and_then(|known| known.get(key));
-            match known.or(schema.get("additionalProperties")) {
+            match known.or_else(|| schema.get("additionalProperties")) {
                 Some(Value::Bool(false)) => faults.push(format!("{place}: nobody knows that")),
                 Some(schema) => self.look(schema, member, &place, faults),
                 None => {}

@@ -31,6 +31,8 @@ use plimsoll_core::{
 };
 #[cfg(feature = "http")]
 use plimsoll_http::ServerConfig;
+#[cfg(feature = "client")]
+use plimsoll_http::WebhookConfig;
 #[cfg(feature = "http")]
 use plimsoll_memory::MemoryConfig;
 
@@ -58,6 +60,8 @@ pub struct Config {
     pub(crate) memory: MemoryConfig,
     #[cfg(feature = "http")]
     pub(crate) allocator: Option<Allocator>,
+    #[cfg(feature = "client")]
+    pub(crate) webhook: Option<WebhookConfig>,
     #[cfg(feature = "admin")]
     pub(crate) control: Option<ControlConfig>,
     #[cfg(feature = "adapter")]
@@ -99,6 +103,8 @@ impl Config {
             memory: MemoryConfig::default(),
             #[cfg(feature = "http")]
             allocator: None,
+            #[cfg(feature = "client")]
+            webhook: None,
             #[cfg(feature = "admin")]
             control: Some(ControlConfig::new()),
             #[cfg(feature = "adapter")]
@@ -151,6 +157,25 @@ impl Config {
     #[cfg(feature = "http")]
     pub fn allocator(mut self, allocator: &'static (dyn Reclaim + Sync)) -> Self {
         self.allocator = Some(Allocator(allocator));
+        self
+    }
+
+    /// Has alerts of the memory monitor sent somewhere: that memory is short, that something leaks, that
+    /// the limit is near. Nowhere by default; they are logged in any case.
+    ///
+    /// It takes `http` URIs alone. For others, give a
+    /// [`Webhook::with_service`](plimsoll_http::Webhook::with_service) to
+    /// [`Alerts::on_alert`](plimsoll_memory::Alerts::on_alert).
+    ///
+    /// ```
+    /// use plimsoll::{Config, WebhookConfig};
+    ///
+    /// let webhook = WebhookConfig::new("http://alerts.example/memory").attempts(3);
+    /// let config = Config::new().webhook(webhook);
+    /// ```
+    #[cfg(feature = "client")]
+    pub fn webhook(mut self, webhook: WebhookConfig) -> Self {
+        self.webhook = Some(webhook);
         self
     }
 
@@ -208,6 +233,11 @@ impl Settings for Config {
         {
             let about = "Where the probe and admin listeners are, and who may use them.";
             plimsoll_core::settings::optional(fields, "control", about, &mut self.control);
+        }
+        #[cfg(feature = "client")]
+        {
+            let about = "Where alerts of the memory monitor are sent, besides the log.";
+            plimsoll_core::settings::optional(fields, "webhook", about, &mut self.webhook);
         }
         // What can be changed while running comes last.
         #[cfg(feature = "http")]
