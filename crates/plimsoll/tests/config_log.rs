@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 
 use plimsoll::{
-    Adapter, AdapterSpec, BoxError, Config, ConfigFiles, LifecycleConfig, Plimsoll,
-    config_files::watch::Watcher,
+    Adapter, AdapterSpec, BoxError, Config, ConfigFiles, LifecycleConfig, MemoryConfig,
+    MonitorConfig, Plimsoll, config_files::watch::Watcher,
 };
 use std::{
     fs, io,
@@ -213,4 +213,22 @@ async fn text_that_cannot_be_used_is_told_once_until_it_is_another() {
     }
     assert_eq!(adapters.len(), 1);
     assert_eq!(log.count("changes=0"), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_things_are_is_logged_in_one_sentence() {
+    let (log, _turn) = Log::start().await;
+    let monitor = MonitorConfig::new()
+        .limit(8 << 30)
+        .log_every(Duration::from_secs(1));
+    let config = code().memory(MemoryConfig::new().monitor(monitor));
+    let _plimsoll = Plimsoll::start(config).unwrap();
+    log.until("state=", 1).await;
+    let parts = [
+        "INFO",
+        "memory state=\"at ease: memory ",
+        "level=normal",
+        "resident=",
+    ];
+    log.assert_line(&parts);
 }

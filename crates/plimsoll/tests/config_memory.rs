@@ -3,12 +3,19 @@
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use plimsoll::{
-    Adapter, AdapterSpec, BoxError, Config, ConfigFiles, Plimsoll,
+    Adapter, AdapterSpec, BoxError, Config, ConfigFiles, MemoryConfig, MonitorConfig, Plimsoll,
     settings::{Fields, Settings, text},
 };
-use plimsoll_core::test_util::{CountingAllocator, assert_live_bytes_return};
-use std::{fs, path::Path, process::ExitCode};
-use tokio::runtime;
+use plimsoll_core::test_util::{
+    CountingAllocator, alive_tasks, assert_live_bytes_return, assert_tasks_return_to,
+};
+use std::{
+    fs,
+    path::Path,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+use tokio::{runtime, task::yield_now};
 
 #[global_allocator]
 static ALLOC: CountingAllocator = CountingAllocator::system();
@@ -87,7 +94,9 @@ fn start(
     let write = move |list: usize| fs::write(&file, LISTS[list]).unwrap();
     write(0);
     let files = ConfigFiles::in_folder(&folder).no_variables().no_watch();
-    let code = Config::new();
+    // Others should not allocate while it counts, and the monitor does when it looks.
+    let monitor = MonitorConfig::new().interval(Duration::from_secs(60));
+    let code = Config::new().memory(MemoryConfig::new().monitor(monitor));
     #[cfg(feature = "admin")]
     let code = code.no_control();
     let loaded = files.load_with::<Kind>(code).unwrap();
@@ -121,10 +130,35 @@ async fn refused() {
 
 async fn services() {
     let work = || async {
+        let (threads, tasks) = (threads(), alive_tasks());
         let (plimsoll, adapters, write) = start("memory-services");
         adapters.call("other", 0).await.unwrap();
         write(1);
         plimsoll.reload().await.unwrap();
+        drop((plimsoll, adapters));
+        threads_return_to(threads).await;
+        assert_tasks_return_to(tasks).await;
     };
     assert_live_bytes_return(&ALLOC, 50, 200, 4_096, work).await;
+}
+
+/// How many threads there are besides those of the runtime. None where the system does not tell.
+fn threads() -> usize {
+    let threads = fs::read_dir("/proc/self/task").into_iter().flatten();
+    let names = threads.filter_map(|thread| {
+        let thread = thread.ok()?.path();
+        fs::read_to_string(thread.join("comm")).ok()
+    });
+    names.filter(|name| !name.starts_with("tokio-")).count()
+}
+
+/// Waits for the threads of a monitor, which end by themselves.
+async fn threads_return_to(start: usize) {
+    let began = Instant::now();
+    // One that ends while they are counted may hide another.
+    while threads() > start || threads() > start {
+        let waited = Instant::now().saturating_duration_since(began);
+        assert!(waited < Duration::from_secs(30), "a thread does not end");
+        yield_now().await;
+    }
 }

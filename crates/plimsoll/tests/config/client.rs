@@ -1,11 +1,17 @@
-//! Items that say how an HTTP client is connected.
+//! Items that say how an HTTP client is connected, and a webhook.
 
 use crate::support::{Folder, SECOND, code};
 use plimsoll::{
-    BoxError, HttpClientConfig, Plimsoll,
+    Alert, BoxError, HttpClientConfig, Plimsoll,
+    memory::{AlertKind, Severity},
     settings::{Fields, Settings},
 };
-use std::sync::{Arc, Mutex};
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener},
+    sync::{Arc, Mutex},
+    thread,
+};
 
 /// Settings that have those of an HTTP client in them.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -59,4 +65,99 @@ async fn settings_of_an_http_client_are_read_from_an_item() {
         "adapters.a.client.max_head_bytes",
     ];
     assert_eq!(keys, expected);
+}
+
+// === where alerts are sent ===
+
+/// A receiver of one alert, and where it is.
+fn receiver() -> (SocketAddr, thread::JoinHandle<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let receive = move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut text = String::new();
+        while !text.ends_with('}') {
+            let mut part = [0; 4_096];
+            let length = stream.read(&mut part).unwrap();
+            assert!(length > 0, "{text}");
+            text.push_str(std::str::from_utf8(&part[..length]).unwrap());
+        }
+        let answer = b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n";
+        stream.write_all(answer).unwrap();
+        text
+    };
+    (addr, thread::spawn(receive))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn alerts_are_sent_where_the_file_says() {
+    let (addr, receiving) = receiver();
+    let folder = Folder::new("webhook");
+    folder.config(&format!(
+        "webhook:\n  uri: http://{addr}/T0KEN\n  authorization: Bearer T0KEN\n  attempts: 1\n"
+    ));
+    let loaded = folder.files().load(code()).unwrap();
+    let plimsoll = Plimsoll::start(loaded.config()).unwrap();
+    for shown in [
+        format!("{loaded:?}"),
+        format!("{plimsoll:?}"),
+        loaded.to_yaml(),
+        format!("{:?}", plimsoll.configuration()),
+    ] {
+        assert!(!shown.contains("T0KEN"), "{shown}");
+    }
+    let alert = Alert::new(AlertKind::Leak, Severity::Warning, "it leaks").about("/found".into());
+    plimsoll.load_line().alerts().raise(&alert);
+    let told = tokio::task::spawn_blocking(|| receiving.join().unwrap()).await;
+    let told = told.unwrap();
+    assert!(told.starts_with("POST /T0KEN HTTP/1.1\r\n"), "{told}");
+    assert!(told.contains("authorization: Bearer T0KEN\r\n"), "{told}");
+    assert!(told.contains(r#""text":"it leaks""#), "{told}");
+    let webhook = plimsoll.webhook().unwrap();
+    assert_eq!((webhook.stats().attempts, webhook.stats().failed), (1, 0));
+
+    folder.config("webhook: off\n");
+    let reload = plimsoll.reload().await.unwrap();
+    let changes = reload.changes.iter();
+    let mut changes = changes.filter(|change| change.key.starts_with("webhook"));
+    assert!(changes.all(|change| !change.applied), "{reload:?}");
+}
+
+#[tokio::test]
+async fn a_webhook_that_cannot_be_called_is_named_and_not_shown() {
+    let folder = Folder::new("webhook-wrong");
+    for (file, problem) in [
+        ("webhook: on\n", "`webhook.uri` is ***, but must be a URI"),
+        (
+            "webhook: {uri: T0KEN}\n",
+            "`webhook.uri` is ***, but must be a URI",
+        ),
+        (
+            "webhook: {attempts: 3}\n",
+            "`webhook.uri` is ***, but must be a URI",
+        ),
+        (
+            "webhook: {uri: 'http://T0KEN', timeout: 0s}\n",
+            "`webhook.timeout` is 0s, but must be a time between 100ms and 1m",
+        ),
+    ] {
+        folder.config(file);
+        let error = folder.files().load(code()).unwrap_err().to_string();
+        assert!(
+            error.contains(problem) && !error.contains("T0KEN"),
+            "{error}"
+        );
+    }
+    folder.config("webhook: {uri: 'https://T0KEN'}\n");
+    let loaded = folder.files().load(code()).unwrap();
+    let error = Plimsoll::start(loaded.config()).unwrap_err().to_string();
+    let expected = "webhook: `uri` is ***, but must be one with the scheme http, for there is no \
+                    TLS: use `with_service`";
+    assert_eq!(error, expected);
+
+    folder.config("{}\n");
+    let loaded = folder.files().load(code()).unwrap();
+    let plimsoll = Plimsoll::start(loaded.config()).unwrap();
+    assert!(plimsoll.webhook().is_none());
+    assert_eq!(plimsoll.load_line().manager().stats().hooks.hooks, 0);
 }
