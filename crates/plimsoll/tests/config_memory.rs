@@ -6,16 +6,9 @@ use plimsoll::{
     Adapter, AdapterSpec, BoxError, Config, ConfigFiles, MemoryConfig, MonitorConfig, Plimsoll,
     settings::{Fields, Settings, text},
 };
-use plimsoll_core::test_util::{
-    CountingAllocator, alive_tasks, assert_live_bytes_return, assert_tasks_return_to,
-};
-use std::{
-    fs,
-    path::Path,
-    process::ExitCode,
-    time::{Duration, Instant},
-};
-use tokio::{runtime, task::yield_now};
+use plimsoll_core::test_util::{CountingAllocator, alive_tasks, assert_live_bytes_return};
+use std::{fs, path::Path, process::ExitCode, time::Duration};
+use tokio::{runtime, task::yield_now, time::timeout};
 
 #[global_allocator]
 static ALLOC: CountingAllocator = CountingAllocator::system();
@@ -130,14 +123,13 @@ async fn refused() {
 
 async fn services() {
     let work = || async {
-        let (threads, tasks) = (threads(), alive_tasks());
+        let (tasks, threads) = (alive_tasks(), threads());
         let (plimsoll, adapters, write) = start("memory-services");
         adapters.call("other", 0).await.unwrap();
         write(1);
         plimsoll.reload().await.unwrap();
         drop((plimsoll, adapters));
-        threads_return_to(threads).await;
-        assert_tasks_return_to(tasks).await;
+        all_return_to(tasks, threads).await;
     };
     assert_live_bytes_return(&ALLOC, 50, 200, 4_096, work).await;
 }
@@ -152,13 +144,13 @@ fn threads() -> usize {
     names.filter(|name| !name.starts_with("tokio-")).count()
 }
 
-/// Waits for the threads of a monitor, which end by themselves.
-async fn threads_return_to(start: usize) {
-    let began = Instant::now();
-    // One that ends while they are counted may hide another.
-    while threads() > start || threads() > start {
-        let waited = Instant::now().saturating_duration_since(began);
-        assert!(waited < Duration::from_secs(30), "a thread does not end");
-        yield_now().await;
-    }
+/// Waits for the tasks of a service and the threads of its monitor, which end by themselves.
+async fn all_return_to(tasks: usize, others: usize) {
+    let all = async {
+        while alive_tasks() > tasks || threads() > others {
+            yield_now().await;
+        }
+    };
+    let in_time = timeout(Duration::from_secs(30), all).await;
+    assert!(in_time.is_ok(), "a task or a thread does not end");
 }
