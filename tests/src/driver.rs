@@ -150,6 +150,7 @@ impl Driver {
     async fn drive_here(&self) -> Result<Outcome, Error> {
         let authority = self.url.authority().ok_or("the URL has no authority")?;
         let addr: SocketAddr = authority.as_str().parse()?;
+        let before = Instant::now();
         let idle = hold_idle(addr, self.idle as usize).await;
         let begin = Instant::now();
         let shared = Arc::new(Shared {
@@ -171,6 +172,7 @@ impl Driver {
             probes.insert("heavy".to_owned(), probe(&shared, small, 5).await);
         }
         let mut outcome = lock(&shared.record).outcome(self.seconds.into());
+        outcome.before_s = seconds(before, begin);
         outcome.gone_after_s = gone.map(|gone| seconds(begin, gone));
         outcome.idle_connections = [idle.len(), idle.iter().filter(|idle| is_open(idle)).count()];
         outcome.probes = probes;

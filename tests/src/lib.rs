@@ -1,6 +1,6 @@
 //! Tests of whole services, in `tests/`, and what it takes to run one out of memory: a
-//! [service](service) of all kinds of load, a [driver](driver) for it, a [memory cgroup](cgroup), and
-//! a [run](run) that puts them together.
+//! [service] of all kinds of load, a [driver] for it, a [memory cgroup](cgroup), and a [run] that puts
+//! them together.
 //!
 //! `load-service-glibc` and `load-service-jemalloc` are the service, `load-driver` is the driver, and
 //! `load-table` runs many and prints a table.
@@ -10,6 +10,7 @@ pub mod driver;
 pub mod outcome;
 pub mod run;
 pub mod service;
+pub mod timeline;
 
 /// Any error.
 pub type Error = plimsoll::BoxError;

@@ -10,6 +10,8 @@ use std::{collections::BTreeMap, time::Duration};
 pub struct Outcome {
     /// For how long it was driven, in seconds.
     pub seconds: f64,
+    /// How long it took before to open idle connections, in seconds.
+    pub before_s: f64,
     /// After how many seconds nobody listened any more.
     pub gone_after_s: Option<f64>,
     /// By kind of request: `cheap`, `heavy`, `stream`, `cache`, `leak`.

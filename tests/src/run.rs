@@ -1,38 +1,35 @@
 //! Runs of the service in a memory cgroup, driven by another process.
 
-use crate::{Error, cgroup::Cgroup, driver::Load, outcome::Outcome};
+use crate::{
+    Error,
+    cgroup::Cgroup,
+    driver::Load,
+    outcome::Outcome,
+    timeline::{Eye, Leak, Sample, Sampler, Timeline},
+};
 use clap::ValueEnum;
 use serde::Serialize;
 use std::{
     fmt,
     fs::{self, File},
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    io::{BufRead as _, BufReader, Read as _},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
         mpsc,
     },
-    thread::{self, JoinHandle},
+    thread,
     time::Duration,
 };
 use tokio::time::Instant;
 
-const SAMPLE_EVERY: Duration = Duration::from_millis(100);
 /// How long the service may take to listen.
 const START: Duration = Duration::from_secs(20);
 /// How long the driver may take besides the load: idle connections, probes.
 const AROUND: Duration = Duration::from_secs(90);
-
-/// The columns of a timeline that come from *admin*, with the places of the values in the answer.
-const ADMIN_COLUMNS: [(&str, &str); 3] = [
-    ("tracked", "/tracked_bytes"),
-    ("pressure", "/pressure/value"),
-    ("level", "/pressure/level"),
-];
-const ADMIN_PATH: &str = "/api/v1/memory/stats";
 
 /// The allocator within the tracking one.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize, ValueEnum)]
@@ -69,8 +66,6 @@ pub struct Plan {
     pub idle: u32,
     /// CPUs for service and driver together, as `taskset -c` takes them.
     pub cpus: Option<String>,
-    /// Where to write a CSV with a line for each 100 ms.
-    pub timeline: Option<PathBuf>,
     /// Where to write what the service logs.
     pub log: Option<PathBuf>,
 }
@@ -101,8 +96,12 @@ pub struct Run {
     pub peak_live: u64,
     /// The most that was resident in any sample, in bytes.
     pub peak_resident: u64,
+    /// What was resident and did not live, in the mean of all samples, in bytes.
+    pub free: u64,
     /// What was used, was resident, and lived after the load, the idle time and the probes.
     pub after: Sample,
+    /// What it said of the route that leaks, when it did so first.
+    pub leak: Option<Leak>,
     /// The CPU time that the service took, in seconds; 0 where it was killed.
     pub service_cpu_s: f64,
     /// How many CPUs of the machine others kept busy meanwhile, on average. The service is among them
@@ -110,18 +109,9 @@ pub struct Run {
     pub others_cpus: f64,
     /// What the driver says.
     pub outcome: Outcome,
-}
-
-/// At one time, in bytes.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-#[non_exhaustive]
-pub struct Sample {
-    /// What the cgroup used.
-    pub usage: u64,
-    /// What was resident of the service.
-    pub resident: u64,
-    /// What lived, by its allocator; 0 where nobody counts.
-    pub live: u64,
+    /// What it was like in between.
+    #[serde(skip)]
+    pub timeline: Timeline,
 }
 
 /// Where the programs are.
@@ -172,7 +162,6 @@ impl Plan {
             variables: Vec::new(),
             idle: 0,
             cpus: None,
-            timeline: None,
             log: None,
         }
     }
@@ -187,16 +176,15 @@ impl Plan {
         // Dropped after the service and the driver.
         let cgroup = Arc::new(Cgroup::new(self.limit)?);
         let mut service = Service::start(self, programs, &cgroup)?;
-        let timeline = self.timeline.as_deref().map(File::create).transpose()?;
-        let sampler = Sampler::start(&cgroup, &service, timeline);
+        let sampler = Sampler::start(service.eye(&cgroup));
         let (begin, busy_before) = (Instant::now(), busy_seconds());
         let outcome = self.drive(programs, service.addr)?;
-        let after = Sample::now(&cgroup, &service.look());
+        let after = service.eye(&cgroup).sample();
         let service_cpu_s = cpu_seconds(service.pid());
         let busy = busy_seconds() - busy_before - service_cpu_s - outcome.driver_cpu_s;
         let took = Instant::now().saturating_duration_since(begin);
         let is_killed = service.is_over()?;
-        let peaks = sampler.stop();
+        let timeline = sampler.stop();
         drop(service);
         Ok(Run {
             allocator: self.allocator,
@@ -208,12 +196,15 @@ impl Plan {
             oom_kills: cgroup.killed(),
             limit_met: cgroup.limit_met(),
             peak: cgroup.peak().ok_or("the cgroup does not tell its peak")?,
-            peak_live: peaks.live,
-            peak_resident: peaks.resident,
+            peak_live: timeline.peak(|sample| sample.live),
+            peak_resident: timeline.peak(|sample| sample.resident),
+            free: timeline.free(),
             after,
+            leak: timeline.leak(self.limit, &outcome),
             service_cpu_s,
             others_cpus: busy / took.as_secs_f64(),
             outcome,
+            timeline,
         })
     }
 
@@ -288,14 +279,6 @@ struct Service {
     live: Arc<AtomicU64>,
 }
 
-/// What a sampler looks at.
-#[derive(Clone)]
-struct Looked {
-    pid: u32,
-    live: Arc<AtomicU64>,
-    admin: Option<SocketAddr>,
-}
-
 impl Service {
     fn start(plan: &Plan, programs: &Programs, cgroup: &Cgroup) -> Result<Self, Error> {
         let mut command = plan.command(&programs.service(plan.allocator), Some(cgroup));
@@ -358,110 +341,14 @@ impl Service {
         Ok(self.process.0.try_wait()?.is_some())
     }
 
-    fn look(&self) -> Looked {
-        Looked {
+    fn eye(&self, cgroup: &Arc<Cgroup>) -> Eye {
+        Eye {
+            cgroup: cgroup.clone(),
             pid: self.pid(),
             live: self.live.clone(),
             admin: self.admin,
         }
     }
-}
-
-impl Sample {
-    fn now(cgroup: &Cgroup, looked: &Looked) -> Self {
-        Self {
-            usage: cgroup.usage().unwrap_or(0),
-            resident: resident(looked.pid).unwrap_or(0),
-            live: looked.live.load(Relaxed),
-        }
-    }
-}
-
-/// Looks ten times a second, and keeps the largest.
-struct Sampler {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<Sample>,
-}
-
-impl Sampler {
-    fn start(cgroup: &Arc<Cgroup>, service: &Service, mut timeline: Option<File>) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let thread = thread::spawn({
-            let (stop, cgroup, looked) = (stop.clone(), cgroup.clone(), service.look());
-            let names: Vec<_> = ADMIN_COLUMNS.iter().map(|(name, _)| *name).collect();
-            let header = format!("seconds,usage,resident,live,{}", names.join(","));
-            move || {
-                let (begin, mut peaks) = (Instant::now(), Sample::default());
-                if let Some(file) = &mut timeline {
-                    let _ = writeln!(file, "{header}");
-                }
-                let mut next = begin;
-                while !stop.load(Relaxed) {
-                    let now = Instant::now();
-                    let sample = Sample::now(&cgroup, &looked);
-                    peaks.usage = peaks.usage.max(sample.usage);
-                    peaks.resident = peaks.resident.max(sample.resident);
-                    peaks.live = peaks.live.max(sample.live);
-                    if let Some(file) = &mut timeline {
-                        let at = now.saturating_duration_since(begin).as_secs_f64();
-                        let Sample {
-                            usage,
-                            resident,
-                            live,
-                        } = sample;
-                        let admin = looked.admin_columns();
-                        let _ = writeln!(file, "{at:.2},{usage},{resident},{live},{admin}");
-                    }
-                    next = (next + SAMPLE_EVERY).max(Instant::now());
-                    thread::sleep(next.saturating_duration_since(Instant::now()));
-                }
-                peaks
-            }
-        });
-        Self { stop, thread }
-    }
-
-    fn stop(self) -> Sample {
-        self.stop.store(true, Relaxed);
-        self.thread.join().unwrap_or_default()
-    }
-}
-
-impl Looked {
-    /// Nothing where *admin* does not say.
-    fn admin_columns(&self) -> String {
-        let answer = self.admin.and_then(|addr| ask_admin(addr, ADMIN_PATH).ok());
-        let value = |pointer| Some(answer.as_ref()?.pointer(pointer)?.to_string());
-        let values = ADMIN_COLUMNS.map(|(_, pointer)| value(pointer).unwrap_or_default());
-        values.join(",")
-    }
-}
-
-/// What *admin* answers with.
-fn ask_admin(addr: SocketAddr, path: &str) -> Result<serde_json::Value, Error> {
-    let limit = Duration::from_millis(500);
-    let mut stream = TcpStream::connect_timeout(&addr, limit)?;
-    stream.set_read_timeout(Some(limit))?;
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
-    )?;
-    let mut text = String::new();
-    stream.take(1 << 20).read_to_string(&mut text)?;
-    let (head, body) = text.split_once("\r\n\r\n").ok_or("no head")?;
-    match head.starts_with("HTTP/1.1 200") {
-        true => Ok(serde_json::from_str(body)?),
-        false => Err(head.to_owned().into()),
-    }
-}
-
-fn resident(pid: u32) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let kib = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: u64 = kib.trim().strip_suffix(" kB")?.parse().ok()?;
-    Some(kib << 10)
 }
 
 /// What all its threads have used that live; 0 where it is gone.

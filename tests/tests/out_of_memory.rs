@@ -83,9 +83,10 @@ fn run(load: Load, allocator: Allocator) -> Result<Run, Error> {
     plan.seconds = SECONDS;
     plan.idle = IDLE_CONNECTIONS;
     plan.config = Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("load"));
-    plan.timeline = Some(folder.join(format!("{load}-{allocator}.csv")));
     plan.log = Some(folder.join(format!("{load}-{allocator}.log")));
-    plan.run(&Programs::beside(Path::new(env!(
-        "CARGO_BIN_EXE_load-driver"
-    ))))
+    let driver = Path::new(env!("CARGO_BIN_EXE_load-driver"));
+    let run = plan.run(&Programs::beside(driver))?;
+    let timeline = folder.join(format!("{load}-{allocator}.csv"));
+    fs::write(timeline, run.timeline.to_csv())?;
+    Ok(run)
 }

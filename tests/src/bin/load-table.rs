@@ -6,7 +6,15 @@ use plimsoll_tests::{
     driver::Load,
     run::{Allocator, Plan, Programs, Run},
 };
-use std::{env, fs::File, io::Write as _, path::PathBuf, process::ExitCode};
+use serde::Serialize;
+use std::{
+    collections::BTreeSet,
+    env, fmt,
+    fs::{self, File},
+    io::Write as _,
+    path::PathBuf,
+    process::ExitCode,
+};
 
 const MIB: u64 = 1 << 20;
 
@@ -67,7 +75,7 @@ struct Arguments {
     out: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize, clap::ValueEnum)]
 enum Mode {
     /// Bare, with plenty of memory.
     Reference,
@@ -79,54 +87,83 @@ enum Mode {
     Plenty,
 }
 
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Reference => "reference",
+            Self::Limited => "limited",
+            Self::Bare => "bare",
+            Self::Plenty => "plenty",
+        })
+    }
+}
+
+/// A run, and what it was.
+#[derive(Debug, Serialize)]
+struct Done {
+    mode: Mode,
+    run: Run,
+}
+
 fn main() -> Result<ExitCode, Error> {
     let arguments = Arguments::parse();
-    let programs = Programs::beside(&env::current_exe()?);
-    let mut runs: Vec<(Mode, Run)> = Vec::new();
-    let mut lines = match &arguments.out {
-        Some(folder) => {
-            std::fs::create_dir_all(folder)?;
-            Some(
-                File::options()
-                    .create(true)
-                    .append(true)
-                    .open(folder.join("runs.jsonl"))?,
-            )
-        }
-        None => None,
-    };
-    let mut turn = 0;
+    if let Some(folder) = &arguments.out {
+        fs::create_dir_all(folder)?;
+    }
+    let mut done = Vec::new();
+    let mut failed = 0;
+    let mut cells = 0;
     for &seed in &arguments.seeds {
         for &load in &arguments.loads {
             for &allocator in &arguments.allocators {
                 let mut modes = arguments.modes.clone();
                 // So that none is always the first.
-                if turn % 2 == 1 {
+                if cells % 2 == 1 {
                     modes.reverse();
                 }
-                turn += 1;
+                cells += 1;
                 for mode in modes {
-                    let run = arguments
-                        .plan(mode, allocator, load, seed)?
-                        .run(&programs)?;
-                    eprintln!("{mode:?}: {}", row(&run, None));
-                    if let Some(lines) = &mut lines {
-                        writeln!(
-                            lines,
-                            "{}",
-                            serde_json::json!({ "mode": format!("{mode:?}"), "run": run })
-                        )?;
+                    match arguments.run(mode, allocator, load, seed) {
+                        Ok(run) => done.push(Done { mode, run }),
+                        Err(error) => {
+                            eprintln!("{load} {allocator} {seed} {mode}: {error}");
+                            failed += 1;
+                        }
                     }
-                    runs.push((mode, run));
                 }
             }
         }
     }
-    print(&runs);
-    Ok(ExitCode::SUCCESS)
+    println!("{}\n{}", all(&done), summary(&done));
+    Ok(match failed {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    })
 }
 
 impl Arguments {
+    fn run(&self, mode: Mode, allocator: Allocator, load: Load, seed: u64) -> Result<Run, Error> {
+        let plan = self.plan(mode, allocator, load, seed)?;
+        let run = plan.run(&Programs::beside(&env::current_exe()?))?;
+        if let Some(path) = self.file(mode, &plan, "csv") {
+            fs::write(path, run.timeline.to_csv())?;
+        }
+        if let Some(path) = self.file(mode, &plan, "md") {
+            fs::write(path, run.timeline.to_table(&run.outcome))?;
+        }
+        if let Some(folder) = &self.out {
+            let path = folder.join("runs.jsonl");
+            let mut lines = File::options().create(true).append(true).open(path)?;
+            let line = Done {
+                mode,
+                run: run.clone(),
+            };
+            writeln!(lines, "{}", serde_json::to_string(&line)?)?;
+        }
+        eprintln!("{}", row(mode, &run, None).join(" | "));
+        Ok(run)
+    }
+
     fn plan(&self, mode: Mode, allocator: Allocator, load: Load, seed: u64) -> Result<Plan, Error> {
         let limit = match mode {
             Mode::Reference | Mode::Plenty => self.plenty,
@@ -137,11 +174,6 @@ impl Arguments {
             Some((name.to_owned(), value.to_owned()))
         };
         let variables: Option<Vec<_>> = self.variables.iter().map(variable).collect();
-        let file = |end: &str| {
-            let folder = self.out.as_ref()?;
-            let name = format!("{load}-{allocator}-{seed}-{mode:?}.{end}").to_lowercase();
-            Some(folder.join(name))
-        };
         let mut plan = Plan::new(allocator, load, limit * MIB);
         plan.seed = seed;
         plan.seconds = self.seconds;
@@ -150,55 +182,143 @@ impl Arguments {
         plan.variables = variables.ok_or("a variable is written NAME=value")?;
         plan.idle = self.idle;
         plan.cpus.clone_from(&self.cpus);
-        plan.timeline = file("csv");
-        plan.log = file("log");
+        plan.log = self.file(mode, &plan, "log");
         Ok(plan)
     }
-}
 
-fn print(runs: &[(Mode, Run)]) {
-    println!(
-        "| load | allocator | seed | mode | killed | peak MB | peak live MB | heavy MB/s | of reference | cheap/s | of reference | cheap p99 ms | heavy p99 ms | refused cheap/heavy/stream/cache/leak % | probes refused | after: used/resident/live MB | CPUs of others |"
-    );
-    println!("|---|---|--:|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
-    for (mode, run) in runs {
-        let is_reference = |(mode, of): &&(Mode, Run)| {
-            *mode == Mode::Reference
-                && of.load == run.load
-                && of.allocator == run.allocator
-                && of.seed == run.seed
-        };
-        let reference = runs.iter().find(is_reference).map(|(_, run)| run);
-        let Run {
+    /// Where something of a run is written, if it is.
+    fn file(&self, mode: Mode, plan: &Plan, end: &str) -> Option<PathBuf> {
+        let Plan {
             load,
             allocator,
             seed,
             ..
-        } = run;
-        println!(
-            "| {load} | {allocator} | {seed} | {mode:?} | {} |",
-            row(run, reference)
-        );
+        } = plan;
+        let name = format!("{load}-{allocator}-{seed}-{mode}.{end}").to_lowercase();
+        Some(self.out.as_ref()?.join(name))
     }
 }
 
-fn row(run: &Run, reference: Option<&Run>) -> String {
+/// A table of all runs.
+fn all(done: &[Done]) -> String {
+    let mut table = Table::new(&[
+        "load",
+        "allocator",
+        "seed",
+        "mode",
+        "killed",
+        "peak MB",
+        "live MB, peak",
+        "free MB, mean",
+        "heavy MB/s",
+        "of reference",
+        "cheap/s",
+        "of reference",
+        "cheap p99 ms",
+        "heavy p99 ms",
+        "refused: cheap, heavy, stream, cache, leak %",
+        "probes refused",
+        "used, resident, live MB after",
+        "leak named after s",
+        "its time to limit, of the true one",
+        "CPUs of others",
+    ]);
+    for Done { mode, run } in done {
+        table.row(row(*mode, run, reference(done, run)));
+    }
+    table.to_string()
+}
+
+/// A table of the medians of all seeds, with the ranges.
+fn summary(done: &[Done]) -> String {
+    let mut table = Table::new(&[
+        "load",
+        "allocator",
+        "mode",
+        "killed",
+        "peak MB, largest",
+        "heavy MB/s",
+        "% of reference",
+        "cheap/s",
+        "% of reference",
+        "cheap p99 ms",
+        "cheap refused %",
+        "heavy refused %",
+        "probes refused",
+    ]);
+    let kinds: BTreeSet<_> = done
+        .iter()
+        .map(|done| (&done.run.load, done.run.allocator, done.mode))
+        .collect();
+    for (load, allocator, mode) in kinds {
+        let runs = done.iter().filter(|done| {
+            (&done.run.load, done.run.allocator, done.mode) == (load, allocator, mode)
+        });
+        let runs: Vec<_> = runs.map(|done| &done.run).collect();
+        let of = |value: &dyn Fn(&Run) -> f64| median_and_range(runs.iter().map(|run| value(run)));
+        let heavy = |run: &Run| run.outcome.heavy_mb_per_s;
+        let cheap = |run: &Run| run.outcome.cheap_per_s;
+        let share = |value: fn(&Run) -> f64| {
+            let shares = runs.iter().filter_map(|run| {
+                let reference = reference(done, run)?;
+                Some(100.0 * value(run) / value(reference))
+            });
+            median_and_range(shares)
+        };
+        let killed = runs.iter().filter(|run| run.is_killed).count();
+        let peak = runs.iter().map(|run| run.peak).max();
+        let probes = runs.iter().map(|run| run.outcome.probes_not_answered());
+        table.row([
+            load.clone(),
+            allocator.to_string(),
+            mode.to_string(),
+            format!("{killed} of {}", runs.len()),
+            mb(peak.unwrap_or(0)),
+            of(&heavy),
+            share(heavy),
+            of(&cheap),
+            share(cheap),
+            of(&|run| run.outcome.of("cheap").p99_ms),
+            of(&|run| 100.0 * run.outcome.of("cheap").refused_share()),
+            of(&|run| 100.0 * run.outcome.of("heavy").refused_share()),
+            probes.sum::<u64>().to_string(),
+        ]);
+    }
+    table.to_string()
+}
+
+/// The reference of the same seed.
+fn reference<'a>(done: &'a [Done], run: &Run) -> Option<&'a Run> {
+    let of = |run: &Run| (run.load.clone(), run.allocator, run.seed);
+    let mut references = done.iter().filter(|done| done.mode == Mode::Reference);
+    let reference = references.find(|reference| of(&reference.run) == of(run))?;
+    Some(&reference.run)
+}
+
+fn row(mode: Mode, run: &Run, reference: Option<&Run>) -> [String; 20] {
     let outcome = &run.outcome;
     let killed = match (run.is_killed, outcome.gone_after_s) {
         (false, _) => "no".to_owned(),
         (true, Some(seconds)) => format!("after {seconds:.1} s"),
         (true, None) => "at the end".to_owned(),
     };
-    let share = |value: f64, of: Option<f64>| {
-        let share = of.map(|of| format!("{:.0} %", 100.0 * value / of));
-        share.unwrap_or_else(|| "–".to_owned())
-    };
+    let or_none = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
+    let share =
+        |value: f64, of: Option<f64>| or_none(of.map(|of| format!("{:.0} %", 100.0 * value / of)));
     let refused = ["cheap", "heavy", "stream", "cache", "leak"];
     let refused = refused.map(|kind| format!("{:.1}", 100.0 * outcome.of(kind).refused_share()));
+    let after = [run.after.usage, run.after.resident, run.after.live].map(mb);
+    let leak = run.leak.as_ref();
+    let time = leak.and_then(|leak| Some(leak.time_to_limit_s? / leak.true_time_to_limit_s));
     [
+        run.load.clone(),
+        run.allocator.to_string(),
+        run.seed.to_string(),
+        mode.to_string(),
         killed,
         mb(run.peak),
         mb(run.peak_live),
+        mb(run.free),
         format!("{:.0}", outcome.heavy_mb_per_s),
         share(
             outcome.heavy_mb_per_s,
@@ -211,19 +331,54 @@ fn row(run: &Run, reference: Option<&Run>) -> String {
         ),
         format!("{:.0}", outcome.of("cheap").p99_ms),
         format!("{:.0}", outcome.of("heavy").p99_ms),
-        refused.join("/"),
+        refused.join(", "),
         outcome.probes_not_answered().to_string(),
-        format!(
-            "{}/{}/{}",
-            mb(run.after.usage),
-            mb(run.after.resident),
-            mb(run.after.live)
-        ),
+        after.join(", "),
+        or_none(leak.map(|leak| format!("{:.0}", leak.named_after_s))),
+        or_none(time.map(|time| format!("{time:.2}"))),
         format!("{:.1}", run.others_cpus),
     ]
-    .join(" | ")
 }
 
 fn mb(bytes: u64) -> String {
     format!("{:.0}", bytes as f64 / MIB as f64)
+}
+
+/// The lower one of two in the middle. With the range, if there is one.
+fn median_and_range(values: impl Iterator<Item = f64>) -> String {
+    let mut values: Vec<_> = values.collect();
+    values.sort_unstable_by(f64::total_cmp);
+    match *values {
+        [] => "–".to_owned(),
+        [one] => format!("{one:.0}"),
+        [first, .., last] => {
+            let median = values[(values.len() - 1) / 2];
+            format!("{median:.0} ({first:.0}–{last:.0})")
+        }
+    }
+}
+
+/// A table in Markdown.
+struct Table<const N: usize>(Vec<[String; N]>);
+
+impl<const N: usize> Table<N> {
+    fn new(header: &[&str; N]) -> Self {
+        Self(vec![header.map(str::to_owned)])
+    }
+
+    fn row(&mut self, cells: [String; N]) {
+        self.0.push(cells);
+    }
+}
+
+impl<const N: usize> fmt::Display for Table<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, row) in self.0.iter().enumerate() {
+            writeln!(f, "| {} |", row.join(" | "))?;
+            if place == 0 {
+                writeln!(f, "|{}", "---|".repeat(N))?;
+            }
+        }
+        Ok(())
+    }
 }
