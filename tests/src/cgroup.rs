@@ -17,7 +17,7 @@ pub struct Cgroup {
     version: Version,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Version {
     One,
     Two,
@@ -127,7 +127,8 @@ impl Drop for Cgroup {
             }
             let pids = fs::read_to_string(self.procs()).unwrap_or_default();
             for pid in pids.lines() {
-                let _ = Command::new("kill").args(["-9", pid]).status();
+                // A shell has it built in.
+                let _ = Command::new("sh").args(["-c", "kill -9 $0", pid]).status();
             }
             thread::sleep(Duration::from_millis(50));
         }
@@ -138,27 +139,33 @@ impl Drop for Cgroup {
 /// Where memory cgroups are.
 fn mount() -> Result<(PathBuf, Version), Error> {
     let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let (path, version) = find(&mounts).ok_or("there are no memory cgroups")?;
+    if let Version::Two = version {
+        let controllers = fs::read_to_string(path.join("cgroup.subtree_control"))?;
+        if !controllers.split_whitespace().any(|name| name == "memory") {
+            let path = path.display();
+            return Err(format!("{path}: memory is not controlled in the cgroups there").into());
+        }
+    }
+    Ok((path, version))
+}
+
+/// Those of version 1 if there are both: the controller is in one of them.
+fn find(mounts: &str) -> Option<(PathBuf, Version)> {
     let mut two = None;
     for line in mounts.lines() {
+        // device path kind options
         let mut fields = line.split(' ').skip(1);
-        let (Some(path), Some(kind), Some(options)) = (fields.next(), fields.next(), fields.next())
-        else {
-            continue;
-        };
+        let (path, kind, options) = (fields.next()?, fields.next()?, fields.next()?);
         match kind {
             "cgroup" if options.split(',').any(|option| option == "memory") => {
-                return Ok((path.into(), Version::One));
+                return Some((path.into(), Version::One));
             }
-            "cgroup2" => two = Some(PathBuf::from(path)),
+            "cgroup2" => two = Some((path.into(), Version::Two)),
             _ => {}
         }
     }
-    let path = two.ok_or("there are no cgroups")?;
-    let controllers = fs::read_to_string(path.join("cgroup.subtree_control"))?;
-    match controllers.split_whitespace().any(|name| name == "memory") {
-        true => Ok((path, Version::Two)),
-        false => Err(format!("{}: memory is not among the controllers", path.display()).into()),
-    }
+    two
 }
 
 /// Removes those whose maker was ended before it could.
@@ -172,6 +179,35 @@ fn remove_stale(mount: &Path) {
         if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
             // One that somebody is in stays.
             let _ = fs::remove_dir(folder.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_controller_is_found_in_either_version() {
+        let proc = "proc /proc proc rw,nosuid 0 0\n";
+        let one = "cgroup /sys/fs/cgroup/memory cgroup rw,relatime,memory 0 0\n";
+        let other = "cgroup /sys/fs/cgroup/cpu cgroup rw,relatime,cpu 0 0\n";
+        let two = "cgroup2 /sys/fs/cgroup cgroup2 rw,relatime 0 0\n";
+        for (mounts, expected) in [
+            (vec![proc], None),
+            (vec![proc, other], None),
+            (vec![proc, two], Some(("/sys/fs/cgroup", Version::Two))),
+            (
+                vec![two, one],
+                Some(("/sys/fs/cgroup/memory", Version::One)),
+            ),
+            (
+                vec![other, one, two],
+                Some(("/sys/fs/cgroup/memory", Version::One)),
+            ),
+        ] {
+            let expected = expected.map(|(path, version)| (PathBuf::from(path), version));
+            assert_eq!(find(&mounts.concat()), expected);
         }
     }
 }
