@@ -206,8 +206,8 @@ async fn heavy(RawQuery(query): RawQuery) -> Result<String, StatusCode> {
         blocks.push(vec![1 + step as u8; (kib << 10) / steps as usize]);
         sleep(wait).await;
     }
-    let sum: u64 = blocks.iter().map(|block| checksum(block)).sum();
-    Ok(sum.to_string())
+    let sums = blocks.iter().map(|block| checksum(block));
+    Ok(sums.fold(0, u64::wrapping_add).to_string())
 }
 
 /// Goes over all of it once.
