@@ -23,6 +23,8 @@ enum Version {
     Two,
 }
 
+/// At most so much in version 1, where `swappiness` already says that there is none.
+const SWAP: u64 = 1 << 20;
 const PREFIX: &str = "plimsoll-load-";
 
 impl Cgroup {
@@ -44,8 +46,9 @@ impl Cgroup {
             Version::One => {
                 cgroup.write("memory.limit_in_bytes", limit)?;
                 cgroup.write("memory.swappiness", 0)?;
-                // Not there where the kernel does not count swap.
-                let _ = cgroup.write("memory.memsw.limit_in_bytes", limit);
+                // Not there where the kernel does not count swap. If it were no more than the limit without
+                // swap, it would be met first, and nobody would count that.
+                let _ = cgroup.write("memory.memsw.limit_in_bytes", limit + SWAP);
             }
             Version::Two => {
                 cgroup.write("memory.max", limit)?;

@@ -9,7 +9,14 @@ use plimsoll_tests::{
     driver::Load,
     run::{Allocator, Plan, Programs, Run},
 };
-use std::{fs, path::Path, process::ExitCode};
+use std::{
+    fs,
+    io::Read as _,
+    os::unix::process::ExitStatusExt as _,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    path::Path,
+    process::{Command, ExitCode, Stdio},
+};
 
 const MIB: u64 = 1 << 20;
 const LIMIT: u64 = 512 * MIB;
@@ -31,17 +38,65 @@ fn main() -> ExitCode {
     if let Some(error) = &unavailable {
         eprintln!("skipped: {error}");
     }
+    let is_unavailable = unavailable.is_some();
+    let harness = [
+        Trial::test("who_is_killed_for_memory_is_counted", kills_are_counted),
+        Trial::test("a_panic_leaves_nobody_in_a_cgroup", nobody_is_left),
+    ];
+    let harness = harness.map(|trial| trial.with_ignored_flag(is_unavailable));
     let loads = [Load::A, Load::B, Load::C, Load::D];
     let allocators = [Allocator::Glibc, Allocator::Jemalloc];
     let all = loads
         .into_iter()
         .flat_map(|load| allocators.map(|allocator| (load, allocator)));
-    let trials = all.map(|(load, allocator)| {
+    let proof = all.map(|(load, allocator)| {
         let name = format!("load_{load}_on_{allocator}_is_survived").to_lowercase();
         Trial::test(name, move || is_survived(load, allocator))
-            .with_ignored_flag(unavailable.is_some() || !IS_DUE)
+            .with_ignored_flag(is_unavailable || !IS_DUE)
     });
-    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+    libtest_mimic::run(&arguments, harness.into_iter().chain(proof).collect()).exit_code()
+}
+
+/// A shell in a cgroup.
+fn shell(cgroup: &Cgroup, script: &str) -> Command {
+    let mut shell = Command::new("sh");
+    let script = format!(r#"echo 0 >"$0" && {script}"#);
+    shell.arg("-c").arg(script).arg(cgroup.procs());
+    shell
+}
+
+fn kills_are_counted() -> Result<(), Failed> {
+    let limit = 16 * MIB;
+    let cgroup = Cgroup::new(limit).map_err(|error| error.to_string())?;
+    // It keeps the last 64 MB it has read.
+    let script = "head -c 134217728 /dev/zero | tail -c 67108864 >/dev/null";
+    let status = shell(&cgroup, script).stderr(Stdio::null()).status()?;
+    assert!(!status.success());
+    assert_eq!(cgroup.killed(), 1);
+    assert!(cgroup.limit_met() > 0);
+    let peak = cgroup.peak().ok_or("no peak")?;
+    assert!((limit / 2..=limit).contains(&peak), "{peak}");
+    Ok(())
+}
+
+fn nobody_is_left() -> Result<(), Failed> {
+    let cgroup = Cgroup::new(LIMIT).map_err(|error| error.to_string())?;
+    let procs = cgroup.procs();
+    let mut sleeps = shell(&cgroup, "echo in && exec sleep 600")
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut said = [0; 2];
+    let stdout = sleeps.stdout.as_mut().ok_or("no output")?;
+    stdout.read_exact(&mut said)?;
+    let panicked = catch_unwind(AssertUnwindSafe(move || {
+        let _cgroup = cgroup;
+        // Without the message that `panic!` prints.
+        resume_unwind(Box::new(()));
+    }));
+    assert!(panicked.is_err());
+    assert!(!procs.exists());
+    assert_eq!(sleeps.wait()?.signal(), Some(9));
+    Ok(())
 }
 
 fn is_survived(load: Load, allocator: Allocator) -> Result<(), Failed> {
