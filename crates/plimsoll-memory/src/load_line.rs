@@ -335,7 +335,7 @@ fn lock(known: &Mutex<Kept>) -> MutexGuard<'_, Kept> {
 impl Kept {
     fn describe(&self, figures: &MemoryFigures) -> String {
         let shedding: Vec<_> = self.shedding(Instant::now()).collect();
-        let leaks = self.standing.iter().find(|it| it.kind.is_bytes());
+        let leaks = self.standing.iter().find(|it| it.kind.is_in_bytes());
         figures.describe(&Known {
             shedding: &shedding,
             holds: self.most.map(|(name, bytes)| (name.as_str(), bytes)),
@@ -526,7 +526,7 @@ fn begins(verdict: &Verdict) -> Alert {
         time_to_limit,
         ..
     } = verdict;
-    let mut text = match kind.is_bytes() {
+    let mut text = match kind.is_in_bytes() {
         true => format!(
             "{kind} {name} leaks {}, holds {}",
             Rate(*slope),

@@ -191,14 +191,6 @@ impl LeakKind {
     }
 }
 
-impl LeakKind {
-    /// Whether it holds bytes, rather than so many of something.
-    #[must_use]
-    pub const fn is_bytes(self) -> bool {
-        !matches!(self, Self::Task | Self::Descriptors)
-    }
-}
-
 impl fmt::Display for LeakKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
