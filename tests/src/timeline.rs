@@ -25,10 +25,14 @@ const MOST: usize = 36_000;
 
 const ADMIN_PATH: &str = "/api/v1/memory/stats";
 /// The columns that come from *admin*, with the places of the values in the answer.
-const ADMIN_COLUMNS: [(&str, &str); 3] = [
-    ("tracked", "/tracked_bytes"),
+const ADMIN_COLUMNS: [(&str, &str); 7] = [
+    ("tracked", "/process/tracked"),
     ("pressure", "/pressure/value"),
     ("level", "/pressure/level"),
+    ("growth", "/admission/growth"),
+    ("kept", "/admission/kept"),
+    ("running", "/admission/running"),
+    ("waiting", "/admission/waiting"),
 ];
 /// The route that leaks.
 const LEAKS: &str = "/leak";
@@ -294,6 +298,14 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    /// What is said of the pressure and of nothing else.
+    fn admin(tenth: u64) -> [String; ADMIN_COLUMNS.len()] {
+        let mut said = [const { String::new() }; ADMIN_COLUMNS.len()];
+        said[1] = format!("0.{tenth}");
+        said[2] = "fine".to_owned();
+        said
+    }
+
     fn timeline() -> Timeline {
         let row = |tenth: u64| Row {
             at: Duration::from_millis(tenth * 100),
@@ -302,7 +314,7 @@ mod tests {
                 resident: 210 << 20,
                 live: 110 << 20,
             },
-            admin: [String::new(), format!("0.{tenth}"), "fine".to_owned()],
+            admin: admin(tenth),
             named: (tenth >= 15).then_some(Some(1_800.0)),
         };
         Timeline((0..30).map(row).collect())
@@ -342,7 +354,7 @@ mod tests {
         assert_eq!(rows.len(), 3);
         assert_eq!(
             rows[1],
-            "| 1 | 209 | 210 | 110 |  | 0.19 | fine | 4 | 5 | 6 |"
+            "| 1 | 209 | 210 | 110 |  | 0.19 | fine |  |  |  |  | 4 | 5 | 6 |"
         );
     }
 
