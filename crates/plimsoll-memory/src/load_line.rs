@@ -3,15 +3,18 @@
 use crate::{
     Admission, Alert, AlertKind, Alerts, Known, ManagerBuilder, ManagerError, MemoryConfig,
     MemoryFigures, MemoryManager, MonitorGuard, Severity,
+    admission::Meter,
     history::{History, HistoryPoint, Point, Resolution},
-    monitor::SystemSource,
+    monitor::{Source, SystemSource},
     show::{Percent, Rate, Size, Span},
     verdict::{LeakDetector, LeakKind, Verdict},
 };
 use plimsoll_alloc::Reclaim;
 use plimsoll_core::{ConfigError, Name, Registry, Usage};
 use std::{
+    any::Any,
     fmt,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -30,6 +33,8 @@ const FRUGAL_UNTIL: f64 = 0.2;
 /// All that keeps the process under its line: the [monitor](MemoryManager) and whoever makes room, the
 /// [admission](Admission) of requests, a history, and verdicts on what leaks. Cloning gives another
 /// handle to the same one.
+///
+/// Once the guard is dropped nothing is known, and everybody is let in.
 ///
 /// ```
 /// use plimsoll_memory::{LoadLine, MemoryConfig};
@@ -53,7 +58,7 @@ pub struct LoadLineBuilder {
     config: MemoryConfig,
     manager: ManagerBuilder,
     registry: Registry,
-    source: SystemSource,
+    runtime: Option<Handle>,
     admission: Admission,
     alerts: Alerts,
     allocator: Option<&'static (dyn Reclaim + Sync)>,
@@ -134,7 +139,7 @@ impl LoadLineBuilder {
 
     /// Counts the tasks of a runtime.
     pub fn runtime(mut self, runtime: Handle) -> Self {
-        self.source = self.source.runtime(runtime);
+        self.runtime = Some(runtime);
         self
     }
 
@@ -145,7 +150,8 @@ impl LoadLineBuilder {
     }
 
     /// Has more looked at by name each second: what routes retain, say. `tell` adds what there is. It is
-    /// called on the monitor's thread, and has to return soon.
+    /// called on the monitor's thread, and has to return soon. What it adds is left out where it panics,
+    /// which is counted.
     pub fn holders(mut self, tell: impl FnMut(&mut Vec<Held>) + Send + 'static) -> Self {
         self.holders.push(Box::new(tell));
         self
@@ -156,19 +162,34 @@ impl LoadLineBuilder {
     /// # Errors
     ///
     /// When a setting is out of its range, or the system has no threads for it.
-    pub fn start(self) -> Result<(LoadLine, MonitorGuard), ManagerError> {
+    pub fn start(mut self) -> Result<(LoadLine, MonitorGuard), ManagerError> {
+        let source = SystemSource::new();
+        let source = match self.runtime.take() {
+            Some(runtime) => source.runtime(runtime),
+            None => source,
+        };
+        let meter = source.meter();
+        self.start_with(source, meter)
+    }
+
+    /// Starts it on what `source` tells, and `meter` in between.
+    pub(crate) fn start_with(
+        self,
+        source: impl Source + 'static,
+        meter: impl Meter + 'static,
+    ) -> Result<(LoadLine, MonitorGuard), ManagerError> {
         let Self {
             config,
             manager,
             registry,
-            source,
+            runtime: _,
             admission,
             alerts,
             allocator,
             holders,
         } = self;
         config.validate().map_err(ManagerError::Config)?;
-        admission.set_meter(source.meter());
+        admission.set_meter(meter);
         let known = Arc::new(Mutex::new(Kept {
             history: History::new(Instant::now(), SystemTime::now()),
             leaks: LeakDetector::new(config.leaks_config()),
@@ -238,7 +259,7 @@ impl LoadLine {
             config: config.clone(),
             manager: MemoryManager::builder(config.monitor_config().clone()),
             registry: Registry::new(),
-            source: SystemSource::new(),
+            runtime: None,
             admission: Admission::new(),
             alerts: Alerts::new(),
             allocator: None,
@@ -388,9 +409,10 @@ impl Follower {
             .judged
             .is_none_or(|at| now.saturating_duration_since(at) >= JUDGED_EVERY);
         let mut told = Vec::new();
+        let mut panic = None;
         if judges {
             self.judged = Some(now);
-            self.ask(figures, stats.held, &mut told);
+            panic = self.ask(figures, stats.held, &mut told);
         }
         let mut kept = lock(&self.known);
         kept.history.record(now, point(figures, stats.refused()));
@@ -423,10 +445,19 @@ impl Follower {
                 self.alerts.raise(&alert.about(verdict.name));
             }
         }
+        if let Some(panic) = panic {
+            // Whoever calls counts it.
+            resume_unwind(panic);
+        }
     }
 
-    /// Asks everybody what they hold.
-    fn ask(&mut self, figures: &MemoryFigures, in_flight: u64, told: &mut Vec<Held>) {
+    /// Asks everybody what they hold. Returns the panic of one who panicked.
+    fn ask(
+        &mut self,
+        figures: &MemoryFigures,
+        in_flight: u64,
+        told: &mut Vec<Held>,
+    ) -> Option<Box<dyn Any + Send>> {
         const PROCESS: Name = Name::from_static("process");
         const DESCRIPTORS: Name = Name::from_static("descriptors");
         let used = figures
@@ -456,8 +487,25 @@ impl Follower {
             })
         });
         told.extend(holdings);
+        let mut panicked = None;
         for tell in &mut self.holders {
-            tell(told);
+            let before = told.len();
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| tell(told))) {
+                told.truncate(before);
+                panicked = Some(panic);
+            }
+        }
+        panicked
+    }
+}
+
+/// Nobody is refused, and the allocator is not slowed down, by what nobody looks at any more.
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.admission.set_line(None);
+        self.admission.set_shed(0.0);
+        if let (true, Some(allocator)) = (self.frugality.is_on, self.allocator) {
+            allocator.set_frugal(false);
         }
     }
 }
@@ -557,3 +605,6 @@ impl fmt::Debug for LoadLineBuilder {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 const MOST_HOOKS: usize = 32;
 /// How many alerts wait for one hook.
 const MOST_WAITING: usize = 64;
-/// An alert of the same kind about the same is told once in so much time.
+/// An alert of the same kind about the same is told once in so much time, and so is that it has ended.
 const ONCE_IN: Duration = Duration::from_secs(60);
 /// How many alerts are remembered for that.
 const MOST_REMEMBERED: usize = 256;
@@ -45,10 +45,13 @@ pub struct Alerts {
     shared: Arc<Shared>,
 }
 
+/// What is the same, so that it is told once in a while: that it begins is not that it ends.
+type Same = (AlertKind, Severity, Option<Name>);
+
 #[derive(Debug, Default)]
 struct Shared {
     hooks: Mutex<Hooks>,
-    told: Mutex<VecDeque<(AlertKind, Option<Name>, Instant)>>,
+    told: Mutex<VecDeque<(Same, Instant)>>,
     alerts: AtomicU64,
     suppressed: AtomicU64,
     counts: Arc<Counts>,
@@ -197,7 +200,7 @@ impl Alerts {
     }
 
     /// Logs an alert, and tells it to all hooks. But for levels of pressure, whatever was told in the last
-    /// minute about the same thing is not told again.
+    /// minute about the same thing is not told again with the same severity: what has ended since is told.
     pub fn raise(&self, alert: &Alert) {
         if !self.is_new(alert, Instant::now()) {
             self.shared.suppressed.fetch_add(1, Relaxed);
@@ -259,17 +262,15 @@ impl Alerts {
         }
         let told = self.shared.told.lock();
         let mut told = told.unwrap_or_else(PoisonError::into_inner);
-        told.retain(|(_, _, at)| now.saturating_duration_since(*at) < ONCE_IN);
-        if told
-            .iter()
-            .any(|(kind, name, _)| *kind == alert.kind && *name == alert.name)
-        {
+        told.retain(|(_, at)| now.saturating_duration_since(*at) < ONCE_IN);
+        let same = (alert.kind, alert.severity, alert.name);
+        if told.iter().any(|(before, _)| *before == same) {
             return false;
         }
         if told.len() == MOST_REMEMBERED {
             told.pop_front();
         }
-        told.push_back((alert.kind, alert.name, now));
+        told.push_back((same, now));
         true
     }
 
@@ -525,6 +526,12 @@ mod tests {
         assert!(!alerts.is_new(&leak, now + ONCE_IN - Duration::from_millis(1)));
         assert!(alerts.is_new(&alert(AlertKind::Leak, "b"), now));
         assert!(alerts.is_new(&alert(AlertKind::Tasks, "a"), now));
+        let begins = Alert {
+            severity: Severity::Warning,
+            ..leak.clone()
+        };
+        assert!(alerts.is_new(&begins, now), "one begins, the other ends");
+        assert!(!alerts.is_new(&begins, now));
         assert!(alerts.is_new(&leak, now + ONCE_IN));
         for n in 0..1_000 {
             let name = Name::new(&n.to_string());

@@ -2,78 +2,12 @@ use super::*;
 use crate::{
     PressureLevel::{Critical, Elevated, High, Normal, Unknown},
     Signals,
+    monitor::script::{WAIT, script, until},
 };
 use plimsoll_core::test_util::FakeHolding;
 use std::sync::mpsc;
 
 const MIB: u64 = 1 << 20;
-const WAIT: Duration = Duration::from_secs(60);
-
-/// Does what it is told, one sample for each time it is let.
-struct Scripted {
-    samples: mpsc::Receiver<Option<Signals>>,
-    now: Signals,
-    /// Tells that a sample was dealt with, or that the source is gone.
-    done: mpsc::Sender<()>,
-}
-
-struct Script {
-    tell: mpsc::Sender<Option<Signals>>,
-    done: mpsc::Receiver<()>,
-}
-
-impl Source for Scripted {
-    fn sample(&mut self) -> Signals {
-        match self.samples.recv() {
-            Ok(Some(signals)) => {
-                self.now = signals;
-                signals
-            }
-            Ok(None) => panic!("told to"),
-            Err(_) => self.now,
-        }
-    }
-
-    fn wait(&mut self, timeout: Duration) {
-        if self.done.send(()).is_err() {
-            thread::park_timeout(timeout);
-        }
-    }
-}
-
-fn script() -> (Script, Scripted) {
-    let (tell, samples) = mpsc::channel();
-    let (dealt, done) = mpsc::channel();
-    let scripted = Scripted {
-        samples,
-        now: Signals::default(),
-        done: dealt,
-    };
-    (Script { tell, done }, scripted)
-}
-
-impl Script {
-    fn used(&self, mib: u64) {
-        self.sample(Some(Signals {
-            limit: Some(1_000 * MIB),
-            resident: Some(mib * MIB),
-            ..Signals::default()
-        }));
-    }
-
-    fn sample(&self, signals: Option<Signals>) {
-        self.tell.send(signals).unwrap();
-        self.done.recv_timeout(WAIT).unwrap();
-    }
-}
-
-fn until(mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + WAIT;
-    while !holds() {
-        assert!(Instant::now() < deadline, "it never came");
-        thread::yield_now();
-    }
-}
 
 #[test]
 fn a_sample_is_seen_by_all_handles_and_changes_are_told() {
@@ -116,10 +50,10 @@ fn a_sample_is_seen_by_all_handles_and_changes_are_told() {
     assert_eq!((stats.changes, thresholds), (2, [720, 873, 900]));
     drop(guard);
     drop(script);
-    until(|| memory.level() == Unknown);
+    until(|| memory.figures().level == Unknown);
     assert_eq!(
-        (memory.pressure(), memory.headroom()),
-        (Pressure::UNKNOWN, None)
+        (memory.pressure(), memory.level(), memory.headroom()),
+        (Pressure::UNKNOWN, Unknown, None)
     );
 }
 

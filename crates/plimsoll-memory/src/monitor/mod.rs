@@ -42,6 +42,8 @@ mod config;
 mod figures;
 #[cfg(feature = "metrics")]
 mod publish;
+#[cfg(test)]
+pub(crate) mod script;
 mod signals;
 mod system;
 

@@ -17,7 +17,7 @@
 mod cgroup;
 mod file;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 mod meter;
 #[cfg_attr(not(target_os = "linux"), path = "nowhere.rs")]
 mod polled;

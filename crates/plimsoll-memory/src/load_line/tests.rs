@@ -1,0 +1,620 @@
+use super::*;
+use crate::{
+    AdmissionConfig, AdmissionMode, Ask, MonitorConfig,
+    PressureLevel::{Elevated, Normal, Unknown},
+    Signals,
+    admission::{Admitted, Route},
+    monitor::script::{Script, WAIT, script, until},
+    verdict::{LeakConfig, Sensitivity},
+};
+use plimsoll_core::test_util::FakeHolding;
+use std::sync::{
+    atomic::{AtomicU64, Ordering::Relaxed},
+    mpsc,
+};
+
+const MIB: u64 = 1 << 20;
+const SECOND: Duration = Duration::from_secs(1);
+const TICK: Duration = Duration::from_millis(50);
+const LEAKS: Name = Name::from_static("/demo/leak");
+
+/// Remembers what it is told.
+#[derive(Default)]
+struct Told(Mutex<Vec<bool>>);
+
+impl Reclaim for Told {
+    fn release(&self) {}
+
+    fn set_frugal(&self, frugal: bool) {
+        self.0.lock().unwrap().push(frugal);
+    }
+}
+
+impl Told {
+    fn told(&self) -> Vec<bool> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+/// So many bytes are used, as far as a test says.
+#[derive(Clone, Default)]
+struct Gauge(Arc<AtomicU64>);
+
+impl Meter for Gauge {
+    fn used(&mut self) -> Option<u64> {
+        Some(self.0.load(Relaxed))
+    }
+
+    fn tracked(&mut self) -> Option<u64> {
+        None
+    }
+}
+
+/// Of a limit of 1000 MiB and a line at 900.
+fn figures(used: u64) -> MemoryFigures {
+    MemoryFigures {
+        used: Some(used * MIB),
+        limit: Some(1_000 * MIB),
+        line: Some(900 * MIB),
+        ..MemoryFigures::UNKNOWN
+    }
+}
+
+fn follower() -> Follower {
+    Follower {
+        admission: Admission::new(),
+        registry: Registry::new(),
+        alerts: Alerts::new(),
+        allocator: None,
+        holders: Vec::new(),
+        known: Arc::new(Mutex::new(Kept {
+            history: History::new(Instant::now(), SystemTime::now()),
+            leaks: LeakDetector::new(&LeakConfig::new()),
+            standing: Vec::new(),
+            most: None,
+            shedding: Vec::new(),
+        })),
+        judged: None,
+        frugality: Frugality::default(),
+    }
+}
+
+fn enforcing() -> AdmissionConfig {
+    AdmissionConfig::new().mode(AdmissionMode::Enforce)
+}
+
+/// Somebody of a route who is refused, since all is shed.
+fn refuse(admission: &Admission, route: &Arc<Route>) {
+    admission.set_line(Some(900 * MIB));
+    admission.set_shed(1.0);
+    let answer = route.admit(&Ask::default());
+    assert!(matches!(answer, Admitted::Refused(_)), "{answer:?}");
+}
+
+fn shedding(kept: &Kept, now: Instant) -> Vec<&'static str> {
+    kept.shedding(now).collect()
+}
+
+fn started(builder: LoadLineBuilder) -> (LoadLine, MonitorGuard, Script, Gauge) {
+    let (script, source) = script();
+    let gauge = Gauge::default();
+    let (line, guard) = builder.start_with(source, gauge.clone()).unwrap();
+    (line, guard, script, gauge)
+}
+
+// === What is told to others ===
+
+#[test]
+fn the_allocator_is_frugal_once_memory_was_short_for_most_of_a_second_and_for_as_long() {
+    let (told, mut frugality) = (Told::default(), Frugality::default());
+    let mut now = Instant::now();
+    let mut go_on = |frugality: &mut Frugality, is_short, time| {
+        let until = now + time;
+        while now < until {
+            frugality.follow(now, is_short, &told);
+            now += TICK;
+        }
+        told.told()
+    };
+    assert_eq!(go_on(&mut frugality, false, SECOND * 5), []);
+    // For a while, again and again: less than most of the time.
+    for _ in 0..20 {
+        assert_eq!(go_on(&mut frugality, true, SECOND / 2), []);
+        assert_eq!(go_on(&mut frugality, false, SECOND), []);
+    }
+    assert_eq!(go_on(&mut frugality, false, SECOND * 5), []);
+    assert_eq!(go_on(&mut frugality, true, SECOND * 9 / 10), []);
+    assert_eq!(go_on(&mut frugality, true, SECOND / 5), [true]);
+    assert_eq!(go_on(&mut frugality, true, SECOND * 60), [true], "once");
+    // It goes on over a pause, and ends when there is no more of it.
+    assert_eq!(go_on(&mut frugality, false, SECOND), [true]);
+    assert_eq!(go_on(&mut frugality, true, SECOND), [true]);
+    assert_eq!(go_on(&mut frugality, false, SECOND * 2), [true, false]);
+    assert_eq!(go_on(&mut frugality, false, SECOND * 60), [true, false]);
+}
+
+#[test]
+fn nothing_is_shed_at_the_line_and_all_halfway_to_the_limit() {
+    for (used, share) in [
+        (0, 0.0),
+        (900, 0.0),
+        (925, 0.5),
+        (950, 1.0),
+        (1_000, 1.0),
+        (2_000, 1.0),
+    ] {
+        assert!((shed(&figures(used)) - share).abs() < 1e-9, "{used}");
+    }
+    // What the allocator has free can be given out.
+    let with_free = MemoryFigures {
+        reclaimable: 100 * MIB,
+        ..figures(1_000)
+    };
+    assert_eq!(shed(&with_free), 0.0);
+    let unknown = [
+        MemoryFigures::UNKNOWN,
+        MemoryFigures {
+            used: None,
+            ..figures(0)
+        },
+        MemoryFigures {
+            line: None,
+            ..figures(2_000)
+        },
+        MemoryFigures {
+            limit: None,
+            ..figures(2_000)
+        },
+    ];
+    for figures in unknown {
+        assert_eq!(shed(&figures), 0.0, "{figures:?}");
+    }
+    // A line that is the limit: all at once.
+    let tight = MemoryFigures {
+        limit: Some(900 * MIB),
+        ..figures(901)
+    };
+    assert_eq!(shed(&tight), 1.0);
+}
+
+#[test]
+fn a_holding_is_bounded_by_its_bytes_or_by_its_entries_of_their_size_now() {
+    let usage = || Usage::new(10, 1_000);
+    assert_eq!(bound(&usage()), None);
+    assert_eq!(bound(&usage().with_max_bytes(7)), Some(7));
+    assert_eq!(bound(&usage().with_max_entries(50)), Some(2 * 50 * 100));
+    let both = usage().with_max_entries(50).with_max_bytes(5_000);
+    assert_eq!(bound(&both), Some(5_000));
+    // Nobody knows how large the first will be, and nothing overflows.
+    assert_eq!(bound(&Usage::new(0, 64).with_max_entries(50)), Some(0));
+    assert_eq!(
+        bound(&Usage::new(1, u64::MAX).with_max_entries(u64::MAX)),
+        Some(u64::MAX)
+    );
+}
+
+#[test]
+fn the_line_and_what_is_shed_follow_each_sample_and_go_with_the_monitor() {
+    let mut follower = follower();
+    let admission = follower.admission.clone();
+    let now = Instant::now();
+    follower.follow(now, &figures(100));
+    let seen = |admission: &Admission| (admission.stats().line, admission.stats().shed);
+    assert_eq!(seen(&admission), (Some(900 * MIB), 0.0));
+    follower.follow(now, &figures(940));
+    let (line, shed) = seen(&admission);
+    assert_eq!(line, Some(900 * MIB));
+    assert!((shed - 0.6).abs() < 1e-9, "{shed}");
+    // Nobody is refused for what is not known.
+    follower.follow(now, &MemoryFigures::UNKNOWN);
+    assert_eq!(seen(&admission), (None, 0.0));
+    follower.follow(now, &figures(2_000));
+    assert_eq!(seen(&admission), (Some(900 * MIB), 1.0));
+    drop(follower);
+    assert_eq!(seen(&admission), (None, 0.0));
+}
+
+#[test]
+fn an_allocator_that_was_frugal_is_not_when_nobody_looks_any_more() {
+    static ALLOCATOR: Told = Told(Mutex::new(Vec::new()));
+    let mut follower = follower();
+    follower.allocator = Some(&ALLOCATOR);
+    follower.frugality.is_on = true;
+    drop(follower);
+    assert_eq!(ALLOCATOR.told(), [false]);
+}
+
+// === What is kept ===
+
+#[test]
+fn a_route_is_shed_for_ten_seconds_after_one_of_its_requests_was_refused() {
+    let mut follower = follower();
+    let admission = follower.admission.clone();
+    admission.reconfigure(&enforcing()).unwrap();
+    let export = admission.route(Name::from_static("/export"));
+    let hello = admission.route(Name::from_static("/hello"));
+    let mut now = Instant::now();
+    let mut look = |time| {
+        now += time;
+        follower.follow(now, &figures(100));
+        let kept = follower.known.lock().unwrap();
+        (shedding(&kept, now), kept.shedding.len())
+    };
+    assert_eq!(look(SECOND), (vec![], 2));
+    refuse(&admission, &export);
+    assert_eq!(look(SECOND), (vec!["/export"], 2));
+    refuse(&admission, &hello);
+    assert_eq!(look(SECOND * 5), (vec!["/export", "/hello"], 2));
+    assert_eq!(look(SECOND * 4), (vec!["/export", "/hello"], 2));
+    assert_eq!(look(SECOND), (vec!["/hello"], 2));
+    refuse(&admission, &export);
+    assert_eq!(look(SECOND), (vec!["/export", "/hello"], 2));
+    // What is gone is not kept.
+    drop(export);
+    assert_eq!(look(SECOND), (vec!["/hello"], 1));
+    assert_eq!(look(SECOND * 10), (vec![], 1));
+}
+
+#[test]
+fn each_sample_goes_into_the_history() {
+    let mut follower = follower();
+    let began = Instant::now();
+    for (second, used) in [(0, 100), (1, 300), (1, 500), (2, 200)] {
+        let figures = MemoryFigures {
+            resident: Some(used * 2 * MIB),
+            tasks: Some(7),
+            ..figures(used)
+        };
+        follower.follow(began + SECOND * second, &figures);
+    }
+    follower.follow(began + SECOND * 3, &MemoryFigures::UNKNOWN);
+    let kept = follower.known.lock().unwrap();
+    let points: Vec<_> = kept.history.points(Resolution::Second).collect();
+    let used: Vec<_> = points
+        .iter()
+        .map(|point| point.used.map(|used| (used.min / MIB, used.max / MIB)))
+        .collect();
+    assert_eq!(
+        used,
+        [Some((100, 100)), Some((300, 500)), Some((200, 200)), None]
+    );
+    assert_eq!(points[2].resident, Some(400 * MIB));
+    assert_eq!(points[2].limit, Some(1_000 * MIB));
+    assert_eq!(points[2].tasks, Some(7));
+}
+
+#[test]
+fn what_everybody_holds_is_asked_for_once_a_second() {
+    let mut follower = follower();
+    let cache = FakeHolding::new("cache", WAIT);
+    let cache = follower.registry.register(cache).unwrap();
+    cache.insert(3);
+    let asked = Arc::new(AtomicU64::new(0));
+    let count = asked.clone();
+    follower.holders.push(Box::new(move |told| {
+        count.fetch_add(1, Relaxed);
+        told.push(Held {
+            kind: LeakKind::Route,
+            name: LEAKS,
+            held: 5,
+            bound: None,
+        });
+    }));
+    let figures = MemoryFigures {
+        reclaimable: 20 * MIB,
+        descriptors: Some(9),
+        max_descriptors: Some(1_024),
+        ..figures(100)
+    };
+    let ask = |follower: &mut Follower, figures: &MemoryFigures| {
+        let mut told = Vec::new();
+        assert!(follower.ask(figures, 30 * MIB, &mut told).is_none());
+        told.into_iter()
+            .map(|it| (it.kind, it.name.as_str(), it.held, it.bound))
+            .collect::<Vec<_>>()
+    };
+    let usage = follower.registry.snapshot()[0].usage.unwrap();
+    let rest = [
+        (LeakKind::Descriptors, "descriptors", 9, Some(1_024)),
+        (LeakKind::Holding, "cache", usage.bytes, bound(&usage)),
+        (LeakKind::Route, "/demo/leak", 5, None),
+    ];
+    // What is free, and what requests hold, is left out.
+    let process = (LeakKind::Process, "process", 50 * MIB, None);
+    assert_eq!(ask(&mut follower, &figures)[0], process);
+    assert_eq!(ask(&mut follower, &figures)[1..], rest);
+    let counted = MemoryFigures {
+        tracked: Some(70 * MIB),
+        ..figures
+    };
+    let process = (LeakKind::Process, "process", 40 * MIB, None);
+    assert_eq!(ask(&mut follower, &counted)[0], process);
+    let nothing = ask(&mut follower, &MemoryFigures::UNKNOWN);
+    assert_eq!(nothing, rest[1..], "what is not known is not told");
+    let before = asked.load(Relaxed);
+    let began = Instant::now();
+    for tick in 0..=60 {
+        follower.follow(began + TICK * tick, &figures);
+    }
+    assert_eq!(asked.load(Relaxed) - before, 4, "at 0, 1, 2 and 3 seconds");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leak_is_told_once_when_it_begins_and_once_when_it_ends() {
+    let mut follower = follower();
+    let held = Arc::new(AtomicU64::new(0));
+    let holds = held.clone();
+    follower.holders.push(Box::new(move |told| {
+        told.push(Held {
+            kind: LeakKind::Route,
+            name: LEAKS,
+            held: holds.load(Relaxed),
+            bound: None,
+        });
+    }));
+    let (tell, told) = mpsc::channel();
+    let hook = move |alert: &Alert| tell.send(alert.clone()).unwrap();
+    follower.alerts.on_alert(hook).unwrap();
+    let figures = MemoryFigures {
+        headroom: Some(200 * MIB),
+        ..figures(100)
+    };
+    let mut alerts = Vec::new();
+    for second in 0..600 {
+        if second < 100 {
+            held.fetch_add(MIB, Relaxed);
+        }
+        follower.follow(Instant::now(), &figures);
+        let standing = follower.known.lock().unwrap().standing.clone();
+        if second == 99 {
+            // Of what waits for a hook, the later counts.
+            alerts.extend(told.recv_timeout(WAIT));
+            assert_eq!(
+                (standing[0].kind, standing[0].name),
+                (LeakKind::Route, LEAKS)
+            );
+        }
+        tokio::time::advance(SECOND).await;
+    }
+    assert!(follower.known.lock().unwrap().standing.is_empty());
+    // The hook ends with whoever tells it, once it was told all.
+    drop(follower);
+    alerts.extend(told.iter());
+    let said: Vec<_> = alerts
+        .iter()
+        .map(|alert| (alert.kind, alert.severity, alert.name))
+        .collect();
+    let leak = |severity| (AlertKind::Leak, severity, Some(LEAKS));
+    assert_eq!(said, [leak(Severity::Warning), leak(Severity::Info)]);
+    let begins = &alerts[0].text;
+    assert!(
+        begins.starts_with("route /demo/leak leaks +1.0 MiB/s, holds 4"),
+        "{begins}"
+    );
+    assert!(begins.ends_with(", limit in 3 min"), "{begins}");
+    assert_eq!(alerts[1].text, "route /demo/leak grows no longer");
+}
+
+#[test]
+fn whoever_holds_most_is_named_where_that_is_worth_a_word() {
+    let mut follower = follower();
+    let held = Arc::new(AtomicU64::new(0));
+    let holds = held.clone();
+    follower.holders.push(Box::new(move |told| {
+        let held = [
+            (LeakKind::Task, "poll", u64::MAX),
+            (LeakKind::Route, "/small", MIB),
+            (LeakKind::Route, "/export", holds.load(Relaxed)),
+        ];
+        told.extend(held.map(|(kind, name, held)| Held {
+            kind,
+            name: Name::from_static(name),
+            held,
+            bound: None,
+        }));
+    }));
+    let mut now = Instant::now();
+    // A twentieth of the limit is not yet.
+    for (bytes, most) in [
+        (50 * MIB, None),
+        (50 * MIB + 1, Some(("/export", 50 * MIB + 1))),
+        (0, None),
+    ] {
+        held.store(bytes, Relaxed);
+        now += SECOND;
+        follower.follow(now, &figures(100));
+        let kept = follower.known.lock().unwrap();
+        let found = kept.most.map(|(name, held)| (name.as_str(), held));
+        assert_eq!(found, most);
+    }
+}
+
+#[test]
+fn what_panics_is_left_out_and_the_others_are_asked() {
+    let mut follower = follower();
+    let holds = |name, held| Held {
+        kind: LeakKind::Route,
+        name: Name::from_static(name),
+        held,
+        bound: None,
+    };
+    follower.holders.push(Box::new(move |told| {
+        told.push(holds("/half", 900 * MIB));
+        panic!("told to");
+    }));
+    follower.holders.push(Box::new(move |told| {
+        told.push(holds("/demo/leak", 300 * MIB));
+    }));
+    let now = Instant::now();
+    let look = AssertUnwindSafe(|| follower.follow(now, &figures(100)));
+    assert!(catch_unwind(look).is_err(), "whoever calls counts it");
+    let kept = follower.known.lock().unwrap();
+    assert_eq!(kept.most, Some((LEAKS, 300 * MIB)));
+    assert_eq!(kept.history.points(Resolution::Second).count(), 1);
+}
+
+// === All of it, with its threads ===
+
+#[test]
+fn one_sentence_says_how_all_of_it_is() {
+    let admission = Admission::with_config(&enforcing()).unwrap();
+    let export = admission.route(Name::from_static("/export"));
+    refuse(&admission, &export);
+    let config = MemoryConfig::new().admission(enforcing());
+    let builder = LoadLine::builder(&config).admission(admission);
+    let builder = builder.holders(|told| {
+        told.push(Held {
+            kind: LeakKind::Route,
+            name: LEAKS,
+            held: 220 * MIB,
+            bound: None,
+        });
+    });
+    let (line, guard, script, _) = started(builder);
+    script.used(850);
+    assert_eq!(
+        line.describe(),
+        "shedding /export: memory 85 % of 1000 MiB, /demo/leak holds 220 MiB"
+    );
+    drop(guard);
+    drop(script);
+    until(|| {
+        let text = line.describe();
+        text.ends_with(": neither memory nor limit known, /demo/leak holds 220 MiB")
+    });
+}
+
+#[test]
+fn the_line_of_admission_follows_a_limit_that_shrinks() {
+    let config = MemoryConfig::new().admission(enforcing());
+    let (line, guard, script, gauge) = started(LoadLine::builder(&config));
+    let limited = |limit: u64| {
+        gauge.0.store(300 * MIB, Relaxed);
+        script.sample(Some(Signals {
+            limit: Some(limit * MIB),
+            resident: Some(300 * MIB),
+            ..Signals::default()
+        }));
+        line.admission().stats()
+    };
+    let stats = limited(1_000);
+    assert_eq!((stats.line, stats.shed), (Some(900 * MIB), 0.0));
+    assert_eq!(stats.used, Some(300 * MIB), "by the meter");
+    let stats = limited(400);
+    assert_eq!((stats.line, stats.shed), (Some(360 * MIB), 0.0));
+    // It is below what is used: all is refused but what has high priority.
+    let stats = limited(200);
+    assert_eq!((stats.line, stats.shed), (Some(180 * MIB), 1.0));
+    let stats = limited(1_000);
+    assert_eq!((stats.line, stats.shed), (Some(900 * MIB), 0.0));
+    // Nobody is kept out by what nobody looks at.
+    drop(guard);
+    drop(script);
+    until(|| line.admission().stats().line.is_none());
+}
+
+#[test]
+fn a_bad_setting_changes_nothing_and_good_ones_count() {
+    let (line, _guard, script, _) = started(LoadLine::builder(&MemoryConfig::new()));
+    script.used(700);
+    let parts = || (line.manager().config(), line.admission().config());
+    let before = parts();
+    let good = MonitorConfig::new().line(50.0);
+    for (config, named) in [
+        (
+            MemoryConfig::new().monitor(MonitorConfig::new().line(0.0)),
+            "line",
+        ),
+        (
+            MemoryConfig::new()
+                .monitor(good.clone())
+                .admission(enforcing().quantile(2.0)),
+            "quantile",
+        ),
+        (
+            MemoryConfig::new()
+                .monitor(good.clone())
+                .leaks(LeakConfig::new().max_names(1 << 20)),
+            "max_names",
+        ),
+    ] {
+        let error = line.reconfigure(&config).unwrap_err();
+        let problem = &error.problems()[0];
+        assert!(problem.field.to_string().ends_with(named), "{error}");
+        assert_eq!(parts(), before, "{named}");
+    }
+    let config = MemoryConfig::new()
+        .monitor(good.clone())
+        .admission(enforcing())
+        .leaks(LeakConfig::new().sensitivity(Sensitivity::Off));
+    line.reconfigure(&config).unwrap();
+    assert_eq!(parts(), (good, enforcing()));
+    // The sample that is on its way may be of before.
+    script.used(700);
+    script.used(700);
+    assert_eq!(line.manager().figures().line, Some(500 * MIB));
+    assert_eq!(line.admission().stats().line, Some(500 * MIB));
+    let mut kept = line.known();
+    let (names, now) = (kept.leaks.len(), Instant::now());
+    kept.leaks.observe(now, LeakKind::Route, LEAKS, 1, None);
+    assert_eq!(kept.leaks.len(), names, "nothing is looked at any more");
+}
+
+#[test]
+fn settings_out_of_range_start_nothing() {
+    let config = MemoryConfig::new().leaks(LeakConfig::new().max_names(1 << 20));
+    let error = LoadLine::builder(&config).start().unwrap_err();
+    assert!(matches!(error, ManagerError::Config(_)), "{error:?}");
+}
+
+#[test]
+fn who_panics_when_asked_what_is_held_ends_nothing() {
+    let builder = LoadLine::builder(&MemoryConfig::new());
+    let builder = builder.holders(|_| panic!("told to"));
+    let (line, _guard, script, _) = started(builder);
+    for used in [100, 740, 740, 740] {
+        script.used(used);
+    }
+    until(|| {
+        script.used(740);
+        line.manager().level() == Elevated
+    });
+    assert!(line.manager().stats().panics > 0);
+    assert!(!line.history(Resolution::HalfMinute).is_empty());
+    assert_eq!(line.admission().stats().line, Some(900 * MIB));
+}
+
+#[test]
+fn the_threads_end_with_the_guard_and_then_nothing_is_known() {
+    let admission = Admission::new();
+    let builder = LoadLine::builder(&MemoryConfig::new()).admission(admission.clone());
+    let (line, guard, script, _) = started(builder);
+    script.used(100);
+    assert_eq!(line.manager().level(), Normal);
+    let other = line.clone();
+    drop(guard);
+    drop(script);
+    until(|| other.manager().figures() == MemoryFigures::UNKNOWN);
+    until(|| admission.stats().line.is_none());
+    let memory = other.manager();
+    assert_eq!((memory.level(), memory.headroom()), (Unknown, None));
+    assert!(other.manager().reclaim(WAIT).is_err());
+    // What was seen is still there.
+    assert_eq!(other.history(Resolution::HalfMinute).len(), 1);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn on_this_machine_it_finds_a_limit() {
+    let (line, _guard) = LoadLine::builder(&MemoryConfig::new()).start().unwrap();
+    until(|| line.manager().figures().limit.is_some());
+    until(|| line.admission().stats().line.is_some());
+    let figures = line.manager().figures();
+    assert!(figures.used > Some(0) && figures.line < figures.limit);
+    assert!(line.admission().stats().used > Some(0), "by its meter");
+    let text = line.describe();
+    assert!(
+        text.contains(": memory ") && text.contains(" % of "),
+        "{text}"
+    );
+}
