@@ -10,7 +10,7 @@ use crate::{
     verdict::{LeakDetector, LeakKind, Verdict},
 };
 use plimsoll_alloc::Reclaim;
-use plimsoll_core::{ConfigError, Name, Registry, Usage};
+use plimsoll_core::{ConfigError, Name, Registry, Usage, lifecycle::TaskGroup};
 use std::{
     any::Any,
     fmt,
@@ -140,6 +140,12 @@ impl LoadLineBuilder {
     /// Counts the tasks of a runtime.
     pub fn runtime(mut self, runtime: Handle) -> Self {
         self.runtime = Some(runtime);
+        self
+    }
+
+    /// Who knows the names of tasks. See [`ManagerBuilder::tasks`].
+    pub fn tasks(mut self, tasks: impl FnMut() -> Vec<TaskGroup> + Send + 'static) -> Self {
+        self.manager = self.manager.tasks(tasks);
         self
     }
 

@@ -9,7 +9,7 @@ use crate::{
     show::{Percent, Rate, Size, Span},
 };
 use plimsoll_alloc::Reclaim;
-use plimsoll_core::{ConfigError, Pressure, Registry};
+use plimsoll_core::{ConfigError, Pressure, Registry, lifecycle::TaskGroup};
 use std::{
     alloc::System,
     fmt, io,
@@ -67,10 +67,12 @@ pub struct ManagerBuilder {
     relieve_when: Option<Relief>,
     on_purge: Option<Box<dyn Fn() + Send + Sync>>,
     describe: Describe,
+    tasks: Option<Tasks>,
 }
 
 type Describe = Box<dyn Fn(&MemoryFigures) -> String + Send>;
 type Relief = Box<dyn Fn(&MemoryFigures) -> bool + Send>;
+type Tasks = Box<dyn FnMut() -> Vec<TaskGroup> + Send>;
 type Observer = Box<dyn FnMut(Instant, &MemoryFigures) + Send>;
 
 /// The threads of a [`MemoryManager`] end when it is dropped: that of the monitor after the interval
@@ -195,6 +197,15 @@ impl ManagerBuilder {
         self
     }
 
+    /// Who knows the names of tasks, most of them first, as
+    /// [`Lifecycle::tasks`](plimsoll_core::Lifecycle::tasks) does. It is asked when more are alive than
+    /// [expected](MonitorConfig::max_tasks), on the monitor's thread, so that the alert can name the
+    /// first three. Nobody by default.
+    pub fn tasks(mut self, tasks: impl FnMut() -> Vec<TaskGroup> + Send + 'static) -> Self {
+        self.tasks = Some(Box::new(tasks));
+        self
+    }
+
     /// Has the allocator asked for what it has free, sooner than otherwise, whenever `short` says so of
     /// a sample. It still takes no more than a twentieth of the time.
     pub(crate) fn relieve_when(
@@ -237,6 +248,7 @@ impl ManagerBuilder {
             relieve_when,
             on_purge,
             describe,
+            tasks,
         } = self;
         config.validate().map_err(ManagerError::Config)?;
         let purger = Arc::new(Purger::new(allocator, on_purge));
@@ -261,6 +273,7 @@ impl ManagerBuilder {
             observers,
             relieve_when,
             describe,
+            tasks,
             shared: shared.clone(),
             seen: Seen::NOTHING,
             reclaims: 0,
@@ -298,6 +311,7 @@ impl MemoryManager {
             relieve_when: None,
             on_purge: None,
             describe: Box::new(|figures| figures.describe(&Known::default())),
+            tasks: None,
         }
     }
 
@@ -490,6 +504,7 @@ struct Watch {
     observers: Vec<Observer>,
     relieve_when: Option<Relief>,
     describe: Describe,
+    tasks: Option<Tasks>,
     shared: Arc<Shared>,
     seen: Seen,
     /// The number of the last time that room was made, and of the last that the allocator was asked.
@@ -543,7 +558,8 @@ impl Watch {
             self.monitor.purged();
         }
         let signals = self.calmly(|watch| watch.source.sample());
-        let step = self.monitor.step(now, &signals.unwrap_or_default());
+        let mut step = self.monitor.step(now, &signals.unwrap_or_default());
+        self.name_tasks(&mut step.alerts);
         self.act(&step);
         for place in 0..self.observers.len() {
             self.calmly(|watch| (watch.observers[place])(now, &step.figures));
@@ -584,6 +600,19 @@ impl Watch {
         }
     }
 
+    /// Says of what there are too many.
+    fn name_tasks(&mut self, alerts: &mut [Alert]) {
+        let begins = |alert: &&mut Alert| {
+            alert.kind == AlertKind::Tasks && alert.severity == Severity::Warning
+        };
+        for alert in alerts.iter_mut().filter(begins) {
+            let groups = self.calmly(|watch| watch.tasks.as_mut().map(|tasks| tasks()));
+            alert
+                .text
+                .push_str(&by_name(&groups.flatten().unwrap_or_default()));
+        }
+    }
+
     fn relieve(&self, figures: &MemoryFigures) {
         let asks = self.relieve_when.as_ref();
         if asks.is_some_and(|short| short(figures)) {
@@ -598,6 +627,27 @@ impl Watch {
             self.shared.alerts.raise(&alert);
         }
     }
+}
+
+/// `, the most of them 9000 poll (spawned at src/poll.rs:12), 40 flush (spawned at src/log.rs:7)`.
+fn by_name(groups: &[TaskGroup]) -> String {
+    const MOST: usize = 3;
+    let mut text = String::new();
+    for (place, group) in groups.iter().take(MOST).enumerate() {
+        let TaskGroup {
+            name, count, site, ..
+        } = group;
+        let before = if place == 0 {
+            ", the most of them"
+        } else {
+            ","
+        };
+        let (file, line) = (site.file(), site.line());
+        text.push_str(&format!(
+            "{before} {count} {name} (spawned at {file}:{line})"
+        ));
+    }
+    text
 }
 
 fn log_change(change: &PressureChange) {

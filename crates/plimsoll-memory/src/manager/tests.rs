@@ -174,6 +174,71 @@ fn a_source_whose_wait_panics_does_not_go_round_and_round() {
     assert!(told.try_recv().is_err());
 }
 
+#[tokio::test]
+async fn too_many_tasks_are_named_with_where_they_are_spawned() {
+    let lifecycle = plimsoll_core::Lifecycle::new();
+    for (name, count) in [("flush", 3), ("poll", 7), ("watch", 1), ("sweep", 2)] {
+        for _ in 0..count {
+            let task = lifecycle.spawn(name, std::future::pending::<()>());
+            task.unwrap();
+        }
+    }
+    let (script, source) = script();
+    let config = MonitorConfig::new().max_tasks(10);
+    let builder = MemoryManager::builder(config).source(source);
+    let groups = lifecycle.clone();
+    let (memory, _guard) = builder.tasks(move || groups.tasks()).start().unwrap();
+    let (tell, told) = mpsc::channel();
+    let hook = move |alert: &Alert| tell.send(alert.text.clone()).unwrap();
+    memory.on_alert(hook).unwrap();
+    let alive = |tasks| {
+        script.sample(Some(Signals {
+            tasks: Some(tasks),
+            ..Signals::default()
+        }));
+    };
+    alive(9);
+    alive(13);
+    let site = lifecycle.tasks()[0].site;
+    let site = format!("(spawned at {}:{})", site.file(), site.line());
+    assert!(site.contains("tests.rs:"), "{site}");
+    assert_eq!(
+        told.recv_timeout(WAIT).unwrap(),
+        format!(
+            "13 tasks are alive, 10 are expected at the most, the most of them \
+             7 poll {site}, 3 flush {site}, 2 sweep {site}"
+        )
+    );
+    // It is told once, and its end needs no names.
+    alive(14);
+    alive(8);
+    assert_eq!(
+        told.recv_timeout(WAIT).unwrap(),
+        "no more than 8 tasks are alive any longer"
+    );
+    assert_eq!(memory.stats().hooks.alerts, 2);
+}
+
+#[test]
+fn too_many_tasks_are_told_of_though_whoever_names_them_panics() {
+    let (script, source) = script();
+    let config = MonitorConfig::new().max_tasks(10);
+    let builder = MemoryManager::builder(config).source(source);
+    let (memory, _guard) = builder.tasks(|| panic!("told to")).start().unwrap();
+    let (tell, told) = mpsc::channel();
+    let hook = move |alert: &Alert| tell.send(alert.text.clone()).unwrap();
+    memory.on_alert(hook).unwrap();
+    script.sample(Some(Signals {
+        tasks: Some(10),
+        ..Signals::default()
+    }));
+    assert_eq!(
+        told.recv_timeout(WAIT).unwrap(),
+        "10 tasks are alive, 10 are expected at the most"
+    );
+    assert_eq!(memory.stats().panics, 1);
+}
+
 #[test]
 fn room_is_made_on_demand_with_its_report() {
     let registry = Registry::new();
