@@ -224,6 +224,12 @@ impl<Req, Res> Adapters<Req, Res> {
         self.set.records.set_callback(Arc::new(callback));
     }
 
+    /// As [`on_record_alert`](Self::on_record_alert), and as well as that: for whoever runs the service and
+    /// tells of alerts, so that a callback of the program's own does not take its place.
+    pub fn also_on_record_alert(&self, callback: impl Fn(&RecordAlert) + Send + Sync + 'static) {
+        self.set.records.set_other_callback(Arc::new(callback));
+    }
+
     /// Writes what every adapter knows to the installed `metrics` recorder. Call it before a
     /// scrape.
     ///

@@ -62,7 +62,8 @@ impl Default for RecordThreshold {
     }
 }
 
-/// There were too many records, and some were dropped.
+/// There were too many records, and some were dropped. Shown as `12000 records of calls and transitions were
+/// kept, of 10000 that may be: 100 that were too old and 3900 of the oldest were dropped, 8000 are left`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct RecordAlert {
@@ -78,6 +79,23 @@ pub struct RecordAlert {
     pub remaining: u64,
 }
 
+impl fmt::Display for RecordAlert {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            records,
+            threshold,
+            expired,
+            trimmed,
+            remaining,
+        } = self;
+        write!(
+            f,
+            "{records} records of calls and transitions were kept, of {threshold} that may be: \
+             {expired} that were too old and {trimmed} of the oldest were dropped, {remaining} are left"
+        )
+    }
+}
+
 type Callback = Arc<dyn Fn(&RecordAlert) + Send + Sync>;
 
 /// Under load there are several alerts a second, of which the log needs one now and then.
@@ -91,7 +109,8 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 pub(crate) struct Records {
     members: RwLock<Arc<[Arc<Shared>]>>,
     threshold: Mutex<RecordThreshold>,
-    callback: Mutex<Option<Callback>>,
+    /// The program's own, and that of whoever runs the service.
+    callbacks: Mutex<[Option<Callback>; 2]>,
     log: Mutex<Log>,
     /// Whether there are too many, and that was told. Whoever looks holds it.
     crossing: Mutex<bool>,
@@ -143,7 +162,11 @@ impl Records {
 
     pub(crate) fn set_callback(&self, callback: Callback) {
         // The one before is dropped under no lock.
-        let _before = lock(&self.callback).replace(callback);
+        let _before = lock(&self.callbacks)[0].replace(callback);
+    }
+
+    pub(crate) fn set_other_callback(&self, callback: Callback) {
+        let _before = lock(&self.callbacks)[1].replace(callback);
     }
 
     /// So many records were added. Looks at the histories once there can be too many.
@@ -222,11 +245,11 @@ impl Records {
         }
         #[cfg(feature = "metrics")]
         metrics::counter!("plimsoll_adapter_record_alerts_total").increment(1);
-        let callback = lock(&self.callback).clone();
-        if let Some(callback) = callback
-            && catch_unwind(AssertUnwindSafe(|| callback(alert))).is_err()
-        {
-            tracing::error!("the callback of a record alert panicked");
+        let callbacks = lock(&self.callbacks).clone();
+        for callback in callbacks.into_iter().flatten() {
+            if catch_unwind(AssertUnwindSafe(|| callback(alert))).is_err() {
+                tracing::error!("the callback of a record alert panicked");
+            }
         }
     }
 

@@ -317,6 +317,27 @@ async fn callback_that_panics_is_called_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn another_callback_is_called_as_well_whatever_the_first_does() {
+    let adapters = Adapters::new([echo("a")]).unwrap();
+    adapters
+        .record_threshold(RecordThreshold::Records(5))
+        .unwrap();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    for name in ["replaced", "other"] {
+        let told = told.clone();
+        adapters.also_on_record_alert(move |alert| {
+            told.lock().unwrap().push(format!("{name}: {alert}"));
+        });
+    }
+    adapters.on_record_alert(|_| panic!("told to"));
+    calls(&adapters, "a", 6).await;
+    let _ = adapters.memory_summary();
+    let expected = "other: 6 records of calls and transitions were kept, of 5 that may be: 0 that \
+                    were too old and 2 of the oldest were dropped, 4 are left";
+    assert_eq!(*told.lock().unwrap(), [expected]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn adapters_that_left_are_neither_counted_nor_trimmed() {
     let (adapters, alerts) = set(&[HistoryConfig::local(), HistoryConfig::local()]);
     adapters
