@@ -108,6 +108,22 @@ impl RetainedByGroup {
             is_timed: now.is_some(),
         }
     }
+
+    /// What requests of one kind that have ended still hold.
+    #[must_use]
+    pub fn of(&self, group: GroupId) -> Retained {
+        let by_age = self.by_age.get(&group).copied();
+        sum(&by_age.unwrap_or_default())
+    }
+}
+
+fn sum(by_age: &[Retained; AGES.len() + 1]) -> Retained {
+    let mut all = Retained::default();
+    for retained in by_age {
+        all.scopes += retained.scopes;
+        all.bytes += retained.bytes;
+    }
+    all
 }
 
 impl MemoryStats {
@@ -119,14 +135,9 @@ impl MemoryStats {
     ) -> Self {
         let by_age = group.and_then(|group| retained.by_age.get(&group.id()?));
         let by_age = by_age.copied().unwrap_or_default();
-        let mut all = Retained::default();
-        for retained in by_age {
-            all.scopes += retained.scopes;
-            all.bytes += retained.bytes;
-        }
         Self {
             live: group.map_or(0, |group| group.usage().live),
-            retained: all,
+            retained: sum(&by_age),
             retained_by_age: retained.is_timed.then_some(by_age),
             allocated: Histogram::default(),
             peak: Histogram::default(),

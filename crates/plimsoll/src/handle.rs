@@ -14,6 +14,8 @@ use plimsoll_core::BoxError;
 use plimsoll_core::{
     Holding, Lifecycle, Name, Registry, lifecycle::SpawnError, registry::RegisterError,
 };
+#[cfg(all(feature = "config", feature = "http"))]
+use plimsoll_memory::{Alert, AlertKind, Severity};
 use std::sync::Arc;
 #[cfg(feature = "http")]
 use std::time::Duration;
@@ -25,9 +27,10 @@ use tokio_util::sync::DropGuard;
 use {
     http::{Request, Response},
     hyper::body::Incoming,
+    plimsoll_alloc::GroupId,
     plimsoll_core::StopReport,
     plimsoll_http::{EdgeLayer, Server},
-    plimsoll_memory::{Held, LoadLine, MonitorGuard, verdict::LeakKind},
+    plimsoll_memory::{Held, LoadLine, MonitorGuard, RetainedByGroup, verdict::LeakKind},
     tokio::net::TcpListener,
     tower_service::Service,
 };
@@ -142,7 +145,16 @@ impl Plimsoll {
                 .registry(registry.clone())
                 .admission(edge.admission().clone())
                 .runtime(runtime.clone())
-                .holders(holders(&edge, &lifecycle));
+                .tasks({
+                    let lifecycle = lifecycle.clone();
+                    move || lifecycle.tasks()
+                })
+                .holders(holders(
+                    &edge,
+                    #[cfg(feature = "adapter")]
+                    &adapters,
+                    &lifecycle,
+                ));
             let builder = match allocator {
                 Some(allocator) => builder.allocator(allocator.0),
                 None => builder,
@@ -514,7 +526,9 @@ impl Plimsoll {
     /// would never be dropped, and neither [reload](Self::reload) its configuration nor
     /// [register](Self::register_adapter) another adapter, which is an error.
     ///
-    /// The adapters are held as long as the service, or `loaded`. Call it once.
+    /// The adapters are held as long as the service, or `loaded`. Call it once. When their histories have too
+    /// many records, that is an alert of the load line, where there is one, besides
+    /// the [callback](Adapters::on_record_alert).
     ///
     /// # Errors
     ///
@@ -533,6 +547,14 @@ impl Plimsoll {
         F: Send + Sync + 'static,
     {
         let adapters = Adapters::default();
+        #[cfg(feature = "http")]
+        {
+            let alerts = self.inner.line.alerts().clone();
+            adapters.also_on_record_alert(move |records| {
+                let text = records.to_string();
+                alerts.raise(&Alert::new(AlertKind::Records, Severity::Warning, text));
+            });
+        }
         let weak = WeakPlimsoll(Arc::downgrade(&self.inner));
         let set = Set::new(weak, adapters.clone(), make);
         loaded.fit(&self.inner.live, Box::new(set))?;
@@ -641,9 +663,16 @@ fn start_webhook(
 }
 
 /// Has what routes retain, and how many tasks there are of each name, looked at for leaks.
+/// Has what routes and adapters retain, and how many tasks there are of each name, looked at for leaks.
 #[cfg(feature = "http")]
-fn holders(edge: &EdgeLayer, lifecycle: &Lifecycle) -> impl FnMut(&mut Vec<Held>) + Send + 'static {
+fn holders(
+    edge: &EdgeLayer,
+    #[cfg(feature = "adapter")] adapters: &AdapterDirectory,
+    lifecycle: &Lifecycle,
+) -> impl FnMut(&mut Vec<Held>) + Send + 'static {
     let (edge, lifecycle) = (edge.clone(), lifecycle.clone());
+    #[cfg(feature = "adapter")]
+    let adapters = adapters.clone();
     move |told| {
         let held = |kind, name, held| Held {
             kind,
@@ -651,11 +680,15 @@ fn holders(edge: &EdgeLayer, lifecycle: &Lifecycle) -> impl FnMut(&mut Vec<Held>
             held,
             bound: None,
         };
-        let endpoints = edge.snapshot().into_iter();
-        told.extend(endpoints.map(|endpoint| {
-            let retained = endpoint.memory.retained.bytes;
-            held(LeakKind::Route, endpoint.endpoint, retained)
-        }));
+        // One look for all of them.
+        let retained = RetainedByGroup::look();
+        let mut tell = |kind, groups: Vec<(GroupId, Name)>| {
+            let groups = groups.into_iter();
+            told.extend(groups.map(|(group, name)| held(kind, name, retained.of(group).bytes)));
+        };
+        tell(LeakKind::Route, edge.memory_groups());
+        #[cfg(feature = "adapter")]
+        tell(LeakKind::Adapter, adapters.memory_groups());
         let tasks = lifecycle.tasks().into_iter();
         told.extend(tasks.map(|tasks| held(LeakKind::Task, tasks.name, tasks.count as u64)));
     }
@@ -680,3 +713,6 @@ fn start_control(
     };
     Control::start(config, registry.clone(), lifecycle.clone(), metrics).map_err(Cause::Control)
 }
+
+#[cfg(all(test, feature = "adapter", feature = "http"))]
+mod tests;

@@ -393,3 +393,43 @@ fn settings_can_be_shared_between_threads() {
     shared::<Adapter<String, String>>();
     shared::<Plimsoll>();
 }
+
+#[cfg(feature = "http")]
+#[tokio::test]
+async fn too_many_records_are_an_alert_beside_the_callback_of_the_program() {
+    use plimsoll::memory::{Alert, AlertKind, Severity};
+
+    let folder = Folder::new("records");
+    folder.config("fault_tolerance:\n  record_threshold: 10\n");
+    folder.adapters(TWO);
+    let service = Service::start(folder.files());
+    let (tell, told) = std::sync::mpsc::channel();
+    let hook = move |alert: &Alert| {
+        // Others may come, by what the machine is at.
+        if alert.kind == AlertKind::Records {
+            tell.send((alert.severity, alert.text.clone())).unwrap();
+        }
+    };
+    service
+        .plimsoll
+        .load_line()
+        .alerts()
+        .on_alert(hook)
+        .unwrap();
+    let own = Arc::new(Mutex::new(0));
+    let count = own.clone();
+    let callback = move |_: &_| *count.lock().unwrap() += 1;
+    service.adapters.on_record_alert(callback);
+    for _ in 0..12 {
+        service.greet("a").await;
+    }
+    let left = service.adapters.memory_summary().records();
+    assert!(left <= 8, "{left}");
+    let (severity, text) = told.recv_timeout(SECOND * 60).unwrap();
+    assert_eq!(severity, Severity::Warning);
+    assert!(
+        text.contains(" records of calls and transitions were kept, of 10 that may be: "),
+        "{text}"
+    );
+    assert_eq!(*own.lock().unwrap(), 1);
+}
