@@ -7,7 +7,7 @@
 //! | listener | route | answers |
 //! |---|---|---|
 //! | probe | `GET /livez` | 200 as long as the thread lives |
-//! | probe | `GET /readyz` | 200 in [`Phase::Running`](plimsoll_core::Phase::Running), else 503 and the phase |
+//! | probe | `GET /readyz` | 200 in [`Phase::Running`](plimsoll_core::Phase::Running), else 503 and the phase; or `pressure`, with [`ControlConfig::readiness_on_pressure`] |
 //! | probe | `GET /metrics` | Prometheus text; one scrape at a time |
 //! | admin | `GET /api/v1/holdings` | what every holding holds, and its sweeps |
 //! | admin | `POST /api/v1/holdings/{name}/sweep` | sweeps one holding now |
@@ -17,6 +17,11 @@
 //! | admin | `GET /api/v1/breakers/{name}` | one of them, with a page of its history |
 //! | admin | `POST /api/v1/breakers/{name}/{action}` | has it `open`, `close`, `force-open`, `half-open`, `reset`, `disable`, keep `metrics-only`, or do its `cleanup` |
 //! | admin | `POST /api/v1/breakers/cleanup` | cleans them all up |
+//! | admin | `GET /api/v1/memory/stats` | the last figures of [`ControlConfig::load_line`], what leaks, and one sentence |
+//! | admin | `POST /api/v1/memory/gc` | makes room, and says what that gave |
+//! | admin | `GET /api/v1/memory/monitor` | what the monitor goes by, and has done |
+//! | admin | `GET /api/v1/memory/history` | what was held, with `?resolution=` of `1s`, `30s` or `10m` |
+//! | admin | `GET /api/v1/memory/holdings` | the same as `/api/v1/holdings` |
 //! | admin | `GET /api/v1/memory/requests` | what the requests of [`ControlConfig::edge`] allocate, hold at most and leave behind, by endpoint |
 //! | admin | `GET /debug/pprof/heap` | a heap profile for pprof; with `?seconds=30` what came to be held meanwhile |
 //! | admin | `GET /api/v1/memory/profile` | whether blocks are sampled for that |
@@ -24,6 +29,7 @@
 //! | admin | `POST /api/v1/memory/profile/stop` | has no more of them sampled |
 //! | admin | `GET /api/v1/config` | every setting of [`ControlConfig::configuration`] with where it comes from, and what was wrong with the last reload |
 //! | admin | `POST /api/v1/config/reload` | reads files and variables again; what changed, or 422 and everything that is wrong |
+//! | admin | `GET /api/v1/openapi.json` | these routes and their answers, as `OpenAPI` 3.1 |
 //!
 //! By default one listener on `127.0.0.1:8081` serves both. Heap profiles are there with the feature
 //! `profile`, where they are [turned on](ControlConfig::profiling).
