@@ -10,5 +10,7 @@ mod listed;
 mod precedence;
 mod reload;
 mod secret;
+#[cfg(feature = "http")]
+mod shown;
 mod support;
 mod watch;
