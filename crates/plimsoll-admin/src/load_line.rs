@@ -68,18 +68,21 @@ async fn make_room(
     });
     match work.await {
         Ok(Ok(report)) => Ok(Json(ReclaimView::from(&*report))),
-        Ok(Err(ReclaimError::TimedOut)) => Err(Problem::new(
-            StatusCode::GATEWAY_TIMEOUT,
-            format!("it takes longer than {RECLAIM_TIMEOUT:?} to make room, and may go on"),
-        )),
-        Ok(Err(error)) => Err(Problem::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            error.to_string(),
-        )),
+        Ok(Err(error)) => Err(not_made(error)),
         Err(_) => Err(Problem::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             "whoever makes room panicked: see the log of the service",
         )),
+    }
+}
+
+fn not_made(error: ReclaimError) -> Problem {
+    match error {
+        ReclaimError::TimedOut => Problem::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            format!("it takes longer than {RECLAIM_TIMEOUT:?} to make room, and may go on"),
+        ),
+        error => Problem::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     }
 }
 
@@ -94,5 +97,21 @@ fn resolution(uri: &Uri) -> Result<Resolution, Problem> {
         Some(value) => value
             .parse()
             .map_err(|_| wrong("resolution", value, "use one of 1s, 30s, 10m")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::response::IntoResponse as _;
+
+    #[test]
+    fn room_that_is_not_made_is_told_by_its_reason() {
+        for (error, status) in [
+            (ReclaimError::TimedOut, StatusCode::GATEWAY_TIMEOUT),
+            (ReclaimError::Stopped, StatusCode::SERVICE_UNAVAILABLE),
+        ] {
+            assert_eq!(not_made(error).into_response().status(), status);
+        }
     }
 }

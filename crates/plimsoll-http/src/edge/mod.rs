@@ -52,7 +52,7 @@
 //! With a [budget](EdgeLayer::memory), a request that holds more when it waits, or hands over its
 //! response or a frame of the body, is ended: by a 503, or a 413 where its own body is announced as
 //! larger than the budget; by an error of the body, once that has begun. A
-//! [`Budget`](plimsoll_memory::Budget) in its extensions counts instead of that of its endpoint.
+//! [`Budget`] in its extensions counts instead of that of its endpoint.
 //!
 //! # Cost
 //!
