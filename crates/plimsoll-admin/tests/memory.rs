@@ -15,7 +15,9 @@ use plimsoll_core::{
     Lifecycle, LifecycleConfig, Name, Registry, settings::Value as Setting, test_util::FakeHolding,
 };
 use plimsoll_http::{EdgeLayer, EndpointLabel};
-use plimsoll_memory::{Alerts, LoadLine, MemoryConfig, MonitorConfig, MonitorGuard, PressureLevel};
+use plimsoll_memory::{
+    Alerts, LoadLine, MemoryConfig, MonitorConfig, MonitorGuard, PressureLevel, history::Resolution,
+};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeSet,
@@ -74,6 +76,10 @@ impl Monitored {
     fn at_ease() -> Self {
         let monitored = Self::with_limit(8 << 30);
         monitored.wait_for(PressureLevel::Normal);
+        // What follows a sample comes a moment after the level.
+        while monitored.line.history(Resolution::Second).is_empty() {
+            std::thread::yield_now();
+        }
         monitored
     }
 
