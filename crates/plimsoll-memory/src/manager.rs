@@ -505,14 +505,10 @@ struct Watch {
     relieve_when: Option<Relief>,
     describe: Describe,
     tasks: Option<Tasks>,
-    shared: Arc<Shared>,
     seen: Seen,
     /// The number of the last time that room was made, and of the last that the allocator was asked.
     reclaims: u64,
     purges: u64,
-    seen: Seen,
-    /// The number of the last time that room was made.
-    reclaimed: u64,
     /// Dropped last, and the registry with it: once that is gone, so is what the monitor held.
     shared: Arc<Shared>,
 }
