@@ -244,17 +244,16 @@ impl LoadLineBuilder {
     }
 }
 
-/// Whether the allocator should be asked for pages: somebody waits for want of memory.
-fn relief(admission: &Admission) -> impl Fn(&MemoryFigures) -> bool + Send + 'static {
+/// How much the allocator keeps that it should be asked for, since somebody waits.
+fn relief(admission: &Admission) -> impl Fn(&MemoryFigures) -> Option<u64> + Send + 'static {
     let admission = admission.clone();
     move |figures| {
-        let kept = figures.unattributed.zip(figures.line);
-        kept.is_some_and(|(kept, line)| {
-            let stats = admission.stats();
-            let is_short = kept > line / 16 && stats.is_short;
-            // So much is in the way even of those who wait for processors.
-            is_short || (kept > line / 4 && stats.waiting > 0)
-        })
+        let (kept, line) = figures.unattributed.zip(figures.line)?;
+        let stats = admission.stats();
+        let is_short = kept > line / 16 && stats.is_short;
+        // So much is in the way even of those who wait for processors.
+        let is_much = kept > line / 4 && stats.waiting > 0;
+        (is_short || is_much).then_some(kept)
     }
 }
 

@@ -71,7 +71,7 @@ pub struct ManagerBuilder {
 }
 
 type Describe = Box<dyn Fn(&MemoryFigures) -> String + Send>;
-type Relief = Box<dyn Fn(&MemoryFigures) -> bool + Send>;
+type Relief = Box<dyn Fn(&MemoryFigures) -> Option<u64> + Send>;
 type Tasks = Box<dyn FnMut() -> Vec<TaskGroup> + Send>;
 type Observer = Box<dyn FnMut(Instant, &MemoryFigures) + Send>;
 
@@ -206,11 +206,11 @@ impl ManagerBuilder {
         self
     }
 
-    /// Has the allocator asked for what it has free, sooner than otherwise, whenever `short` says so of
-    /// a sample. It still takes no more than a twentieth of the time.
+    /// Has the allocator asked for what it has free, sooner than otherwise, whenever `short` says how much
+    /// that is by a sample. It still takes no more than a twentieth of the time.
     pub(crate) fn relieve_when(
         mut self,
-        short: impl Fn(&MemoryFigures) -> bool + Send + 'static,
+        short: impl Fn(&MemoryFigures) -> Option<u64> + Send + 'static,
     ) -> Self {
         self.relieve_when = Some(Box::new(short));
         self
@@ -616,8 +616,8 @@ impl Watch {
 
     fn relieve(&self, figures: &MemoryFigures) {
         let asks = self.relieve_when.as_ref();
-        if asks.is_some_and(|short| short(figures)) {
-            self.shared.purger.purge_if_it_helps();
+        if let Some(kept) = asks.and_then(|short| short(figures)) {
+            self.shared.purger.purge_if_it_helps(kept);
         }
     }
 

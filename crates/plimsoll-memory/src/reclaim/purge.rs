@@ -28,6 +28,8 @@ struct State {
     count: u64,
     freed: u64,
     last: Option<Purge>,
+    /// What the allocator still had after it was asked, if whoever asked knew what it had.
+    kept: u64,
 }
 
 /// One time that the allocator was asked.
@@ -104,6 +106,7 @@ impl Purger {
         let mut state = self.lock();
         state.running = false;
         state.count += 1;
+        state.kept = 0;
         state.freed = state.freed.saturating_add(purge.freed.unwrap_or(0));
         let led = Purged::Led(purge);
         if let (true, Some(last)) = (gap.is_zero(), state.last) {
@@ -118,16 +121,18 @@ impl Purger {
         led
     }
 
-    /// Asks the allocator while somebody waits for what it may have free: the sooner again, the more it
-    /// had the last time.
-    pub(crate) fn purge_if_it_helps(&self) -> Purged {
+    /// Asks the allocator while somebody waits for what it has free, which is so much: soon again, if it
+    /// has more than it would not give back the last time.
+    pub(crate) fn purge_if_it_helps(&self, kept: u64) -> Purged {
         const SOONEST: Duration = Duration::from_millis(100);
         const LATEST: Duration = Duration::from_secs(5);
-        const ENOUGH: u64 = 4 << 20;
-        let last = self.lock().last;
-        let freed = last.and_then(|last| last.freed);
-        let helped = freed.is_none_or(|freed| freed >= ENOUGH);
-        self.purge(if helped { SOONEST } else { LATEST }, Duration::ZERO)
+        const ENOUGH: u64 = 8 << 20;
+        let helps = kept >= self.lock().kept.saturating_add(ENOUGH);
+        let purged = self.purge(if helps { SOONEST } else { LATEST }, Duration::ZERO);
+        if let Purged::Led(purge) = purged {
+            self.lock().kept = kept.saturating_sub(purge.freed.unwrap_or(0));
+        }
+        purged
     }
 
     /// How often the allocator was asked, and how many bytes that gave back in all.
