@@ -6,9 +6,10 @@ const REMEMBER_EVERY: u64 = 50_000_000;
 const REMEMBERED: usize = 64;
 /// How often it is looked at what comes of what the allocator gives out, in nanoseconds.
 const COMPARE_EVERY: u64 = 10_000_000;
-/// No more than this part of the line is taken to come from what the allocator keeps: what it did so far
-/// is no promise.
+/// No more than this part of the line is taken to come from what the allocator keeps, and this part of
+/// what is free below it: what it did so far is no promise.
 const MOST_REUSED: u64 = 24;
+const MOST_REUSED_BELOW: u64 = 4;
 /// Less than that, as a part of the line, tells nothing.
 const LEAST: u64 = 128;
 /// What a look weighs at the most: one that says that less is used again, and one that says more.
@@ -114,7 +115,7 @@ impl Reuse {
             held,
             kept: used.saturating_sub(held),
             reused: self.reused,
-            most_reused: line / MOST_REUSED,
+            most_reused: line / MOST_REUSED + line.saturating_sub(used) / MOST_REUSED_BELOW,
         }
     }
 
@@ -178,8 +179,9 @@ mod tests {
         looks(&mut reuse, &cycle);
         let usage = looks(&mut reuse, &[(300, 100)]);
         assert!(usage.with(20 * MIB) < 302 * MIB);
-        // But no more of it than a part of the line.
-        assert!(usage.with(100 * MIB) > 378 * MIB);
+        // But no more of it than a part of the line, and of what is free below it.
+        assert_eq!(usage.most_reused / MIB, 21 + 53);
+        assert!(usage.with(100 * MIB) > 325 * MIB);
         // And when it grows all the same, that is learned at once.
         let usage = looks(
             &mut reuse,
