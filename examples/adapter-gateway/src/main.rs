@@ -158,7 +158,7 @@ fn load_config(args: &Args, folder: &Path) -> Result<Loaded<KindSettings>, LoadE
     variables.extend(given.map(|(name, value)| (name.into(), value.into())));
     ConfigFiles::in_folder(folder)
         .variables("PLIMSOLL", variables)
-        .load_with(Config::new())
+        .load_with(Config::new().allocator(&ALLOC))
 }
 
 /// Copies the files, to be changed under load.
