@@ -1,8 +1,8 @@
 //! All that keeps the process under its line, in one handle.
 
 use crate::{
-    Admission, Alert, AlertKind, Alerts, Known, ManagerBuilder, ManagerError, MemoryConfig,
-    MemoryFigures, MemoryManager, MonitorGuard, Severity,
+    Admission, AdmissionStats, Alert, AlertKind, Alerts, Known, ManagerBuilder, ManagerError,
+    MemoryConfig, MemoryFigures, MemoryManager, MonitorGuard, Severity,
     admission::Meter,
     history::{History, HistoryPoint, Point, Resolution},
     monitor::{Source, SystemSource},
@@ -226,11 +226,17 @@ impl LoadLineBuilder {
             .source(source)
             .alerts(alerts)
             .cancel(Arc::new(admission.clone()))
+<<<<<<< HEAD
             .relieve_when(relief(&admission))
             .on_purge(on_purge)
             .describe({
                 let known = known.clone();
                 move |figures| lock(&known).describe(figures)
+=======
+            .relieve_when({
+                let admission = admission.clone();
+                move |figures| is_worth_a_purge(&admission.stats(), figures)
+>>>>>>> dc4e6ea (Test when the allocator is asked sooner, and what nobody counts)
             })
             .observe(move |now, figures| follower.follow(now, figures))
             .start()?;
@@ -244,6 +250,7 @@ impl LoadLineBuilder {
     }
 }
 
+<<<<<<< HEAD
 /// How much the allocator keeps that it should be asked for, since somebody waits.
 fn relief(admission: &Admission) -> impl Fn(&MemoryFigures) -> Option<u64> + Send + 'static {
     let admission = admission.clone();
@@ -255,6 +262,13 @@ fn relief(admission: &Admission) -> impl Fn(&MemoryFigures) -> Option<u64> + Sen
         let is_much = kept > line / 4 && stats.waiting > 0;
         (is_short || is_much).then_some(kept)
     }
+=======
+/// Whether the allocator should be asked for pages: somebody waits for want of memory, and it has some.
+fn is_worth_a_purge(stats: &AdmissionStats, figures: &MemoryFigures) -> bool {
+    let kept = figures.unattributed.unwrap_or(0);
+    let kept = kept.saturating_sub(stats.overhead.unwrap_or(0));
+    stats.is_short && figures.line.is_some_and(|line| kept > line / 32)
+>>>>>>> dc4e6ea (Test when the allocator is asked sooner, and what nobody counts)
 }
 
 impl LoadLine {

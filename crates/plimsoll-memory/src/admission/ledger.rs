@@ -42,7 +42,7 @@ const FOR_SMALL: u64 = 64;
 /// part of the line in all: a stream of events may never end.
 const ALONE: u64 = 32;
 /// What the first requests of a route are taken to hold, as a part of the line.
-const GUESS: u64 = 16;
+const GUESS: u64 = 8;
 
 /// Nobody holds more than that, whatever it says. Sums of it do not overflow.
 const MOST: u64 = 1 << 40;

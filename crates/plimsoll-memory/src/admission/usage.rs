@@ -8,7 +8,7 @@ const REMEMBERED: usize = 64;
 const COMPARE_EVERY: u64 = 10_000_000;
 /// No more than this part of the line is taken to come from what the allocator keeps, and this part of
 /// what is free below it: what it did so far is no promise.
-const MOST_REUSED: u64 = 24;
+const MOST_REUSED: u64 = 48;
 const MOST_REUSED_BELOW: u64 = 4;
 /// Less than that, as a part of the line, tells nothing.
 const LEAST: u64 = 128;
@@ -180,8 +180,8 @@ mod tests {
         let usage = looks(&mut reuse, &[(300, 100)]);
         assert!(usage.with(20 * MIB) < 302 * MIB);
         // But no more of it than a part of the line, and of what is free below it.
-        assert_eq!(usage.most_reused / MIB, 21 + 53);
-        assert!(usage.with(100 * MIB) > 325 * MIB);
+        assert_eq!(usage.most_reused / MIB, 10 + 53);
+        assert!(usage.with(100 * MIB) > 336 * MIB);
         // And when it grows all the same, that is learned at once.
         let usage = looks(
             &mut reuse,

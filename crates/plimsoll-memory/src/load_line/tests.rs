@@ -224,6 +224,28 @@ fn an_allocator_that_was_frugal_is_not_when_nobody_looks_any_more() {
     assert_eq!(ALLOCATOR.told(), [false]);
 }
 
+#[test]
+fn the_allocator_is_asked_for_pages_only_while_somebody_waits_for_memory() {
+    let with = |unattributed, line| MemoryFigures {
+        line,
+        unattributed,
+        ..figures(0)
+    };
+    let (much, line) = (Some(11 * MIB), Some(320 * MIB));
+    let mut stats = AdmissionStats::default();
+    assert!(!is_worth_a_purge(&stats, &with(much, line)), "nobody waits");
+    stats.is_short = true;
+    assert!(is_worth_a_purge(&stats, &with(much, line)));
+    // A thirty-second of the line is not worth it.
+    assert!(!is_worth_a_purge(&stats, &with(Some(10 * MIB), line)));
+    for unknown in [with(None, line), with(much, None)] {
+        assert!(!is_worth_a_purge(&stats, &unknown));
+    }
+    // Nor is what is never given back.
+    stats.overhead = Some(MIB);
+    assert!(!is_worth_a_purge(&stats, &with(much, line)));
+}
+
 // === What is kept ===
 
 #[test]

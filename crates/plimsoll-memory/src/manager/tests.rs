@@ -240,6 +240,29 @@ fn too_many_tasks_are_told_of_though_whoever_names_them_panics() {
 }
 
 #[test]
+fn the_allocator_is_asked_soon_while_that_relieves_and_not_otherwise() {
+    let (script, source) = script();
+    // It would not be asked by the level for a day.
+    let config = MonitorConfig::new().purge_gap(Duration::from_secs(86_400));
+    let builder = MemoryManager::builder(config).source(source);
+    let builder = builder.relieve_when(|figures| figures.used > Some(500 * MIB));
+    let (memory, _guard) = builder.start().unwrap();
+    for _ in 0..5 {
+        script.used(400);
+    }
+    assert_eq!(memory.stats().purges, 0);
+    until(|| {
+        script.used(600);
+        memory.stats().purges >= 3
+    });
+    let purges = memory.stats().purges;
+    for _ in 0..5 {
+        script.used(400);
+    }
+    assert_eq!(memory.stats().purges, purges);
+}
+
+#[test]
 fn room_is_made_on_demand_with_its_report() {
     let registry = Registry::new();
     let held = registry

@@ -232,6 +232,22 @@ fn pages_of_files_are_no_pressure() {
 }
 
 #[test]
+fn what_nobody_has_counted_is_told_and_is_used() {
+    let mut bench = Bench::new();
+    bench.signals.allocator_free = Some(0);
+    for (tracked, unattributed) in [(None, None), (Some(30), Some(70)), (Some(130), Some(0))] {
+        bench.signals.tracked = tracked.map(|mib: u64| mib * MIB);
+        let figures = bench.used(100).figures;
+        assert_eq!(figures.unattributed, unattributed.map(|mib: u64| mib * MIB));
+        assert_eq!(figures.used, Some(100 * MIB));
+    }
+    // Maps and stacks are pressure, though the allocator knows nothing of them.
+    bench.signals.tracked = Some(10 * MIB);
+    bench.used(880);
+    assert_eq!(bench.used(880).change.unwrap().to, High);
+}
+
+#[test]
 fn stalls_count_only_where_memory_is_short_anyway() {
     let mut bench = Bench::new();
     bench.signals.stall = Some(1.0);
