@@ -226,17 +226,14 @@ impl LoadLineBuilder {
             .source(source)
             .alerts(alerts)
             .cancel(Arc::new(admission.clone()))
-<<<<<<< HEAD
-            .relieve_when(relief(&admission))
+            .relieve_when({
+                let admission = admission.clone();
+                move |figures| worth_a_purge(&admission.stats(), figures)
+            })
             .on_purge(on_purge)
             .describe({
                 let known = known.clone();
                 move |figures| lock(&known).describe(figures)
-=======
-            .relieve_when({
-                let admission = admission.clone();
-                move |figures| is_worth_a_purge(&admission.stats(), figures)
->>>>>>> dc4e6ea (Test when the allocator is asked sooner, and what nobody counts)
             })
             .observe(move |now, figures| follower.follow(now, figures))
             .start()?;
@@ -250,25 +247,13 @@ impl LoadLineBuilder {
     }
 }
 
-<<<<<<< HEAD
 /// How much the allocator keeps that it should be asked for, since somebody waits.
-fn relief(admission: &Admission) -> impl Fn(&MemoryFigures) -> Option<u64> + Send + 'static {
-    let admission = admission.clone();
-    move |figures| {
-        let (kept, line) = figures.unattributed.zip(figures.line)?;
-        let stats = admission.stats();
-        let is_short = kept > line / 16 && stats.is_short;
-        // So much is in the way even of those who wait for processors.
-        let is_much = kept > line / 4 && stats.waiting > 0;
-        (is_short || is_much).then_some(kept)
-    }
-=======
-/// Whether the allocator should be asked for pages: somebody waits for want of memory, and it has some.
-fn is_worth_a_purge(stats: &AdmissionStats, figures: &MemoryFigures) -> bool {
-    let kept = figures.unattributed.unwrap_or(0);
-    let kept = kept.saturating_sub(stats.overhead.unwrap_or(0));
-    stats.is_short && figures.line.is_some_and(|line| kept > line / 32)
->>>>>>> dc4e6ea (Test when the allocator is asked sooner, and what nobody counts)
+fn worth_a_purge(stats: &AdmissionStats, figures: &MemoryFigures) -> Option<u64> {
+    let (kept, line) = figures.unattributed.zip(figures.line)?;
+    let is_short = kept > line / 16 && stats.is_short;
+    // So much is in the way even of those who wait for processors.
+    let is_much = kept > line / 4 && stats.waiting > 0;
+    (is_short || is_much).then_some(kept)
 }
 
 impl LoadLine {
@@ -395,6 +380,14 @@ impl Kept {
     fn look_at_routes(&mut self, admission: &Admission, now: Instant) {
         let mut routes = admission.routes();
         routes.sort_unstable_by_key(|route| route.name);
+        // Several layers may go by one name.
+        routes.dedup_by(|later, first| {
+            let is_same = later.name == first.name;
+            if is_same {
+                first.refused += later.refused;
+            }
+            is_same
+        });
         let before = std::mem::take(&mut self.shedding);
         self.shedding = routes
             .iter()

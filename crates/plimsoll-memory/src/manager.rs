@@ -562,11 +562,12 @@ impl Watch {
         let mut step = self.monitor.step(now, &signals.unwrap_or_default());
         self.name_tasks(&mut step.alerts);
         self.act(&step);
+        // First: those who are asked next may hang where a holding does.
+        self.leave_behind(now);
         for place in 0..self.observers.len() {
             self.calmly(|watch| (watch.observers[place])(now, &step.figures));
         }
         self.calmly(|watch| watch.relieve(&step.figures));
-        self.leave_behind(now);
         step.wait
     }
 

@@ -547,6 +547,16 @@ impl Weighing {
         }
     }
 
+    /// Says that its response has begun, and may take long.
+    #[inline]
+    pub fn answers(&mut self) {
+        if let Some(weights) = &self.weights
+            && let Some(route) = &weights.kind.route
+        {
+            route.answers(&mut self.permit);
+        }
+    }
+
     /// Counts that it is ended before there is a response, or instead of one.
     pub fn refused(&self) {
         if let Some(weights) = &self.weights {

@@ -842,7 +842,9 @@ async fn who_is_refused_is_told_how_long_it_takes_until_there_is_room() {
     ship.admission.set_shed(0.0);
     advance(Duration::from_secs(1)).await;
     let rejected = rejected(&mut waits[0]).retry_after().unwrap();
-    assert!((rejected.as_secs_f64() / seconds(1) - 1.0).abs() < 0.01);
+    // Nothing was given back in that second, so it takes longer.
+    let longer = std::f64::consts::SQRT_2;
+    assert!((rejected.as_secs_f64() / (longer * seconds(1)) - 1.0).abs() < 0.01);
 
     // Nothing was given back meanwhile.
     advance(Duration::from_secs(1)).await;

@@ -407,6 +407,10 @@ impl Visit {
         } else if !response.body().is_end_stream() {
             self.length = length_in(response.headers()).unwrap_or(u64::MAX);
             self.body_open = self.length > 0;
+            // Nobody knows when such a body ends.
+            if let Some(weighing) = &mut self.weighing {
+                weighing.answers();
+            }
         }
     }
 

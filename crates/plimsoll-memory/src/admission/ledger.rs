@@ -34,6 +34,10 @@ const STRIPES: usize = 4;
 
 /// A request is small if it holds no more than this part of the line.
 const SMALL: u64 = 1_024;
+/// What is only guessed of a request is taken to be half as much after so long, in nanoseconds.
+const GUESS_HALVES: u64 = 1_000_000_000;
+/// What is announced of a body counts up to so many guesses, until it is known better.
+const ANNOUNCED: u64 = 2;
 /// When a stripe has so much more reserved, as a part of the line, all are added up.
 const CHUNK: u64 = 256;
 /// This part of the line is left to small requests, so that large ones never keep them out.
@@ -60,6 +64,8 @@ const ROOMY: u64 = 4;
 const READING_SHARE: u64 = 20;
 const SLOW_READING: u64 = 250_000;
 
+/// How often in a row what is used may be unreadable before nothing is known of it.
+const MOST_BLIND: u8 = 100;
 /// Who holds less has not begun: it may not have been polled yet.
 const BEGUN: u64 = 64 << 10;
 
@@ -112,6 +118,8 @@ pub(super) struct Book {
     /// What large ones hold.
     held: u64,
     reuse: Reuse,
+    /// How often in a row what is used could not be read.
+    blind: u8,
     large: Vec<Option<Arc<Large>>>,
     free: Vec<usize>,
     running: usize,
@@ -188,7 +196,7 @@ impl Ledger {
             version: AtomicU32::new(1),
             idle: AtomicBool::new(true),
             enforces: AtomicBool::new(false),
-            line: AtomicU64::new(u64::MAX),
+            line: AtomicU64::new(0),
             small: AtomicU64::new(0),
             chunk: AtomicU8::new(0),
             stripes: Default::default(),
@@ -203,6 +211,7 @@ impl Ledger {
                 growth: Growth::default(),
                 held: 0,
                 reuse: Reuse::new(),
+                blind: 0,
                 large: Vec::new(),
                 free: Vec::new(),
                 running: 0,
@@ -281,7 +290,7 @@ impl Ledger {
 
     pub(super) fn set_line(&self, line: Option<u64>) {
         let word = line.unwrap_or(u64::MAX);
-        if self.line.swap(word, Relaxed) == word && line.is_some() {
+        if self.line.swap(word, Relaxed) == word {
             return;
         }
         // A permit has so much room for it.
@@ -300,6 +309,7 @@ impl Ledger {
         let before = mem::replace(&mut book.meter, meter);
         book.read = None;
         book.reuse = Reuse::new();
+        book.used = None;
         // Whatever it does then, it may do so without the lock.
         drop(book);
         drop(before);
@@ -356,7 +366,10 @@ impl Ledger {
     fn wanted(&self, asking: &Asking<'_>) -> u64 {
         let held = match (asking.is_counted, asking.learned.expected()) {
             (true, Some(expected)) => expected,
-            (true, None) => self.guess().max(asking.declared),
+            (true, None) => {
+                let guess = self.guess();
+                guess.max(asking.declared.min(guess.saturating_mul(ANNOUNCED)))
+            }
             (false, _) => asking.declared,
         };
         held.min(MOST)
@@ -385,7 +398,7 @@ impl Ledger {
         if book.sheds(priority) {
             self.counts.shed(enforces);
             if enforces {
-                let wait = book.drain.retry_after(book.waiting_bytes + want);
+                let wait = book.drain.retry_after(book.waiting_bytes + want, now);
                 return Answer::Refused(refusal(RejectReason::MemoryPressure, asking.name, wait));
             }
         }
@@ -396,7 +409,7 @@ impl Ledger {
         {
             self.counts.over_share(enforces);
             if enforces {
-                let wait = book.drain.retry_after(want);
+                let wait = book.drain.retry_after(want, now);
                 return Answer::Refused(refusal(RejectReason::ShareExceeded, asking.name, wait));
             }
         }
@@ -418,7 +431,7 @@ impl Ledger {
         let config = self.config.read().unwrap_or_else(PoisonError::into_inner);
         if self.waiting.load(Relaxed) >= config.max_waiting || config.queue_timeout.is_zero() {
             self.counts.queue_full();
-            let wait = book.drain.retry_after(book.waiting_bytes + want);
+            let wait = book.drain.retry_after(book.waiting_bytes + want, now);
             return Answer::Refused(refusal(RejectReason::MemoryPressure, asking.name, wait));
         }
         // Or those who wait would come to more than their share when they are let in.
@@ -673,7 +686,8 @@ impl Ledger {
     pub(super) fn timed_out(&self, waiter: &Waiter) -> Rejected {
         self.counts.timed_out();
         let book = self.lock();
-        let wait = book.drain.retry_after(book.waiting_bytes.max(waiter.want));
+        let bytes = book.waiting_bytes.max(waiter.want);
+        let wait = book.drain.retry_after(bytes, self.clock.ticks());
         refusal(RejectReason::MemoryPressure, waiter.name, wait)
     }
 
@@ -860,6 +874,12 @@ impl Book {
         self.growth = growth;
         self.held = held;
         let used = self.meter.used().map(|used| used.min(MOST_USED));
+        if used.is_none() && self.used.is_some() && self.blind < MOST_BLIND {
+            // What was known a moment ago counts for a while.
+            self.blind += 1;
+            return;
+        }
+        self.blind = 0;
         let tracked = self.meter.tracked().map(|bytes| bytes.min(MOST_USED));
         self.used = used.map(|used| match tracked {
             Some(tracked) => self.reuse.look(used, tracked, line, now),
@@ -929,11 +949,18 @@ impl Run {
             return;
         };
         self.live = scope.usage().live;
-        if self.live >= BEGUN {
-            self.spread = None;
-        }
         self.ages.note(age, self.live);
+        // Of those that never end nothing is learned.
+        let guess = guess >> (age / GUESS_HALVES).min(63);
         self.expected = learned.expected_of(&self.ages, self.live, guess);
+        match &mut self.spread {
+            Some(_) if self.live >= BEGUN => self.spread = None,
+            Some(spread) if spread.most > self.expected => {
+                spread.most = self.expected;
+                spread.mean = spread.mean.min(self.expected as f64);
+            }
+            _ => {}
+        }
     }
 }
 
@@ -953,10 +980,12 @@ impl Drain {
     }
 
     /// How long it takes until so many bytes are given back: between one second and a minute.
-    fn retry_after(&self, bytes: u64) -> Duration {
-        let seconds = match self.rate > 1.0 {
-            true => bytes as f64 / self.rate,
-            false => 1.0,
+    fn retry_after(&self, bytes: u64, now: u64) -> Duration {
+        let rate = self.rate_at(now);
+        // Before the first has ended nobody knows; after that, nothing being given back means to wait.
+        let seconds = match self.at == 0 {
+            true => 1.0,
+            false => bytes as f64 / rate.max(1.0),
         };
         Duration::from_secs_f64(seconds.clamp(1.0, LONGEST_RETRY))
     }

@@ -6,7 +6,7 @@
 //! and what it may still grow by from how those before it had grown from the same age on. What is
 //! used, all that growth, and what the next one may hold, have to fit under the line.
 //!
-//! - What is used is read from the system, at most every few milliseconds, while somebody waits.
+//! - What is used is read from the system, at most every half millisecond, while somebody waits.
 //!   Pages that the allocator keeps for the next who asks count in part, as far as that is known by
 //!   the [tracking allocator](plimsoll_alloc::TrackingAllocator); what it never gives back counts
 //!   whole, as it is measured.

@@ -7,7 +7,7 @@ impl Admission {
     ///
     /// | series `plimsoll_admission_…` | kind | labels |
     /// |---|---|---|
-    /// | `line_bytes`, `used_bytes`, `kept_bytes` | gauge, where they are known | |
+    /// | `line_bytes`, `used_bytes`, `kept_bytes` | gauge, not a number where they are not known | |
     /// | `growth_bytes`, `small_bytes`, `held_bytes` | gauge | |
     /// | `running`, `waiting` | gauge | |
     /// | `admitted_total`, `waited_total`, `cancelled_total` | counter | |
@@ -34,9 +34,8 @@ impl AdmissionStats {
             ("plimsoll_admission_waiting", Some(self.waiting as u64)),
         ];
         for (name, value) in known {
-            if let Some(value) = value {
-                gauge!(name).set(value as f64);
-            }
+            // Not what it was when it was known.
+            gauge!(name).set(value.map_or(f64::NAN, |value| value as f64));
         }
         for (name, total) in [
             ("plimsoll_admission_admitted_total", self.admitted),

@@ -8,7 +8,7 @@ use crate::Attribution;
 use plimsoll_alloc::{MemoryScope, untracked};
 use plimsoll_core::{Name, Rejected};
 use std::{
-    fmt,
+    fmt, mem,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -167,6 +167,15 @@ impl Route {
         }
     }
 
+    /// One answers, and its body may never end. What a small one holds is seen in what is used.
+    #[inline]
+    pub(crate) fn answers(&self, permit: &mut Permit) {
+        if let Hold::Small { stripe, bytes, .. } = &mut permit.hold {
+            let reserved = mem::take(bytes);
+            self.ledger.release_small((*stripe).into(), reserved.into());
+        }
+    }
+
     #[cold]
     fn promote(&self, permit: &mut Permit, class: u8, scope: &MemoryScope) {
         // Its own is not known any more.
@@ -175,7 +184,7 @@ impl Route {
             Standing::Asks(priority) => priority,
         };
         let large = self.ledger.promote(self.learned(class), priority, scope);
-        self.release(std::mem::replace(permit, large), None, 0);
+        self.release(mem::replace(permit, large), None, 0);
     }
 
     /// One has ended, and had held so much at most, if that is known.

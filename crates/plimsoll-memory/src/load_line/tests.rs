@@ -231,19 +231,26 @@ fn the_allocator_is_asked_for_pages_only_while_somebody_waits_for_memory() {
         unattributed,
         ..figures(0)
     };
-    let (much, line) = (Some(11 * MIB), Some(320 * MIB));
+    let (much, line) = (Some(21 * MIB), Some(320 * MIB));
     let mut stats = AdmissionStats::default();
-    assert!(!is_worth_a_purge(&stats, &with(much, line)), "nobody waits");
+    assert_eq!(
+        worth_a_purge(&stats, &with(much, line)),
+        None,
+        "nobody waits"
+    );
     stats.is_short = true;
-    assert!(is_worth_a_purge(&stats, &with(much, line)));
-    // A thirty-second of the line is not worth it.
-    assert!(!is_worth_a_purge(&stats, &with(Some(10 * MIB), line)));
+    stats.waiting = 1;
+    assert_eq!(worth_a_purge(&stats, &with(much, line)), much);
+    // A sixteenth of the line is not worth it.
+    assert_eq!(worth_a_purge(&stats, &with(Some(20 * MIB), line)), None);
     for unknown in [with(None, line), with(much, None)] {
-        assert!(!is_worth_a_purge(&stats, &unknown));
+        assert_eq!(worth_a_purge(&stats, &unknown), None);
     }
-    // Nor is what is never given back.
-    stats.overhead = Some(MIB);
-    assert!(!is_worth_a_purge(&stats, &with(much, line)));
+    // What is more than a quarter is in the way of everybody.
+    stats.is_short = false;
+    assert_eq!(worth_a_purge(&stats, &with(much, line)), None);
+    let vast = Some(81 * MIB);
+    assert_eq!(worth_a_purge(&stats, &with(vast, line)), vast);
 }
 
 // === What is kept ===

@@ -25,7 +25,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 ///
 /// let config = MonitorConfig::new().limit(512 << 20).line(80.0).shrink(false);
 /// assert!(config.validate().is_ok());
-/// assert!(config.elevated(95.0).validate().is_err(), "it has to begin before `high`");
+/// assert!(config.elevated(98.0).validate().is_err(), "it has to begin before `high`");
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct MonitorConfig {
@@ -298,8 +298,13 @@ impl MonitorConfig {
     }
 
     /// Room is made until so much is used, where the level ends for which it is made.
-    pub(crate) fn target_of(&self, line: u64) -> u64 {
-        share(line, (self.elevated - self.gap).max(0.0))
+    pub(crate) fn target_of(&self, line: u64, level: PressureLevel) -> u64 {
+        let from = match level {
+            PressureLevel::Critical => self.critical,
+            PressureLevel::High => self.high,
+            _ => self.elevated,
+        };
+        share(line, (from - self.gap).max(0.0))
     }
 
     /// What is to be done to get rid of `excess` bytes.
@@ -321,7 +326,9 @@ impl MonitorConfig {
     /// What is to be done if somebody asks for it. The allocator has its turn unless it just had one.
     pub(crate) fn ask_by_hand(&self, figures: &MemoryFigures) -> Ask {
         let excess = figures.used.zip(figures.line).map_or(0, |(used, line)| {
-            figures.held_of(used).saturating_sub(self.target_of(line))
+            figures
+                .held_of(used)
+                .saturating_sub(self.target_of(line, PressureLevel::Elevated))
         });
         let exact = figures.tracked.is_some();
         Ask {

@@ -354,7 +354,11 @@ impl Monitor {
 
     fn rise_or_fall(&mut self, now: Instant, alerts: &mut Vec<Alert>) -> Option<PressureChange> {
         let (from, to) = (self.levels.level(), self.next_level());
-        self.critical_in_a_row = match to >= PressureLevel::Critical {
+        // By the pressure itself, which may be below the level by the gap.
+        let critical = self.config.thresholds().critical;
+        let is_critical =
+            to == PressureLevel::Critical && self.last.pressure.value() >= Some(critical);
+        self.critical_in_a_row = match is_critical {
             // Nothing is ended by what was not seen.
             true if self.failed_in_a_row > 0 => self.critical_in_a_row,
             true => self.critical_in_a_row.saturating_add(1),
@@ -385,6 +389,7 @@ impl Monitor {
         self.pressing = match (to.is_pressing(), self.pressing) {
             (true, None) => Some((now, now + self.config.persists)),
             (true, pressing) => pressing,
+            (false, pressing) if to == PressureLevel::Unknown => pressing,
             (false, _) => None,
         };
         let used = Used(&self.last);
@@ -419,10 +424,11 @@ impl Monitor {
     }
 
     fn persists(&mut self, now: Instant, alerts: &mut Vec<Alert>) {
+        let is_unknown = self.levels.level() == PressureLevel::Unknown;
         let Some((since, due)) = &mut self.pressing else {
             return;
         };
-        if now < *due {
+        if is_unknown || now < *due {
             return;
         }
         let lasted = now.saturating_duration_since(*since);
@@ -527,7 +533,7 @@ impl Monitor {
             (
                 Why::Pressure,
                 Depth::Purge,
-                self.config.target_of(usage.line),
+                self.config.target_of(usage.line, PressureLevel::Elevated),
             )
         } else if level.is_pressing() {
             let rises = change.is_some_and(|change| change.to > change.from);
@@ -539,13 +545,17 @@ impl Monitor {
                 PressureLevel::Critical | PressureLevel::High => most,
                 _ => Depth::Purge,
             };
-            (Why::Pressure, depth, self.config.target_of(usage.line))
+            (
+                Why::Pressure,
+                depth,
+                self.config.target_of(usage.line, level),
+            )
         } else if is_due && usage.used >= self.config.elevated_of(usage.line) {
             // What the allocator has free is no pressure, but it is somebody else's memory.
             (
                 Why::Pressure,
                 Depth::Purge,
-                self.config.target_of(usage.line),
+                self.config.target_of(usage.line, PressureLevel::Elevated),
             )
         } else if now >= self.next_cleanup {
             self.next_cleanup = after(now, self.config.cleanup_every);

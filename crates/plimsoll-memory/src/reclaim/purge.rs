@@ -110,7 +110,9 @@ impl Purger {
         state.freed = state.freed.saturating_add(purge.freed.unwrap_or(0));
         let led = Purged::Led(purge);
         if let (true, Some(last)) = (gap.is_zero(), state.last) {
-            purge.took = purge.took.saturating_add(last.took);
+            // What has passed since was part of it.
+            let paid = started.saturating_duration_since(last.ended) / (SHARE - 1);
+            purge.took = purge.took.saturating_add(last.took.saturating_sub(paid));
         }
         state.last = Some(purge);
         drop(state);
