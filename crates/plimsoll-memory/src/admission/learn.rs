@@ -88,10 +88,17 @@ impl Learned {
     }
 
     /// Counts one that has ended, as so many.
-    pub(super) fn record(&self, peak: u64, weight: u32, quantile: f64, ages: Option<&Ages>) {
+    pub(super) fn record(
+        &self,
+        peak: u64,
+        weight: u32,
+        quantile: f64,
+        ages: Option<&Ages>,
+        guess: u64,
+    ) {
         let mut peaks = self.peaks.lock().unwrap_or_else(PoisonError::into_inner);
         peaks.add(peak, weight, ages);
-        let spread = peaks.spread(quantile);
+        let spread = peaks.spread(quantile, guess);
         self.expected.store(spread.most, Relaxed);
         self.mean.store(spread.mean as u64, Relaxed);
         self.deviation.store(spread.deviation as u64, Relaxed);
@@ -106,6 +113,19 @@ impl Learned {
             most,
             mean: self.mean.load(Relaxed) as f64,
             deviation: self.deviation.load(Relaxed) as f64,
+        }
+    }
+
+    /// One that runs holds so much. Those that hold little end first, so that the first few to end say
+    /// too little of the others.
+    pub(super) fn saw(&self, live: u64) {
+        if self.expected().is_none_or(|expected| live <= expected) {
+            return;
+        }
+        let mut peaks = self.peaks.lock().unwrap_or_else(PoisonError::into_inner);
+        if peaks.seen < ENOUGH {
+            peaks.largest = peaks.largest.max(live);
+            self.expected.fetch_max(live, Relaxed);
         }
     }
 
@@ -153,12 +173,13 @@ impl Peaks {
         }
     }
 
-    fn spread(&self, quantile: f64) -> Spread {
+    fn spread(&self, quantile: f64, guess: u64) -> Spread {
         let largest = self.largest.max(SMALLEST as u64);
         if self.seen < ENOUGH {
             // The fewer there were, the larger the next may be.
             let margin = 1.0 + 8.0 / f64::from(self.seen.max(1));
-            return Spread::certain((largest as f64 * margin) as u64);
+            let most = guess.max(largest + largest / 4);
+            return Spread::certain(((largest as f64 * margin) as u64).min(most));
         }
         let enough = (f64::from(self.total) * quantile).ceil() as u32;
         let (mut count, mut most) = (0, None);
@@ -258,7 +279,7 @@ mod tests {
     fn learned(peaks: impl IntoIterator<Item = u64>) -> Learned {
         let learned = Learned::new();
         for peak in peaks {
-            learned.record(peak, 1, 0.9, None);
+            learned.record(peak, 1, 0.9, None, u64::MAX);
         }
         learned
     }
@@ -291,6 +312,30 @@ mod tests {
     }
 
     #[test]
+    fn few_are_trusted_no_less_than_a_guess() {
+        let learned = Learned::new();
+        learned.record(MIB, 1, 0.9, None, 4 * MIB);
+        assert_eq!(learned.expected(), Some(4 * MIB));
+        learned.record(40 * MIB, 1, 0.9, None, 4 * MIB);
+        assert_eq!(learned.expected(), Some(50 * MIB));
+    }
+
+    #[test]
+    fn what_those_that_run_hold_counts_while_few_have_ended() {
+        let learned = learned([MIB; 8]);
+        learned.saw(30 * MIB);
+        assert_eq!(learned.expected(), Some(30 * MIB));
+        learned.record(MIB, 1, 0.9, None, u64::MAX);
+        assert!(learned.expected() > Some(30 * MIB));
+        // Not once there are enough: one that is larger than all others closes the route for nobody.
+        for _ in 0..40 {
+            learned.record(MIB, 1, 0.9, None, u64::MAX);
+        }
+        learned.saw(900 * MIB);
+        assert_eq!(learned.expected(), Some(MIB));
+    }
+
+    #[test]
     fn most_hold_no_more_than_is_expected() {
         // From 1 to 100 MiB, nine in ten up to 90.
         let expected = learned((1..=100).map(|n| n * MIB)).expected().unwrap();
@@ -313,7 +358,7 @@ mod tests {
         for n in 1..=40 {
             let mut ages = Ages::default();
             ages.waits(n * MIB);
-            learned.record(n * MIB, 1, 0.9, Some(&ages));
+            learned.record(n * MIB, 1, 0.9, Some(&ages), u64::MAX);
         }
         let mut ages = Ages::default();
         assert!(learned.expected_of(&ages, 0, 0) >= 36 * MIB);
@@ -325,7 +370,13 @@ mod tests {
     fn a_request_that_grows_in_steps_is_known_by_its_first_step() {
         let learned = Learned::new();
         for n in 1..=40 {
-            learned.record(8 * n * MIB, 1, 0.9, Some(&in_steps(8 * n * MIB, 320)));
+            learned.record(
+                8 * n * MIB,
+                1,
+                0.9,
+                Some(&in_steps(8 * n * MIB, 320)),
+                u64::MAX,
+            );
         }
         for age in [1, 20, 70, 300] {
             let ages = in_steps(16 * MIB, age);
@@ -340,7 +391,7 @@ mod tests {
         let mut ages = Ages::default();
         ages.waits(0);
         for _ in 0..40 {
-            learned.record(32 * MIB, 1, 0.9, Some(&ages));
+            learned.record(32 * MIB, 1, 0.9, Some(&ages), u64::MAX);
         }
         assert_eq!(learned.expected_of(&ages, 0, 0), 32 * MIB);
     }
@@ -349,7 +400,7 @@ mod tests {
     fn one_that_is_larger_than_any_goes_on_growing_as_others_did() {
         let learned = Learned::new();
         for _ in 0..40 {
-            learned.record(8 * MIB, 1, 0.9, Some(&in_steps(8 * MIB, 320)));
+            learned.record(8 * MIB, 1, 0.9, Some(&in_steps(8 * MIB, 320)), u64::MAX);
         }
         let expected = learned.expected_of(&in_steps(160 * MIB, 1), 20 * MIB, 0);
         // By as many bytes as others did, rather than as many times.
@@ -359,11 +410,11 @@ mod tests {
     #[test]
     fn growth_that_was_is_forgotten_after_two_windows() {
         let learned = Learned::new();
-        learned.record(800 * MIB, 1, 0.9, Some(&in_steps(800 * MIB, 320)));
+        learned.record(800 * MIB, 1, 0.9, Some(&in_steps(800 * MIB, 320)), u64::MAX);
         let mut ages = Ages::default();
         ages.waits(MIB);
         for _ in 0..2 * WINDOW {
-            learned.record(MIB, 1, 0.9, Some(&ages));
+            learned.record(MIB, 1, 0.9, Some(&ages), u64::MAX);
         }
         assert_eq!(learned.expected_of(&ages, MIB, 0), MIB);
     }

@@ -46,7 +46,7 @@ const FOR_SMALL: u64 = 64;
 /// part of the line in all: a stream of events may never end.
 const ALONE: u64 = 32;
 /// What the first requests of a route are taken to hold, as a part of the line.
-const GUESS: u64 = 8;
+const GUESS: u64 = 6;
 
 /// Nobody holds more than that, whatever it says. Sums of it do not overflow.
 const MOST: u64 = 1 << 40;
@@ -375,7 +375,7 @@ impl Ledger {
         held.min(MOST)
     }
 
-    fn guess(&self) -> u64 {
+    pub(super) fn guess(&self) -> u64 {
         let config = self.config.read().unwrap_or_else(PoisonError::into_inner);
         let line = self.line.load(Relaxed);
         config.guess.unwrap_or(line / GUESS).min(MOST)
@@ -583,7 +583,8 @@ impl Ledger {
         drop(book);
         woken.into_iter().for_each(Waker::wake);
         if let Some(peak) = peak {
-            large.learned.record(peak, 1, self.quantile(), Some(&ages));
+            let (quantile, guess) = (self.quantile(), self.guess());
+            large.learned.record(peak, 1, quantile, Some(&ages), guess);
         }
     }
 
@@ -950,6 +951,7 @@ impl Run {
         };
         self.live = scope.usage().live;
         self.ages.note(age, self.live);
+        learned.saw(self.live);
         // Of those that never end nothing is learned.
         let guess = guess >> (age / GUESS_HALVES).min(63);
         self.expected = learned.expected_of(&self.ages, self.live, guess);

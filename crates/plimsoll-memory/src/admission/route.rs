@@ -214,9 +214,11 @@ impl Route {
         // Those that are larger are few, and all of them matter. The lowest bits of the time are as
         // good as chance.
         if learned.expected().is_some_and(|expected| peak > expected) {
-            learned.record(peak, 1, self.ledger.quantile(), None);
+            let (quantile, guess) = (self.ledger.quantile(), self.ledger.guess());
+            learned.record(peak, 1, quantile, None, guess);
         } else if (began >> 5).is_multiple_of(SAMPLED.into()) {
-            learned.record(peak, SAMPLED, self.ledger.quantile(), None);
+            let (quantile, guess) = (self.ledger.quantile(), self.ledger.guess());
+            learned.record(peak, SAMPLED, quantile, None, guess);
         }
     }
 }
