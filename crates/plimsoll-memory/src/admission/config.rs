@@ -68,7 +68,7 @@ impl AdmissionConfig {
     }
 
     /// How many bytes the first requests of a route are taken to hold at most, until it is known
-    /// better. A sixth of the line by default.
+    /// better. An eighth of the line by default.
     #[must_use]
     pub fn guess(mut self, bytes: impl Into<Option<u64>>) -> Self {
         self.guess = bytes.into();
@@ -163,7 +163,7 @@ impl Settings for AdmissionConfig {
         );
         fields.setting(
             "guess",
-            "What the first requests of a route are taken to hold at most; by default a sixth of the line.",
+            "What the first requests of a route are taken to hold at most; by default an eighth of the line.",
             &mut bytes(&mut self.guess, 1..=u64::MAX).or(&["auto"]),
         );
         fields.setting(

@@ -38,6 +38,16 @@ impl Spread {
     }
 }
 
+impl Spread {
+    /// It is known by now to hold no more than that.
+    pub(super) const fn cap(&mut self, most: u64) {
+        if self.most > most {
+            self.most = most;
+            self.mean = self.mean.min(most as f64);
+        }
+    }
+}
+
 impl Growth {
     /// One has begun, and may still grow by that.
     pub(super) const fn add_begun(&mut self, bytes: u64) {

@@ -16,6 +16,9 @@ const HALVED_AT: u32 = 1_024;
 /// How many requests it takes until their distribution counts, rather than their largest.
 const ENOUGH: u32 = 32;
 
+/// Who holds less has not begun: it may not have been polled yet, and tells nothing of how much it grows.
+pub(super) const BEGUN: u64 = 64 << 10;
+
 /// Ages at which it is remembered what a request held: when it first waited, and then from so many
 /// milliseconds on.
 pub(super) const AGES: usize = 8;
@@ -34,6 +37,8 @@ pub(super) struct Learned {
     /// What it holds on average, and how far from that it is as a rule.
     mean: AtomicU64,
     deviation: AtomicU64,
+    /// The most that one held that ran while few had ended; `u64::MAX` once enough have.
+    running: AtomicU64,
     peaks: Mutex<Peaks>,
 }
 
@@ -68,6 +73,7 @@ impl Learned {
             expected: AtomicU64::new(0),
             mean: AtomicU64::new(0),
             deviation: AtomicU64::new(0),
+            running: AtomicU64::new(0),
             peaks: Mutex::new(Peaks {
                 counts: [0; BINS],
                 total: 0,
@@ -98,6 +104,11 @@ impl Learned {
     ) {
         let mut peaks = self.peaks.lock().unwrap_or_else(PoisonError::into_inner);
         peaks.add(peak, weight, ages);
+        if peaks.seen < ENOUGH {
+            peaks.largest = peaks.largest.max(self.running.load(Relaxed));
+        } else {
+            self.running.store(u64::MAX, Relaxed);
+        }
         let spread = peaks.spread(quantile, guess);
         self.expected.store(spread.most, Relaxed);
         self.mean.store(spread.mean as u64, Relaxed);
@@ -119,13 +130,11 @@ impl Learned {
     /// One that runs holds so much. Those that hold little end first, so that the first few to end say
     /// too little of the others.
     pub(super) fn saw(&self, live: u64) {
-        if self.expected().is_none_or(|expected| live <= expected) {
-            return;
-        }
-        let mut peaks = self.peaks.lock().unwrap_or_else(PoisonError::into_inner);
-        if peaks.seen < ENOUGH {
-            peaks.largest = peaks.largest.max(live);
-            self.expected.fetch_max(live, Relaxed);
+        if live > self.running.load(Relaxed) {
+            self.running.fetch_max(live, Relaxed);
+            if self.expected().is_some() {
+                self.expected.fetch_max(live, Relaxed);
+            }
         }
     }
 
@@ -217,9 +226,11 @@ impl Growth {
         }
         self.seen = self.seen.checked_add(1).unwrap_or(WINDOW);
         let grown = peak.saturating_sub(held);
-        let factor = peak as f32 / held.max(1) as f32;
         self.bytes[0] = self.bytes[0].max(grown);
-        self.factor[0] = self.factor[0].max(factor);
+        if held >= BEGUN {
+            let factor = peak as f32 / held as f32;
+            self.factor[0] = self.factor[0].max(factor);
+        }
     }
 
     /// What one that held so much has come to hold at most.
@@ -229,8 +240,12 @@ impl Growth {
         }
         let bytes = self.bytes[0].max(self.bytes[1]);
         let factor = self.factor[0].max(self.factor[1]);
-        let by_factor = (held.max(1) as f64 * f64::from(factor)) as u64;
-        Some(by_factor.min(held.saturating_add(bytes)))
+        let by_bytes = held.saturating_add(bytes);
+        if held < BEGUN || factor == 0.0 {
+            return Some(by_bytes);
+        }
+        let by_factor = (held as f64 * f64::from(factor)) as u64;
+        Some(by_factor.min(by_bytes))
     }
 }
 
@@ -333,6 +348,27 @@ mod tests {
         }
         learned.saw(900 * MIB);
         assert_eq!(learned.expected(), Some(MIB));
+    }
+
+    #[test]
+    fn who_has_not_begun_is_not_taken_to_grow_by_as_many_times() {
+        let learned = Learned::new();
+        for _ in 0..40 {
+            learned.record(8 * MIB, 1, 0.9, Some(&in_steps(8 * MIB, 320)), u64::MAX);
+        }
+        // It has waited for a processor until now.
+        let mut ages = Ages::default();
+        ages.note(20 * MS, 3_000);
+        let expected = learned.expected_of(&ages, 3_000, 0);
+        assert!(expected > 7 * MIB, "{expected}");
+    }
+
+    #[test]
+    fn what_those_held_that_ran_before_the_first_has_ended_counts() {
+        let learned = Learned::new();
+        learned.saw(100 * MIB);
+        learned.record(MIB, 1, 0.9, None, 50 * MIB);
+        assert_eq!(learned.expected(), Some(125 * MIB));
     }
 
     #[test]

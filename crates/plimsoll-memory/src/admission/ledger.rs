@@ -3,7 +3,7 @@
 use super::{
     AdmissionConfig, AdmissionMode, Meter, Permit, Priority,
     growth::{Growth, Spread},
-    learn::{Ages, Learned},
+    learn::{Ages, BEGUN, Learned},
     permit::Hold,
     route::Standing,
     stats::Counts,
@@ -46,7 +46,7 @@ const FOR_SMALL: u64 = 64;
 /// part of the line in all: a stream of events may never end.
 const ALONE: u64 = 32;
 /// What the first requests of a route are taken to hold, as a part of the line.
-const GUESS: u64 = 6;
+const GUESS: u64 = 8;
 
 /// Nobody holds more than that, whatever it says. Sums of it do not overflow.
 const MOST: u64 = 1 << 40;
@@ -66,8 +66,6 @@ const SLOW_READING: u64 = 250_000;
 
 /// How often in a row what is used may be unreadable before nothing is known of it.
 const MOST_BLIND: u8 = 100;
-/// Who holds less has not begun: it may not have been polled yet.
-const BEGUN: u64 = 64 << 10;
 
 /// A rate counts half as much after so long, in seconds.
 const HALF_LIFE: f64 = 2.0;
@@ -957,11 +955,8 @@ impl Run {
         self.expected = learned.expected_of(&self.ages, self.live, guess);
         match &mut self.spread {
             Some(_) if self.live >= BEGUN => self.spread = None,
-            Some(spread) if spread.most > self.expected => {
-                spread.most = self.expected;
-                spread.mean = spread.mean.min(self.expected as f64);
-            }
-            _ => {}
+            Some(spread) => spread.cap(learned.expected().unwrap_or(guess)),
+            None => {}
         }
     }
 }
