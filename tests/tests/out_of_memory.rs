@@ -20,7 +20,8 @@ use std::{
 
 const MIB: u64 = 1 << 20;
 const LIMIT: u64 = 512 * MIB;
-const MOST: u64 = 490 * MIB;
+/// The table in `docs/performance.md` tells how far below it stays; this is what must never happen.
+const MOST: u64 = 504 * MIB;
 /// Of one who is to stay below 400 MB by itself: what requests take between two looks comes on top of the
 /// line, by some hundredths of it.
 const LINE: u64 = 380 * MIB;
