@@ -1,5 +1,5 @@
-//! What it costs a request to be let in: small ones, which take no lock, and large ones, which are
-//! counted one by one. Against the same request without admission.
+//! What it costs a small request to be let in, which takes no lock, against the same request without
+//! admission.
 
 use clap::Parser;
 use plimsoll_alloc::TrackingAllocator;
@@ -35,8 +35,7 @@ fn main() -> Result<(), Error> {
     let mut suite = Suite::new("Admission", Args::parse().options);
     let alone = Arc::new(Weigher::new("alone".into(), HeavyLog::none(), None));
     let small = admitted("small", 4 << 10)?;
-    let large = admitted("large", 8 << 20)?;
-    for (name, weigher) in [("none", &alone), ("small", &small), ("large", &large)] {
+    for (name, weigher) in [("none", &alone), ("small", &small)] {
         let one = weigher.clone();
         let single = suite.single(name, move |ops| requests(&one, ops));
         single.versus("none 1T");
