@@ -1,11 +1,11 @@
 //! Who is let in, who waits, and that all of it is given back.
 #![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 
-use plimsoll_alloc::TrackingAllocator;
+use plimsoll_alloc::{Reclaim, TrackingAllocator};
 use plimsoll_core::{BoxError, ConfigError, RejectReason, Rejected};
 use plimsoll_memory::{
     Admission, AdmissionConfig, AdmissionLayer, AdmissionMode, AdmissionStats, Admitted, Ask,
-    BudgetKey, BudgetMode, HeavyLog, Priority, Weigher,
+    BudgetKey, BudgetMode, HeavyLog, LoadLine, MemoryConfig, MonitorConfig, Priority, Weigher,
     admission::{AdmissionFuture, AdmissionService, Meter},
     reclaim::{CancelAsk, CancelLargest as _, Cancelled},
 };
@@ -1773,6 +1773,52 @@ async fn run(steps: Vec<Step>) {
         drop(routes[3].enter(job));
     }
     ship.assert_empty();
+}
+
+/// Remembers what it is told.
+struct Frugal(Mutex<Vec<bool>>);
+
+impl Reclaim for Frugal {
+    fn release(&self) {}
+
+    fn set_frugal(&self, frugal: bool) {
+        self.0.lock().unwrap().push(frugal);
+    }
+}
+
+/// On the real clock, since the monitor has a thread of its own.
+#[tokio::test]
+async fn the_allocator_is_frugal_while_requests_wait_for_memory() {
+    static ALLOCATOR: Frugal = Frugal(Mutex::new(Vec::new()));
+    let told = || ALLOCATOR.0.lock().unwrap().clone();
+    let until = async |what: &dyn Fn() -> bool| {
+        let comes = async {
+            while !what() {
+                tokio::task::yield_now().await;
+            }
+        };
+        let minute = Duration::from_secs(60);
+        tokio::time::timeout(minute, comes).await.unwrap();
+    };
+    // The process holds more than that, whatever it does.
+    let monitor = MonitorConfig::new().line_bytes(MIB).log_every(None);
+    let admission = enforce().queue_timeout(Duration::from_secs(60));
+    let config = MemoryConfig::new().monitor(monitor).admission(admission);
+    let ship = Ship::enforcing();
+    let builder = LoadLine::builder(&config).admission(ship.admission.clone());
+    let (line, guard) = builder.allocator(&ALLOCATOR).start().unwrap();
+    until(&|| line.admission().stats().line == Some(MIB)).await;
+    let route = Route::new("route", &ship);
+    // Of high priority, since others are refused at once.
+    let waits = route.queue(Job::new().of(Priority::High));
+    ship.admission.tick();
+    assert!(ship.stats().is_short);
+    until(&|| told() == [true]).await;
+    drop(waits);
+    until(&|| told() == [true, false]).await;
+    drop(guard);
+    until(&|| ship.stats().line.is_none()).await;
+    assert_eq!(told(), [true, false]);
 }
 
 /// Polls one, which goes when it has ended.
