@@ -7,15 +7,14 @@
 //! used, all that growth, and what the next one may hold, have to fit under the line.
 //!
 //! - What is used is read from the system, at most every half millisecond, while somebody waits.
-//!   Pages that the allocator keeps for the next who asks count in part, as far as that is known by
-//!   the [tracking allocator](plimsoll_alloc::TrackingAllocator); what it never gives back counts
-//!   whole, as it is measured.
+//!   Pages that the allocator keeps for the next who asks count, but for a part of those that it was
+//!   seen to use again; the [tracking allocator](plimsoll_alloc::TrackingAllocator) tells.
 //! - A request that is small, a thousandth of the line, takes no lock: its reservation is one
 //!   addition to a counter of its stripe of threads. Those that are larger are counted one by one.
 //! - Whoever does not fit waits, in order of priority and arrival, small ones first; at most so many
 //!   and so long. Then it is refused, and told when to come again, by how fast memory is given back.
-//! - If no large request runs, the first that waits is let in whatever it may hold, unless the line
-//!   is passed already: a route is never closed by what is taken of it.
+//! - If no large request runs that holds much, the first that waits is let in whatever it may hold,
+//!   unless the line is passed already: a route is never closed by what is taken of it.
 //! - Past the line requests are shed by [priority](Priority), the more the closer the limit is.
 //!
 //! Without a known line everybody is let in. Where nobody counts what requests hold, nothing is

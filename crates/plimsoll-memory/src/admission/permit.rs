@@ -2,6 +2,10 @@ use super::ledger::Large;
 use std::{fmt, sync::Arc};
 
 /// What is reserved for a request that was let in.
+///
+/// It is given back by the [weigher](crate::Weigher::begin_admitted) that begins the request with it, and by
+/// nobody else: whoever drops it has it reserved for ever.
+#[must_use = "what is reserved is given back only by a weigher that begins with it"]
 pub struct Permit {
     pub(super) hold: Hold,
 }
