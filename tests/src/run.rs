@@ -36,8 +36,11 @@ const AROUND: Duration = Duration::from_secs(90);
 #[allow(clippy::exhaustive_enums, reason = "one for each service")]
 #[serde(rename_all = "lowercase")]
 pub enum Allocator {
-    /// That of the system.
+    /// That of the system, and large blocks by ourselves.
     Glibc,
+    /// That of the system.
+    #[serde(rename = "glibc-plain")]
+    GlibcPlain,
     /// jemalloc.
     Jemalloc,
 }
@@ -130,7 +133,12 @@ impl Programs {
         )
     }
 
-    fn service(&self, allocator: Allocator) -> PathBuf {
+    fn service(&self, allocator: Allocator, is_bare: bool) -> PathBuf {
+        // Ours is compared with that of the system.
+        let allocator = match allocator {
+            Allocator::Glibc if is_bare => Allocator::GlibcPlain,
+            allocator => allocator,
+        };
         self.0.join(format!("load-service-{allocator}"))
     }
 
@@ -143,6 +151,7 @@ impl fmt::Display for Allocator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Glibc => "glibc",
+            Self::GlibcPlain => "glibc-plain",
             Self::Jemalloc => "jemalloc",
         })
     }
@@ -281,7 +290,10 @@ struct Service {
 
 impl Service {
     fn start(plan: &Plan, programs: &Programs, cgroup: &Cgroup) -> Result<Self, Error> {
-        let mut command = plan.command(&programs.service(plan.allocator), Some(cgroup));
+        let mut command = plan.command(
+            &programs.service(plan.allocator, plan.is_bare),
+            Some(cgroup),
+        );
         command.args(["--end-with-stdin", "--print-live"]);
         if plan.is_bare {
             command.arg("--bare");

@@ -42,6 +42,7 @@
 pub mod bench;
 mod counting;
 mod future;
+mod large;
 mod local;
 #[cfg(all(test, plimsoll_loom))]
 mod loom;
@@ -60,6 +61,7 @@ mod tracking;
 pub use self::{
     counting::CountingAllocator,
     future::Scoped,
+    large::{LargeBlockUsage, LargeBlocks},
     reclaim::{AllocatorFigures, Reclaim, Reclaimed, resident_bytes},
     scope::{
         Charge, Entered, GroupId, MemoryGroup, MemoryScope, MemoryUsage, OverLimit, ProcessUsage,

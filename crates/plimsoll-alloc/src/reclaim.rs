@@ -1,4 +1,4 @@
-use crate::{CountingAllocator, TrackingAllocator};
+use crate::{CountingAllocator, LargeBlockUsage, TrackingAllocator};
 use std::alloc::System;
 
 /// An allocator that can give free memory back to the system.
@@ -27,6 +27,16 @@ pub trait Reclaim {
     /// Has memory given back to the system as soon as it is free, where that can be had, which makes
     /// large blocks slower: for as long as it is short. Does nothing by default.
     fn set_frugal(&self, _frugal: bool) {}
+
+    /// What it has of blocks that it keeps by itself: of [`LargeBlocks`](crate::LargeBlocks). None where
+    /// it has none.
+    fn large_blocks(&self) -> Option<LargeBlockUsage> {
+        None
+    }
+
+    /// Sets how many bytes of large blocks may live and be kept. What is kept beyond that is given back
+    /// at once. Does nothing where there are none.
+    fn set_room(&self, _bytes: usize) {}
 
     /// Gives free memory back to the system.
     ///
@@ -286,6 +296,14 @@ impl<A: Reclaim> Reclaim for TrackingAllocator<A> {
         self.inner().set_frugal(frugal);
     }
 
+    fn large_blocks(&self) -> Option<LargeBlockUsage> {
+        self.inner().large_blocks()
+    }
+
+    fn set_room(&self, bytes: usize) {
+        self.inner().set_room(bytes);
+    }
+
     fn figures(&self) -> Option<AllocatorFigures> {
         self.inner().figures()
     }
@@ -298,6 +316,14 @@ impl<A: Reclaim> Reclaim for CountingAllocator<A> {
 
     fn set_frugal(&self, frugal: bool) {
         self.inner().set_frugal(frugal);
+    }
+
+    fn large_blocks(&self) -> Option<LargeBlockUsage> {
+        self.inner().large_blocks()
+    }
+
+    fn set_room(&self, bytes: usize) {
+        self.inner().set_room(bytes);
     }
 
     fn figures(&self) -> Option<AllocatorFigures> {

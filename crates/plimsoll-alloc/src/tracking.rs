@@ -1,5 +1,5 @@
 use crate::{
-    local, pages,
+    LargeBlocks, local, pages,
     placement::{Placement, a_page, with_tag},
     slot::UNCOUNTED,
 };
@@ -9,7 +9,7 @@ use crate::{
     records::{self, is_sampled},
 };
 use std::{
-    alloc::{GlobalAlloc, Layout, System},
+    alloc::{GlobalAlloc, Layout},
     ptr,
     sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed},
 };
@@ -52,7 +52,7 @@ use std::{
 /// of what it allocated in no scope may be missing for ever. Blocks of a page and more that lie
 /// beyond 48 bits of address are not counted.
 #[derive(Debug)]
-pub struct TrackingAllocator<A = System> {
+pub struct TrackingAllocator<A = LargeBlocks> {
     inner: A,
 }
 
@@ -140,10 +140,12 @@ pub fn mode() -> Mode {
 }
 
 impl TrackingAllocator {
-    /// Wraps the allocator of the system.
+    /// Wraps the allocator of the system, with [large blocks](LargeBlocks) by ourselves.
+    ///
+    /// Without these it is `TrackingAllocator::new(std::alloc::System)`.
     #[must_use]
     pub const fn system() -> Self {
-        Self::new(System)
+        Self::new(LargeBlocks::system())
     }
 }
 

@@ -89,6 +89,7 @@ pub mod profile;
 #[cfg(feature = "metrics")]
 mod publish;
 pub mod reclaim;
+mod room;
 mod show;
 mod spawn;
 mod stats;

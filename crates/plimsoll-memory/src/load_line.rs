@@ -6,6 +6,7 @@ use crate::{
     admission::Meter,
     history::{History, HistoryPoint, Point, Resolution},
     monitor::{Source, SystemSource},
+    room::{ButForKept, Room},
     show::{Percent, Rate, Size, Span},
     verdict::{LeakDetector, LeakKind, Verdict},
 };
@@ -103,6 +104,7 @@ struct Follower {
     registry: Registry,
     alerts: Alerts,
     allocator: Option<&'static (dyn Reclaim + Sync)>,
+    room: Option<Room>,
     holders: Vec<Holders>,
     known: Arc<Mutex<Kept>>,
     judged: Option<Instant>,
@@ -195,7 +197,9 @@ impl LoadLineBuilder {
             holders,
         } = self;
         config.validate().map_err(ManagerError::Config)?;
-        admission.set_meter(meter);
+        let room = allocator.and_then(Room::of);
+        admission.set_meter(ButForKept::new(meter, room.clone()));
+        let source = ButForKept::new(source, room.clone());
         let known = Arc::new(Mutex::new(Kept {
             history: History::new(Instant::now(), SystemTime::now()),
             leaks: LeakDetector::new(config.leaks_config()),
@@ -208,6 +212,7 @@ impl LoadLineBuilder {
             registry: registry.clone(),
             alerts: alerts.clone(),
             allocator,
+            room,
             holders,
             known: known.clone(),
             judged: None,
@@ -411,6 +416,9 @@ impl Kept {
 impl Follower {
     fn follow(&mut self, now: Instant, figures: &MemoryFigures) {
         self.admission.set_line(figures.line);
+        if let Some(room) = &self.room {
+            room.set_line(figures.line);
+        }
         self.admission.set_shed(shed(figures));
         let stats = self.admission.stats();
         tracing::trace!(?stats, "admission");

@@ -1,4 +1,4 @@
-//! The service under load, with the tracking allocator over that of the system.
+//! The service under load, with the tracking allocator over that of the system, as most have it.
 
 use clap::Parser as _;
 use plimsoll::TrackingAllocator;

@@ -66,6 +66,7 @@ fn follower() -> Follower {
         registry: Registry::new(),
         alerts: Alerts::new(),
         allocator: None,
+        room: None,
         holders: Vec::new(),
         known: Arc::new(Mutex::new(Kept {
             history: History::new(Instant::now(), SystemTime::now()),

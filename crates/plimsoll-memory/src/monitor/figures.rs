@@ -18,7 +18,7 @@ pub struct MemoryFigures {
     pub level: PressureLevel,
     /// How long the level has lasted.
     pub level_for: Duration,
-    /// Bytes that count against the limit.
+    /// Bytes that count against the limit, but for those [kept](Self::kept).
     pub used: Option<u64>,
     /// How many of these the allocator has free and may give back, as far as that can be told.
     pub reclaimable: u64,
@@ -30,6 +30,9 @@ pub struct MemoryFigures {
     pub headroom: Option<u64>,
     /// Bytes allocated and not freed, as the tracking allocator counts them.
     pub tracked: Option<u64>,
+    /// Bytes of large blocks that the allocator keeps, and gives back to whoever needs room. None where it
+    /// keeps none by itself, as with [`LargeBlocks`](plimsoll_alloc::LargeBlocks).
+    pub kept: Option<u64>,
     /// Bytes of the process that are in memory.
     pub resident: Option<u64>,
     /// Bytes in memory of those for whom the limit is.
@@ -77,6 +80,7 @@ impl MemoryFigures {
         line: None,
         headroom: None,
         tracked: None,
+        kept: None,
         resident: None,
         working_set: None,
         unattributed: None,

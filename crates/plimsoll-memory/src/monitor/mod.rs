@@ -621,6 +621,7 @@ fn of(signals: &Signals) -> MemoryFigures {
         used: _,
         tracked,
         allocator_free: _,
+        kept,
         resident,
         working_set,
         stall,
@@ -630,6 +631,7 @@ fn of(signals: &Signals) -> MemoryFigures {
     } = *signals;
     MemoryFigures {
         tracked,
+        kept,
         resident,
         working_set,
         unattributed: signals.unattributed(),

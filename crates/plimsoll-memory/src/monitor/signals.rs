@@ -14,6 +14,9 @@ pub struct Signals {
     pub tracked: Option<u64>,
     /// Bytes that the allocator has from the system, and nobody from the allocator.
     pub allocator_free: Option<u64>,
+    /// Bytes of large blocks that the allocator keeps and gives back to whoever needs them. They are part
+    /// of what is used, of the working set and of what is resident, and do not count against the line.
+    pub kept: Option<u64>,
     /// Bytes of the process that are in memory.
     pub resident: Option<u64>,
     /// Bytes that those have in memory for whom the limit is, the process among them, without pages of
@@ -53,17 +56,19 @@ pub trait Source: Send {
 pub struct ProcessSource;
 
 impl Signals {
-    /// What is used of the limit.
+    /// What is used of the limit, but for what is kept.
     pub(crate) fn used(&self) -> Option<u64> {
-        let of_process = self.resident.or(self.tracked);
-        self.used.or(self.working_set).or(of_process)
+        let in_memory = self.used.or(self.working_set).or(self.resident);
+        let in_memory = in_memory.map(|used| used.saturating_sub(self.kept.unwrap_or(0)));
+        in_memory.or(self.tracked)
     }
 
-    /// What is in memory and was not allocated, or is free again: the allocator's reserves, stacks, the
+    /// What is in memory and was not allocated, or is free again and not kept: the allocator's reserves, stacks, the
     /// program, and what others allocate from the system by themselves.
     pub(crate) fn unattributed(&self) -> Option<u64> {
         let (resident, tracked) = self.resident.zip(self.tracked)?;
-        Some(resident.saturating_sub(tracked))
+        let known = tracked.saturating_add(self.kept.unwrap_or(0));
+        Some(resident.saturating_sub(known))
     }
 }
 

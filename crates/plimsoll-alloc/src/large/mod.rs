@@ -1,0 +1,388 @@
+//! Large blocks: what is freed of them is kept for the next, within a bound.
+//!
+//! Whoever maps a large block for itself pays for each page of it, a microsecond and more in a virtual
+//! machine. Whoever keeps what was freed, as most allocators do, ends up with much of it in pieces that
+//! fit nobody, does not say how much, and gives it back when it likes.
+//!
+//! Here all that is freed is kept, to the byte, as far as what lives and what is kept fit into a *room*.
+//! A block is the shortest range that has its length; where none has, the pages of some are moved
+//! together, which takes the system a fiftieth of what new ones do. What has no room is given back
+//! within the call that needs it. What is kept is therefore as good as free to whoever sets the room.
+
+mod book;
+mod extents;
+mod pages;
+mod seams;
+
+use self::{
+    book::{Book, Taken},
+    extents::{Extent, Pieces},
+};
+use crate::{AllocatorFigures, Reclaim};
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    ptr,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+/// Blocks from here on are large.
+const LARGE: usize = 512 << 10;
+/// What lengths are rounded up to: a multiple of the pages of every system.
+const GRAIN: usize = 128 << 10;
+/// What blocks may be aligned to, as pages are everywhere.
+const MOST_ALIGNED: usize = 4 << 10;
+/// The room by default.
+const ROOM: usize = 64 << 20;
+
+/// Wraps an allocator, and keeps large blocks for itself: those of 512 KiB and more.
+///
+/// Pages of such blocks are not given back to the system when they are freed, but kept for the next
+/// block, as far as those that live and those that are kept fit into the [room](Self::set_room): 64 MiB
+/// at first. Under a load line the room is what the line leaves. Nothing is refused for want of room;
+/// there is just nothing kept then.
+///
+/// ```
+/// use plimsoll_alloc::{Reclaim, TrackingAllocator};
+///
+/// // Over large blocks, over the allocator of the system.
+/// #[global_allocator]
+/// static ALLOC: TrackingAllocator = TrackingAllocator::system();
+///
+/// fn main() {
+///     drop(vec![1_u8; 10 << 20]);
+///     # #[cfg(target_os = "linux")]
+///     assert_eq!(ALLOC.large_blocks().map(|it| it.kept), Some(10 << 20));
+///     ALLOC.release();
+///     assert_eq!(ALLOC.large_blocks().map(|it| it.kept), Some(0));
+/// }
+/// ```
+///
+/// # Cost
+///
+/// A lock and a search of less than a microsecond for each large block, and 48 KiB for who has what.
+/// Lengths are rounded up to 128 KiB, of which what was never touched is not in memory. Blocks of zeros
+/// are written where their pages are not new.
+///
+/// # Use
+///
+/// On Linux. Elsewhere all blocks come from the allocator inside. What it keeps is a range of addresses,
+/// some of which may never have been touched: it is not more than what is kept. At most 512 ranges are
+/// kept; the shortest is given back for one more. Pages are no longer moved where there are more than
+/// 4 000 mappings, until there are none. A process that forks and goes on without executing another
+/// program must not allocate large blocks in the child if other threads did so meanwhile.
+#[derive(Debug)]
+pub struct LargeBlocks<A = System> {
+    inner: A,
+    book: Mutex<Book>,
+}
+
+/// What [`LargeBlocks`] has, in bytes.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct LargeBlockUsage {
+    /// Of blocks that live.
+    pub live: u64,
+    /// Kept for the next block.
+    pub kept: u64,
+    /// What both should fit into.
+    pub room: u64,
+    /// Given out of what was kept, so far.
+    pub reused: u64,
+    /// Given out of what was kept in several pieces, so far.
+    pub moved: u64,
+    /// Given out in pages of the system's, so far.
+    pub fresh: u64,
+}
+
+impl LargeBlocks {
+    /// Wraps the allocator of the system.
+    #[must_use]
+    pub const fn system() -> Self {
+        Self::new(System)
+    }
+}
+
+impl<A> LargeBlocks<A> {
+    /// Wraps an allocator, which gets the blocks that are not large.
+    #[must_use]
+    pub const fn new(inner: A) -> Self {
+        Self::with_room(inner, ROOM)
+    }
+
+    /// Wraps an allocator, and keeps what is freed as long as no more bytes live and are kept than that.
+    #[must_use]
+    pub const fn with_room(inner: A, room: usize) -> Self {
+        Self {
+            inner,
+            book: Mutex::new(Book::new(room)),
+        }
+    }
+
+    /// What it has.
+    #[must_use]
+    pub fn usage(&self) -> LargeBlockUsage {
+        self.book().usage()
+    }
+
+    /// Sets how many bytes may live and be kept. What is kept beyond that is given back before this
+    /// returns, which takes a tenth of a second for a gigabyte.
+    pub fn set_room(&self, bytes: usize) {
+        self.book().set_room(bytes);
+        self.make_room();
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        // Nothing panics while it is held.
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A block, and how many bytes at its beginning may be other than zero.
+    fn take(&self, len: usize) -> Option<(usize, usize)> {
+        let taken = self.book().take(len);
+        match taken {
+            Taken::Whole(addr) => Some((addr, len)),
+            Taken::Parts(pieces) => self.make(len, &pieces),
+        }
+    }
+
+    fn make(&self, len: usize, of: &Pieces) -> Option<(usize, usize)> {
+        self.make_room();
+        let block = pages::map(len).map(|addr| Extent { addr, len });
+        // SAFETY: nobody knows the block, and the pieces were taken from those that nobody has.
+        let moved = block.map_or(0, |block| unsafe { join(block, of.all()) });
+        match block {
+            Some(block) if moved == of.all().len() => {
+                self.book().made(block, of.all());
+                return Some((block.addr, of.bytes()));
+            }
+            _ => of.all()[moved..].iter().for_each(|piece| {
+                let gone = self.book().put_back(*piece);
+                // SAFETY: it was kept until now.
+                gone.into_iter()
+                    .for_each(|gone| unsafe { pages::unmap(gone) });
+            }),
+        }
+        // There may be as many mappings or addresses as there may be: not for want of these.
+        self.release_kept();
+        let mapped = pages::map(len);
+        let mut book = self.book();
+        match mapped {
+            Some(addr) => book.made(Extent { addr, len }, &[]),
+            None => book.failed(len),
+        }
+        Some((mapped?, 0))
+    }
+
+    fn give(&self, freed: Extent) {
+        let gone = self.book().put(freed);
+        if let Some(gone) = gone {
+            // SAFETY: it was kept until now.
+            unsafe { pages::unmap(gone) };
+        }
+        self.make_room();
+    }
+
+    /// Gives back what there is no room for.
+    fn make_room(&self) {
+        self.give_back(Book::surplus);
+    }
+
+    fn give_back(&self, mut next: impl FnMut(&mut Book) -> Option<Extent>) {
+        loop {
+            // Not while it is given back, which takes its time.
+            let gone = next(&mut self.book());
+            let Some(gone) = gone else { break };
+            // SAFETY: it was kept until now.
+            unsafe { pages::unmap(gone) };
+        }
+    }
+
+    fn release_kept(&self) {
+        self.give_back(|book| book.give_up(usize::MAX));
+    }
+
+    /// Makes a block longer, where it is or with its pages elsewhere. None where it has to be copied.
+    fn lengthen(&self, block: Extent, len: usize) -> Option<usize> {
+        let by = len - block.len;
+        {
+            let mut book = self.book();
+            if book.grow(block, by) {
+                return Some(block.addr);
+            }
+            if !book.begin_to_lengthen(block, by) {
+                return None;
+            }
+        }
+        self.make_room();
+        // SAFETY: the block was mapped here, by itself, and is the caller's.
+        let moved = unsafe { pages::lengthen(block, len) };
+        let mut book = self.book();
+        match moved {
+            Some(addr) => book.lengthened(Extent { addr, len }, by),
+            None => book.not_lengthened(block, by),
+        }
+        moved
+    }
+}
+
+impl<A: GlobalAlloc> LargeBlocks<A> {
+    /// Copies a block to where one of another size is.
+    ///
+    /// # Safety
+    ///
+    /// As for [`GlobalAlloc::realloc`].
+    unsafe fn copy(&self, block: *mut u8, layout: Layout, new: Layout) -> *mut u8 {
+        // SAFETY: the new size is not 0, as the caller says.
+        let copied = unsafe { self.alloc(new) };
+        if !copied.is_null() {
+            // SAFETY: both are that long, and they are two.
+            unsafe { ptr::copy_nonoverlapping(block, copied, layout.size().min(new.size())) };
+            // SAFETY: the caller gives it up.
+            unsafe { self.dealloc(block, layout) };
+        }
+        copied
+    }
+}
+
+/// Moves pieces to where a block is, one after another. How many; where that is not all of them, the block
+/// is gone.
+///
+/// # Safety
+///
+/// Nobody has the block, nor the pieces. All of them were mapped here, and the pieces fit.
+unsafe fn join(block: Extent, pieces: &[Extent]) -> usize {
+    let mut to = block.addr;
+    for (moved, piece) in pieces.iter().enumerate() {
+        // SAFETY: nobody has either, and the block is none of the pieces.
+        if !unsafe { pages::shift(*piece, to) } {
+            // Whether something is mapped where it should have gone is not known, and somebody else may
+            // be there. It is left: nothing is in it.
+            for (addr, end) in [(block.addr, to), (to + piece.len, block.end())] {
+                if addr < end {
+                    let len = end - addr;
+                    // SAFETY: as above.
+                    unsafe { pages::unmap(Extent { addr, len }) };
+                }
+            }
+            return moved;
+        }
+        to += piece.len;
+    }
+    pieces.len()
+}
+
+/// Whether blocks of this layout are kept here: that of a block, and nothing else, says who has it.
+#[inline(always)]
+const fn is_large(layout: Layout) -> bool {
+    cfg!(all(target_os = "linux", not(miri)))
+        && layout.size() >= LARGE
+        && layout.align() <= MOST_ALIGNED
+}
+
+/// How long a block is. It does not overflow: no layout is longer than half of all addresses.
+const fn rounded(size: usize) -> usize {
+    size.next_multiple_of(GRAIN)
+}
+
+fn pointer(addr: usize) -> *mut u8 {
+    ptr::with_exposed_provenance_mut(addr)
+}
+
+// SAFETY: a large block is a range of addresses that was mapped by `pages`, that is as long as the layout
+// says at least, and that the book gives to nobody else until it is put back; its address is that of a page.
+// What is not large is the inner allocator's, by a function of the layout alone, which is the same when it is
+// freed. Nothing here allocates or unwinds.
+unsafe impl<A: GlobalAlloc> GlobalAlloc for LargeBlocks<A> {
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if is_large(layout) {
+            let taken = self.take(rounded(layout.size()));
+            return taken.map_or(ptr::null_mut(), |(addr, _)| pointer(addr));
+        }
+        // SAFETY: the caller keeps the contract.
+        unsafe { self.inner.alloc(layout) }
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        if is_large(layout) {
+            let taken = self.take(rounded(layout.size()));
+            return taken.map_or(ptr::null_mut(), |(addr, written)| {
+                let block = pointer(addr);
+                // SAFETY: the block is as long. What follows is new, and stays out of memory until then.
+                unsafe { block.write_bytes(0, written.min(layout.size())) };
+                block
+            });
+        }
+        // SAFETY: the caller keeps the contract.
+        unsafe { self.inner.alloc_zeroed(layout) }
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        if is_large(layout) {
+            let len = rounded(layout.size());
+            return self.give(Extent {
+                addr: block.addr(),
+                len,
+            });
+        }
+        // SAFETY: the caller keeps the contract.
+        unsafe { self.inner.dealloc(block, layout) };
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        // SAFETY: the caller says that the new size, rounded up to the alignment, does not overflow.
+        let new = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
+        match (is_large(layout), is_large(new)) {
+            // SAFETY: the caller keeps the contract.
+            (false, false) => unsafe { self.inner.realloc(block, layout, new_size) },
+            (true, true) => {
+                let (addr, len, new_len) =
+                    (block.addr(), rounded(layout.size()), rounded(new_size));
+                if new_len <= len {
+                    if new_len < len {
+                        self.give(Extent {
+                            addr: addr + new_len,
+                            len: len - new_len,
+                        });
+                    }
+                    return block;
+                }
+                match self.lengthen(Extent { addr, len }, new_len) {
+                    Some(addr) => pointer(addr),
+                    // SAFETY: as above.
+                    None => unsafe { self.copy(block, layout, new) },
+                }
+            }
+            // SAFETY: as above.
+            _ => unsafe { self.copy(block, layout, new) },
+        }
+    }
+}
+
+impl<A: Reclaim> Reclaim for LargeBlocks<A> {
+    /// Gives back all that is kept, and what the allocator inside has.
+    fn release(&self) {
+        self.release_kept();
+        self.inner.release();
+    }
+
+    fn set_frugal(&self, frugal: bool) {
+        self.inner.set_frugal(frugal);
+    }
+
+    fn large_blocks(&self) -> Option<LargeBlockUsage> {
+        Some(self.usage())
+    }
+
+    fn set_room(&self, bytes: usize) {
+        Self::set_room(self, bytes);
+    }
+
+    /// Those of the allocator inside.
+    fn figures(&self) -> Option<AllocatorFigures> {
+        self.inner.figures()
+    }
+}
