@@ -242,7 +242,7 @@ impl Default for Point {
 }
 
 impl HistoryPoint {
-    /// What is in memory and nobody has counted, in bytes. None where one of the two is not known.
+    /// What is in memory and nobody has counted, large blocks that are kept among it, in bytes. None where one of the two is not known.
     #[must_use]
     pub fn unattributed(&self) -> Option<u64> {
         Some(self.resident?.saturating_sub(self.tracked?))

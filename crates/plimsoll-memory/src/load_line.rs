@@ -524,6 +524,9 @@ impl Drop for Follower {
     fn drop(&mut self) {
         self.admission.set_line(None);
         self.admission.set_shed(0.0);
+        if let Some(room) = &self.room {
+            room.leave();
+        }
         if let (true, Some(allocator)) = (self.frugality.is_on, self.allocator) {
             allocator.set_frugal(false);
         }

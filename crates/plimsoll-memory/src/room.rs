@@ -20,6 +20,8 @@ const FLOOR: u64 = 16;
 const OTHERS_FOR: Duration = Duration::from_secs(1);
 /// What lived is the most of so long, or of twice that: more is not kept.
 const LIVED_FOR: Duration = Duration::from_secs(10);
+/// The room where nobody looks at what is used: that of an allocator by default.
+const UNWATCHED: usize = 64 << 20;
 /// The room changes by no less.
 const STEP: u64 = 4 << 20;
 
@@ -75,6 +77,11 @@ impl Room {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .line = line;
+    }
+
+    /// Nobody looks any more.
+    pub(crate) fn leave(&self) {
+        self.allocator.set_room(UNWATCHED);
     }
 
     /// Takes what is used, and sets the room by it. How many bytes are kept.
@@ -161,7 +168,7 @@ impl<T: Meter> Meter for ButForKept<T> {
 impl<T: Source> Source for ButForKept<T> {
     fn sample(&mut self) -> Signals {
         let mut signals = self.of.sample();
-        signals.kept = self.kept(signals.used()).or(signals.kept);
+        signals.kept_blocks = self.kept(signals.used()).or(signals.kept_blocks);
         signals
     }
 
@@ -177,5 +184,141 @@ impl<T: Source> Source for ButForKept<T> {
 impl fmt::Debug for Room {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Room").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+    const MIB: u64 = 1 << 20;
+
+    fn blocks(live: u64, kept: u64) -> LargeBlockUsage {
+        let mut blocks = LargeBlockUsage::default();
+        (blocks.live, blocks.kept) = (live * MIB, kept * MIB);
+        blocks
+    }
+
+    fn seen(line: Option<u64>) -> Seen {
+        Seen {
+            line: line.map(|line| line * MIB),
+            others: Highest::over(OTHERS_FOR),
+            lived: Highest::over(LIVED_FOR),
+            room: None,
+        }
+    }
+
+    #[test]
+    fn the_room_is_what_the_line_leaves_beside_others_and_a_margin() {
+        let mut seen = seen(Some(320));
+        let room = seen.look(Instant::now(), 350 * MIB, &blocks(280, 30));
+        // A thirty-second part of it is 10 MiB, others have 40, and it comes in steps of 4 MiB.
+        assert_eq!(room, Some(268 * MIB));
+    }
+
+    #[test]
+    fn others_count_for_a_while_after_they_have_gone() {
+        let (mut seen, start) = (seen(Some(320)), Instant::now());
+        let after = |millis| start + Duration::from_millis(millis);
+        let all = blocks(310, 0);
+        assert_eq!(seen.look(after(0), 410 * MIB, &all), Some(208 * MIB));
+        assert_eq!(seen.look(after(900), 310 * MIB, &all), None, "the same");
+        assert_eq!(seen.look(after(1_900), 310 * MIB, &all), None);
+        assert_eq!(seen.look(after(2_900), 310 * MIB, &all), Some(308 * MIB));
+    }
+
+    #[test]
+    fn no_more_is_kept_than_lived_lately_and_some_in_any_case() {
+        let (mut seen, start) = (seen(Some(320)), Instant::now());
+        let after = |secs| start + Duration::from_secs(secs);
+        assert_eq!(
+            seen.look(after(0), 200 * MIB, &blocks(200, 0)),
+            Some(200 * MIB)
+        );
+        assert_eq!(seen.look(after(9), 200 * MIB, &blocks(0, 200)), None);
+        assert_eq!(seen.look(after(19), 200 * MIB, &blocks(0, 200)), None);
+        assert_eq!(
+            seen.look(after(29), 200 * MIB, &blocks(0, 200)),
+            Some(20 * MIB)
+        );
+    }
+
+    #[test]
+    fn without_a_line_the_room_stays() {
+        assert_eq!(
+            seen(None).look(Instant::now(), 350 * MIB, &blocks(280, 30)),
+            None
+        );
+    }
+
+    #[test]
+    fn a_line_below_what_others_use_leaves_no_room() {
+        let mut seen = seen(Some(100));
+        assert_eq!(
+            seen.look(Instant::now(), 150 * MIB, &blocks(0, 30)),
+            Some(0)
+        );
+    }
+
+    /// An allocator that has 100 MiB and keeps 50.
+    struct Kept(AtomicUsize);
+
+    impl Reclaim for Kept {
+        fn release(&self) {}
+
+        fn large_blocks(&self) -> Option<LargeBlockUsage> {
+            Some(blocks(100, 50))
+        }
+
+        fn set_room(&self, bytes: usize) {
+            self.0.store(bytes, Relaxed);
+        }
+    }
+
+    struct Used(AtomicU64);
+
+    impl Meter for Used {
+        fn used(&mut self) -> Option<u64> {
+            Some(self.0.load(Relaxed))
+        }
+    }
+
+    impl Source for Used {
+        fn sample(&mut self) -> Signals {
+            Signals {
+                used: self.used(),
+                tracked: Some(100 * MIB),
+                resident: Some(180 * MIB),
+                ..Signals::default()
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_not_used_to_the_meter_nor_to_the_monitor() {
+        static KEPT: Kept = Kept(AtomicUsize::new(0));
+        let room = Room::of(&KEPT).expect("it has large blocks");
+        room.set_line(Some(320 * MIB));
+        let mut told = ButForKept::new(Used(AtomicU64::new(200 * MIB)), Some(room));
+        assert_eq!(Meter::used(&mut told), Some(150 * MIB));
+        // As much as lives: the line leaves more.
+        assert_eq!(KEPT.0.load(Relaxed) as u64, 100 * MIB);
+        let signals = told.sample();
+        assert_eq!(signals.kept_blocks, Some(50 * MIB));
+        assert_eq!(signals.used(), Some(150 * MIB));
+        assert_eq!(signals.unattributed(), Some(30 * MIB));
+    }
+
+    #[test]
+    fn when_nobody_looks_any_more_little_is_kept() {
+        static KEPT: Kept = Kept(AtomicUsize::new(usize::MAX));
+        Room::of(&KEPT).expect("it has large blocks").leave();
+        assert_eq!(KEPT.0.load(Relaxed), 64 << 20);
+    }
+
+    #[test]
+    fn an_allocator_without_large_blocks_has_no_room() {
+        assert!(Room::of(&std::alloc::System).is_none());
     }
 }

@@ -158,6 +158,13 @@ fn process() -> Value {
             or_null(about("Allocated and not freed.", integer())),
         ),
         (
+            "kept_blocks",
+            or_null(about(
+                "Of large blocks that were freed, given back to whoever needs room: not part of what is used.",
+                integer(),
+            )),
+        ),
+        (
             "resident",
             or_null(about("Of the process, in memory.", integer())),
         ),
@@ -170,7 +177,7 @@ fn process() -> Value {
         ),
         (
             "unattributed",
-            or_null(about("In memory, and not tracked.", integer())),
+            or_null(about("In memory, and neither tracked nor kept.", integer())),
         ),
         (
             "stall",

@@ -18,7 +18,7 @@ pub struct MemoryFigures {
     pub level: PressureLevel,
     /// How long the level has lasted.
     pub level_for: Duration,
-    /// Bytes that count against the limit, but for those [kept](Self::kept).
+    /// Bytes that count against the limit, but for those [kept](Self::kept_blocks).
     pub used: Option<u64>,
     /// How many of these the allocator has free and may give back, as far as that can be told.
     pub reclaimable: u64,
@@ -32,12 +32,12 @@ pub struct MemoryFigures {
     pub tracked: Option<u64>,
     /// Bytes of large blocks that the allocator keeps, and gives back to whoever needs room. None where it
     /// keeps none by itself, as with [`LargeBlocks`](plimsoll_alloc::LargeBlocks).
-    pub kept: Option<u64>,
+    pub kept_blocks: Option<u64>,
     /// Bytes of the process that are in memory.
     pub resident: Option<u64>,
     /// Bytes in memory of those for whom the limit is.
     pub working_set: Option<u64>,
-    /// Bytes in memory that are not tracked.
+    /// Bytes in memory that are neither tracked nor [kept](Self::kept_blocks).
     pub unattributed: Option<u64>,
     /// The share of time that some task lately waited for memory.
     pub stall: Option<f64>,
@@ -80,7 +80,7 @@ impl MemoryFigures {
         line: None,
         headroom: None,
         tracked: None,
-        kept: None,
+        kept_blocks: None,
         resident: None,
         working_set: None,
         unattributed: None,

@@ -621,7 +621,7 @@ fn of(signals: &Signals) -> MemoryFigures {
         used: _,
         tracked,
         allocator_free: _,
-        kept,
+        kept_blocks,
         resident,
         working_set,
         stall,
@@ -631,7 +631,7 @@ fn of(signals: &Signals) -> MemoryFigures {
     } = *signals;
     MemoryFigures {
         tracked,
-        kept,
+        kept_blocks,
         resident,
         working_set,
         unattributed: signals.unattributed(),

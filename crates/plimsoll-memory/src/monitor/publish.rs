@@ -11,7 +11,7 @@ impl MemoryManager {
     /// | `level` | gauge, 1 for the level that it is | `level` |
     /// | `used_bytes`, `reclaimable_bytes` | gauge | |
     /// | `limit_bytes`, `line_bytes`, `headroom_bytes` | gauge, where they are known | |
-    /// | `tracked_bytes`, `resident_bytes`, `working_set_bytes`, `unattributed_bytes` | gauge, where they are known | |
+    /// | `tracked_bytes`, `kept_blocks_bytes`, `resident_bytes`, `working_set_bytes`, `unattributed_bytes` | gauge, where they are known | |
     /// | `stall_ratio`, `tasks`, `descriptors`, `max_descriptors` | gauge, where they are known | |
     /// | `growth_bytes_per_second`, `time_to_limit_seconds` | gauge, not a number where they are unknown | |
     /// | `samples_total`, `failed_reads_total`, `level_changes_total`, `monitor_panics_total` | counter | |
@@ -101,6 +101,7 @@ fn publish_figures(figures: &MemoryFigures) {
         ("plimsoll_memory_line_bytes", figures.line),
         ("plimsoll_memory_headroom_bytes", figures.headroom),
         ("plimsoll_memory_tracked_bytes", figures.tracked),
+        ("plimsoll_memory_kept_blocks_bytes", figures.kept_blocks),
         ("plimsoll_memory_resident_bytes", figures.resident),
         ("plimsoll_memory_working_set_bytes", figures.working_set),
         ("plimsoll_memory_unattributed_bytes", figures.unattributed),

@@ -16,7 +16,7 @@ pub struct Signals {
     pub allocator_free: Option<u64>,
     /// Bytes of large blocks that the allocator keeps and gives back to whoever needs them. They are part
     /// of what is used, of the working set and of what is resident, and do not count against the line.
-    pub kept: Option<u64>,
+    pub kept_blocks: Option<u64>,
     /// Bytes of the process that are in memory.
     pub resident: Option<u64>,
     /// Bytes that those have in memory for whom the limit is, the process among them, without pages of
@@ -59,7 +59,7 @@ impl Signals {
     /// What is used of the limit, but for what is kept.
     pub(crate) fn used(&self) -> Option<u64> {
         let in_memory = self.used.or(self.working_set).or(self.resident);
-        let in_memory = in_memory.map(|used| used.saturating_sub(self.kept.unwrap_or(0)));
+        let in_memory = in_memory.map(|used| used.saturating_sub(self.kept_blocks.unwrap_or(0)));
         in_memory.or(self.tracked)
     }
 
@@ -67,7 +67,7 @@ impl Signals {
     /// program, and what others allocate from the system by themselves.
     pub(crate) fn unattributed(&self) -> Option<u64> {
         let (resident, tracked) = self.resident.zip(self.tracked)?;
-        let known = tracked.saturating_add(self.kept.unwrap_or(0));
+        let known = tracked.saturating_add(self.kept_blocks.unwrap_or(0));
         Some(resident.saturating_sub(known))
     }
 }

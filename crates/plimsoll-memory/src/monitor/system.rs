@@ -59,7 +59,7 @@ impl Source for SystemSource {
             used: reading.used,
             tracked: counts.then(live_bytes),
             allocator_free: None,
-            kept: None,
+            kept_blocks: None,
             resident: reading.resident,
             working_set: reading.working_set,
             // That tasks of others wait for memory tells nothing of this process.
