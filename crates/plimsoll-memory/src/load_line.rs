@@ -11,7 +11,7 @@ use crate::{
     verdict::{LeakDetector, LeakKind, Verdict},
 };
 use plimsoll_alloc::Reclaim;
-use plimsoll_core::{ConfigError, Name, Registry, Usage, lifecycle::TaskGroup};
+use plimsoll_core::{ConfigError, Name, Registry, RejectReason, Usage, lifecycle::TaskGroup};
 use std::{
     any::Any,
     fmt,
@@ -419,7 +419,11 @@ impl Follower {
         if let Some(room) = &self.room {
             room.set_line(figures.line);
         }
-        self.admission.set_shed(shed(figures));
+        let crowded = self.admission.crowded(figures);
+        match shed(figures) {
+            short if short >= crowded => self.admission.set_shed(short),
+            _ => self.admission.shed(crowded, RejectReason::InFlightLimit),
+        }
         let stats = self.admission.stats();
         tracing::trace!(?stats, "admission");
         if let Some(allocator) = self.allocator {

@@ -17,7 +17,7 @@ use std::{
 };
 use tikv_jemallocator::Jemalloc;
 
-static SYSTEM: TrackingAllocator = TrackingAllocator::system();
+static SYSTEM: TrackingAllocator<System> = TrackingAllocator::new(System);
 static JEMALLOC: TrackingAllocator<Jemalloc> = TrackingAllocator::new(Jemalloc);
 static MIMALLOC: TrackingAllocator<MiMalloc> = TrackingAllocator::new(MiMalloc);
 

@@ -27,6 +27,8 @@ pub struct AdmissionConfig {
     pub(super) low_priority: Vec<String>,
     pub(super) max_share: f64,
     pub(super) max_keys: usize,
+    pub(super) max_tasks: Option<u64>,
+    pub(super) max_descriptors: Option<f64>,
 }
 
 /// Whether requests wait, or are refused, for want of memory.
@@ -57,6 +59,8 @@ impl AdmissionConfig {
             low_priority: Vec::new(),
             max_share: 0.5,
             max_keys: 1_024,
+            max_tasks: None,
+            max_descriptors: Some(95.0),
         }
     }
 
@@ -138,6 +142,23 @@ impl AdmissionConfig {
         self
     }
 
+    /// How many tasks of the runtime may be alive before requests are refused, at least 1: the more of them
+    /// the more there are, and all at a quarter more, but for those of high priority. None by default.
+    #[must_use]
+    pub fn max_tasks(mut self, tasks: impl Into<Option<u64>>) -> Self {
+        self.max_tasks = tasks.into();
+        self
+    }
+
+    /// From which percentage of the descriptors that the process may open requests are refused, from 1 to
+    /// 100: the more of them the more are open, and all when none is left, but for those of high
+    /// priority. 95 by default.
+    #[must_use]
+    pub fn max_descriptors(mut self, percent: impl Into<Option<f64>>) -> Self {
+        self.max_descriptors = percent.into();
+        self
+    }
+
     /// Checks every value.
     ///
     /// # Errors
@@ -208,6 +229,16 @@ impl Settings for AdmissionConfig {
             "max_keys",
             "The most keys that are told apart while they have requests in flight.",
             &mut integer(&mut self.max_keys, 1..=1_000_000),
+        );
+        fields.setting(
+            "max_tasks",
+            "How many tasks of the runtime may be alive before requests are refused.",
+            &mut integer(&mut self.max_tasks, 1..=u64::MAX).or(&["off"]),
+        );
+        fields.setting(
+            "max_descriptors",
+            "From which percentage of the descriptors that may be open requests are refused.",
+            &mut number(&mut self.max_descriptors, 1.0..=100.0).or(&["off"]),
         );
     }
 }

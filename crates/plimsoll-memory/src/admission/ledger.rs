@@ -82,6 +82,8 @@ pub(super) struct Ledger {
     version: AtomicU32,
     /// Whether nobody has to ask: it is off, or there is no line.
     idle: AtomicBool,
+    /// Whether something is shed: that counts without a line, too.
+    sheds: AtomicBool,
     enforces: AtomicBool,
     /// `u64::MAX` where none is known.
     line: AtomicU64,
@@ -125,8 +127,9 @@ pub(super) struct Book {
     waiting_bytes: u64,
     keys: HashMap<u64, u64>,
     drain: Drain,
-    /// How much is shed, from 0 to 1.
+    /// How much is shed, from 0 to 1, and why.
     shed: f64,
+    shed_for: RejectReason,
     /// What of a refusal was carried over, by priority.
     carried: [f64; Priority::ALL.len()],
     /// Whether somebody waits who would not fit either if those who were let in just now had not
@@ -193,6 +196,7 @@ impl Ledger {
             config: RwLock::default(),
             version: AtomicU32::new(1),
             idle: AtomicBool::new(true),
+            sheds: AtomicBool::new(false),
             enforces: AtomicBool::new(false),
             line: AtomicU64::new(0),
             small: AtomicU64::new(0),
@@ -218,6 +222,7 @@ impl Ledger {
                 keys: HashMap::new(),
                 drain: Drain::default(),
                 shed: 0.0,
+                shed_for: RejectReason::MemoryPressure,
                 carried: [0.0; Priority::ALL.len()],
                 is_short: false,
             }),
@@ -249,8 +254,8 @@ impl Ledger {
 
     /// With the lock of the configuration held for writing, so that the last who changes either knows both.
     fn set_idle(&self, config: &AdmissionConfig) {
-        let has_line = self.line().is_some();
-        let idle = config.mode == AdmissionMode::Off || !has_line;
+        let refuses = self.line().is_some() || self.sheds.load(Relaxed);
+        let idle = config.mode == AdmissionMode::Off || !refuses;
         self.idle.store(idle, Relaxed);
     }
 
@@ -322,10 +327,22 @@ impl Ledger {
         self.tick();
     }
 
-    /// Sheds so much, from 0 to 1.
-    pub(super) fn set_shed(&self, share: f64) {
-        self.lock().shed = share;
+    /// Sheds so much, from 0 to 1, and why.
+    pub(super) fn set_shed(&self, share: f64, reason: RejectReason) {
+        let mut book = self.lock();
+        (book.shed, book.shed_for) = (share, reason);
+        drop(book);
+        if self.sheds.swap(share > 0.0, Relaxed) != (share > 0.0) {
+            let config = self.config.write().unwrap_or_else(PoisonError::into_inner);
+            self.set_idle(&config);
+        }
         self.tick();
+    }
+
+    /// How many tasks may be alive, and which percentage of the descriptors open.
+    pub(super) fn crowd(&self) -> (Option<u64>, Option<f64>) {
+        let config = self.config.read().unwrap_or_else(PoisonError::into_inner);
+        (config.max_tasks, config.max_descriptors)
     }
 
     /// Lets a small one in that has room for certain.
@@ -397,7 +414,7 @@ impl Ledger {
             self.counts.shed(enforces);
             if enforces {
                 let wait = book.drain.retry_after(book.waiting_bytes + want, now);
-                return Answer::Refused(refusal(RejectReason::MemoryPressure, asking.name, wait));
+                return Answer::Refused(refusal(book.shed_for, asking.name, wait));
             }
         }
         let is_small = self.is_small(want);

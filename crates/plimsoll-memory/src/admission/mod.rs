@@ -15,9 +15,10 @@
 //!   and so long. Then it is refused, and told when to come again, by how fast memory is given back.
 //! - If no large request runs that holds much, the first that waits is let in whatever it may hold,
 //!   unless the line is passed already: a route is never closed by what is taken of it.
-//! - Past the line requests are shed by [priority](Priority), the more the closer the limit is.
+//! - Past the line requests are shed by [priority](Priority), the more the closer the limit is. So they are
+//!   past the most [tasks](AdmissionConfig::max_tasks) and [descriptors](AdmissionConfig::max_descriptors).
 //!
-//! Without a known line everybody is let in. Where nobody counts what requests hold, nothing is
+//! Without a known line memory refuses nobody. Where nobody counts what requests hold, nothing is
 //! reserved, and what is used alone decides.
 
 mod config;
@@ -45,16 +46,20 @@ pub use self::{
 pub(crate) use route::Route;
 
 use crate::{
+    MemoryFigures,
     reclaim::{CancelAsk, CancelLargest, Cancelled},
     system::UsageMeter,
 };
 use plimsoll_alloc::{Mode, is_installed, live_bytes, mode, resident_bytes};
-use plimsoll_core::{Clock, ConfigError, Name};
+use plimsoll_core::{Clock, ConfigError, Name, RejectReason};
 use std::{
     fmt,
     hash::{DefaultHasher, Hash, Hasher},
     sync::{Arc, Mutex, PoisonError, Weak},
 };
+
+/// All is shed once so much more tasks are alive than may be.
+const CROWDED: f64 = 0.25;
 
 /// Lets requests in as far as there is memory for them. Clones are handles to the same one.
 ///
@@ -167,9 +172,31 @@ impl Admission {
     /// Sets how much of the requests that come is refused at once, from 0 to 1: half of it is all of
     /// those of low priority, and all of it leaves those of high priority.
     pub fn set_shed(&self, share: f64) {
+        self.shed(share, RejectReason::MemoryPressure);
+    }
+
+    /// Sheds for a reason.
+    pub(crate) fn shed(&self, share: f64, reason: RejectReason) {
         // What is not a number would never be forgotten.
         let share = if share.is_nan() { 0.0 } else { share };
-        self.ledger.set_shed(share.clamp(0.0, 1.0));
+        self.ledger.set_shed(share.clamp(0.0, 1.0), reason);
+    }
+
+    /// How much is to be shed for the tasks that are alive, and for the descriptors that are open of those
+    /// that may be.
+    pub(crate) fn crowded(&self, figures: &MemoryFigures) -> f64 {
+        let (max_tasks, max_descriptors) = self.ledger.crowd();
+        let tasks = figures.tasks.zip(max_tasks).map(|(tasks, most)| {
+            let most = most as f64;
+            (tasks as f64 - most) / (most * CROWDED)
+        });
+        let open = figures.descriptors.zip(figures.max_descriptors);
+        let descriptors = open.zip(max_descriptors).map(|((open, all), percent)| {
+            let (all, most) = (all as f64, all as f64 * percent / 100.0);
+            (open as f64 - most) / (all - most).max(1.0)
+        });
+        let most = tasks.unwrap_or(0.0).max(descriptors.unwrap_or(0.0));
+        most.clamp(0.0, 1.0)
     }
 
     /// Has what is used read elsewhere. What the process has in memory counts by default.

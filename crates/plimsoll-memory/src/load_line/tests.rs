@@ -1,17 +1,20 @@
 use super::*;
 use crate::{
-    AdmissionConfig, AdmissionMode, Ask, MonitorConfig,
+    AdmissionConfig, AdmissionLayer, AdmissionMode, Ask, MonitorConfig,
     PressureLevel::{Elevated, Normal, Unknown},
     Signals,
     admission::{Admitted, Route},
     monitor::script::{Script, WAIT, script, until},
     verdict::{LeakConfig, Sensitivity},
 };
-use plimsoll_core::test_util::FakeHolding;
+use futures_util::FutureExt as _;
+use plimsoll_core::{Rejected, test_util::FakeHolding};
 use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
     mpsc,
 };
+use tower::{ServiceExt as _, service_fn};
+use tower_layer::Layer as _;
 
 const MIB: u64 = 1 << 20;
 const SECOND: Duration = Duration::from_secs(1);
@@ -213,6 +216,68 @@ fn the_line_and_what_is_shed_follow_each_sample_and_go_with_the_monitor() {
     assert_eq!(seen(&admission), (Some(900 * MIB), 1.0));
     drop(follower);
     assert_eq!(seen(&admission), (None, 0.0));
+}
+
+#[test]
+fn requests_are_refused_where_tasks_or_descriptors_are_too_many_whatever_memory_there_is() {
+    let mut follower = follower();
+    let admission = follower.admission.clone();
+    let enforce = AdmissionConfig::new().mode(AdmissionMode::Enforce);
+    let service = AdmissionLayer::new("route", &admission)
+        .layer(service_fn(async |()| Ok::<_, std::convert::Infallible>(())));
+    let asked = |follower: &mut Follower, figures: &MemoryFigures| {
+        follower.follow(Instant::now(), figures);
+        let answers = [(); 4].map(|()| {
+            let error = service.clone().oneshot(()).now_or_never().unwrap().err()?;
+            Some(Rejected::find(&*error).unwrap().reason())
+        });
+        let refused = answers.into_iter().flatten();
+        refused
+            .map(|reason| assert_eq!(reason, RejectReason::InFlightLimit))
+            .count()
+    };
+    let of = |tasks, descriptors, line| MemoryFigures {
+        tasks: Some(tasks),
+        descriptors: Some(descriptors),
+        max_descriptors: Some(1_000),
+        line,
+        ..figures(100)
+    };
+    let (no_line, line) = (None, Some(900 * MIB));
+
+    // By default tasks are as many as there are, and the last twentieth of the descriptors counts.
+    admission.reconfigure(&enforce).unwrap();
+    for (tasks, descriptors, line, refused) in [
+        (1_000_000, 950, line, 0),
+        (0, 1_000, line, 4),
+        (0, 1_000, no_line, 4),
+        (0, 949, line, 0),
+    ] {
+        assert_eq!(
+            asked(&mut follower, &of(tasks, descriptors, line)),
+            refused,
+            "{tasks} {descriptors} {line:?}"
+        );
+    }
+    admission
+        .reconfigure(&enforce.max_tasks(100).max_descriptors(None))
+        .unwrap();
+    for (tasks, descriptors, refused) in [(100, 1_000, 0), (125, 0, 4), (1_000, 0, 4), (99, 0, 0)] {
+        assert_eq!(
+            asked(&mut follower, &of(tasks, descriptors, line)),
+            refused,
+            "{tasks} {descriptors}"
+        );
+    }
+    // Three quarters of what may be shed is half of those of normal priority.
+    let some = MemoryFigures {
+        tasks: Some(119),
+        ..of(0, 0, line)
+    };
+    follower.follow(Instant::now(), &some);
+    assert!((admission.stats().shed - 0.52).abs() < 1e-9);
+    // What nobody knows refuses nobody.
+    assert_eq!(asked(&mut follower, &figures(100)), 0);
 }
 
 #[test]
