@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 /// This part of the line is left to what comes between two looks.
 const MARGIN: u64 = 32;
-/// This part of the line may be kept however little of it is used.
+/// This part of the line may be kept however little of it was used, but no more than where nobody looks.
 const FLOOR: u64 = 16;
 /// What others use is the most of so long, or of twice that.
 const OTHERS_FOR: Duration = Duration::from_secs(1);
@@ -110,7 +110,8 @@ impl Seen {
         let lived = self.lived.of(now, blocks.live);
         let line = self.line?;
         let left = (line - line / MARGIN).saturating_sub(others);
-        let room = left.min(lived.max(line / FLOOR)) / STEP * STEP;
+        let least = (line / FLOOR).min(UNWATCHED as u64);
+        let room = left.min(lived.max(least)) / STEP * STEP;
         let is_new = self.room != Some(room);
         self.room = Some(room);
         is_new.then_some(room)
@@ -242,6 +243,9 @@ mod tests {
             seen.look(after(29), 200 * MIB, &blocks(0, 200)),
             Some(20 * MIB)
         );
+        // Not a part of all the memory that a machine has.
+        seen.line = Some(32 << 30);
+        assert_eq!(seen.look(after(39), 0, &blocks(0, 0)), Some(64 * MIB));
     }
 
     #[test]
