@@ -97,6 +97,7 @@ pub mod system;
 pub mod trend;
 pub mod verdict;
 mod weigh;
+mod worker;
 
 pub use self::{
     admission::{

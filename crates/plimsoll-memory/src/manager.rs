@@ -5,8 +5,9 @@ use crate::{
     PressureChange, PressureLevel, ReclaimError, ReclaimReport, Severity, Source,
     alert::{HookError, HookStats},
     monitor::{Monitor, ProcessSource, Step},
-    reclaim::{Freed, Purger, Reclaimer, Worker},
+    reclaim::{Freed, Purger, Reclaimer},
     show::{Percent, Rate, Size, Span},
+    worker::Worker,
 };
 use plimsoll_alloc::Reclaim;
 use plimsoll_core::{ConfigError, Pressure, Registry, lifecycle::TaskGroup};
@@ -140,7 +141,7 @@ struct Shared {
     reconfigured: AtomicBool,
     alerts: Alerts,
     purger: Arc<Purger>,
-    worker: Arc<Worker>,
+    worker: Arc<Worker<Reclaimer>>,
     stopped: AtomicBool,
 }
 
@@ -368,7 +369,7 @@ impl MemoryManager {
             panics,
             reclaims: done.runs,
             skipped_reclaims,
-            freed: done.freed,
+            freed: done.sum,
             purges,
             purged_bytes,
             left_behind: done.left_behind,
@@ -562,7 +563,7 @@ impl Watch {
         let mut step = self.monitor.step(now, &signals.unwrap_or_default());
         self.name_tasks(&mut step.alerts);
         self.act(&step);
-        // First: those who are asked next may hang where a holding does.
+        // First: an observer may not come back.
         self.leave_behind(now);
         for place in 0..self.observers.len() {
             self.calmly(|watch| (watch.observers[place])(now, &step.figures));
@@ -623,11 +624,8 @@ impl Watch {
     }
 
     fn leave_behind(&self, now: Instant) {
-        if let Some(name) = self.shared.worker.watch(now) {
-            let text = format!("{name} did not come back when memory was wanted, and is left out");
-            let alert = Alert::new(AlertKind::LeftBehind, Severity::Warning, text).about(name);
-            self.shared.alerts.raise(&alert);
-        }
+        let seen = self.shared.worker.watch(now);
+        Worker::<Reclaimer>::tell(&seen, &self.shared.alerts);
     }
 }
 

@@ -56,7 +56,7 @@ pub enum AlertKind {
     Overdue,
     /// There are more records than expected.
     Records,
-    /// A holding did not come back when it was swept or shrunk.
+    /// A holding did not come back when it was swept, shrunk, or asked what it holds; or has since.
     LeftBehind,
 }
 

@@ -10,24 +10,45 @@
 //!
 //! It is done on a thread of its own. A holding that panics is left out. One that takes longer than
 //! ten seconds is left behind with its thread, and left out from then on until it comes back; four of
-//! these are the most, and with a fifth no more room is made.
+//! these are the most, and with a fifth no more room is made until one comes back. Each is told of as an
+//! [alert](crate::AlertKind::LeftBehind). Where the system has no other thread, it is tried again, after a
+//! second at first, and a minute at the latest.
 
 mod cancel;
 mod plan;
 mod purge;
 mod run;
-mod worker;
 
 pub use self::{
     cancel::{CancelAsk, CancelLargest, Cancelled, Victim, choose_victims},
     run::{Freed, ReclaimKind, ReclaimReport, ReclaimStep, Why},
-    worker::ReclaimError,
 };
 pub(crate) use self::{
     purge::Purger,
     run::{Ask, Depth, Reclaimer},
-    worker::Worker,
 };
+use std::fmt;
+
+/// No room was made.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum ReclaimError {
+    /// It was not done in time, or somebody else was at it for so long. It may go on.
+    TimedOut,
+    /// The monitor has ended.
+    Stopped,
+}
+
+impl fmt::Display for ReclaimError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TimedOut => "no room was made in time",
+            Self::Stopped => "the monitor has ended, and so nobody makes room",
+        })
+    }
+}
+
+impl std::error::Error for ReclaimError {}
 
 #[cfg(test)]
 mod tests;

@@ -3,9 +3,12 @@ use super::{
     cancel::Allowance,
     plan::{self, Candidate},
     purge::{Purge, Purged, Purger},
-    worker::{Progress, Turn},
 };
-use crate::{BudgetMode, show::Size};
+use crate::{
+    BudgetMode,
+    show::Size,
+    worker::{Job, Progress, Turn},
+};
 use plimsoll_alloc::resident_bytes;
 use plimsoll_core::{Name, Registry};
 use std::{
@@ -160,7 +163,7 @@ pub(crate) struct Reclaimer {
 struct Run<'a> {
     parts: &'a Reclaimer,
     ask: &'a Ask,
-    progress: &'a Progress<'a>,
+    progress: &'a Progress<'a, Reclaimer>,
     report: ReclaimReport,
 }
 
@@ -207,7 +210,7 @@ impl Freed {
         self.failed = self.failed.saturating_add(u64::from(step.failed));
     }
 
-    pub(crate) fn add_all(&mut self, other: &Self) {
+    fn add_all(&mut self, other: &Self) {
         let Self {
             expired,
             expired_bytes,
@@ -273,8 +276,18 @@ impl Reclaimer {
             allowance: Mutex::default(),
         }
     }
+}
 
-    pub(super) fn run(&self, ask: &Ask, progress: &Progress<'_>) -> ReclaimReport {
+impl Job for Reclaimer {
+    type Ask = Ask;
+    type Done = ReclaimReport;
+    type Sum = Freed;
+
+    const THREAD: &'static str = "plimsoll-reclaim";
+    const WHEN: &'static str = "memory was wanted";
+    const STOPS: &'static str = "no more room is made";
+
+    fn run(&self, ask: &Ask, progress: &Progress<'_, Self>) -> ReclaimReport {
         let began = Instant::now();
         let before = resident_bytes();
         let mut run = Run {
@@ -299,6 +312,10 @@ impl Reclaimer {
         report.took = report.ended.saturating_duration_since(began);
         log(&report);
         report
+    }
+
+    fn add(sum: &mut Freed, report: &ReclaimReport) {
+        sum.add_all(&report.freed);
     }
 }
 
@@ -463,7 +480,7 @@ impl Run<'_> {
 
 impl<'a> Run<'a> {
     /// Says that it is this one's turn now. None if it is to be left out.
-    fn turn(&mut self, name: Name) -> Option<Turn<'a>> {
+    fn turn(&mut self, name: Name) -> Option<Turn<'a, Reclaimer>> {
         let turn = self.progress.turn(name);
         if turn.is_none() {
             self.report.freed.left_out += 1;

@@ -1,7 +1,10 @@
 //! Room that is made, on threads.
 
-use super::{purge::tests::Gated, worker::LEFT_BEHIND_AFTER, *};
-use crate::{BudgetMode, MonitorConfig};
+use super::{purge::tests::Gated, *};
+use crate::{
+    BudgetMode, MonitorConfig,
+    worker::{LEFT_BEHIND_AFTER, Watched, Worker},
+};
 use plimsoll_core::{
     Bounded, BoxFuture, CloseReport, Name, Registry, ShrinkPolicy, Step, Totals, Usage,
     test_util::FakeHolding,
@@ -64,7 +67,7 @@ fn ask(depth: Depth, excess: u64) -> Ask {
     config.ask_for(Why::Pressure, depth, excess, true)
 }
 
-fn worker(registry: &Registry, cancel: Option<Arc<dyn CancelLargest>>) -> Arc<Worker> {
+fn worker(registry: &Registry, cancel: Option<Arc<dyn CancelLargest>>) -> Arc<Worker<Reclaimer>> {
     let purger = Arc::new(Purger::new(Gated::leak(None), None));
     Worker::start(Reclaimer::new(registry.clone(), purger, cancel)).unwrap()
 }
@@ -124,7 +127,7 @@ fn steps_come_in_order_and_end_when_it_is_enough() {
     let only_purges = |step: &ReclaimStep| step.kind == ReclaimKind::Purge;
     assert!(report.steps.iter().all(only_purges), "{report:?}");
     assert_eq!(worker.stats().runs, 3);
-    assert_eq!(worker.stats().freed.shrunk, 300 + 350 + 500);
+    assert_eq!(worker.stats().sum.shrunk, 300 + 350 + 500);
     worker.close();
 }
 
@@ -168,7 +171,7 @@ fn requests_are_ended_in_enforce_at_no_more_than_a_rate() {
             .iter()
             .all(|ask| ask.mode == BudgetMode::Enforce && ask.floor == 7)
     );
-    assert_eq!(worker.stats().freed.cancelled, 12);
+    assert_eq!(worker.stats().sum.cancelled, 12);
     worker.close();
 }
 
@@ -218,10 +221,11 @@ fn one_that_does_not_come_back_is_left_behind_and_others_go_on() {
         Err(ReclaimError::TimedOut)
     );
     let now = Instant::now();
-    assert_eq!(worker.watch(now), None);
+    assert!(worker.watch(now).is_empty());
     let late = now + LEFT_BEHIND_AFTER * 2;
-    assert_eq!(worker.watch(late), Some(Name::from_static("stuck")));
-    assert_eq!(worker.watch(late), None, "once");
+    let seen = worker.watch(late);
+    assert!(matches!(seen[..], [Watched::LeftBehind(name)] if name.as_str() == "stuck"));
+    assert!(worker.watch(late).is_empty(), "once");
     // Another thread goes on without it.
     let report = worker.run(ask(Depth::Shrink, 5_000), WAIT).unwrap();
     assert_eq!((report.freed.left_out, fine.held()), (2, 50));
