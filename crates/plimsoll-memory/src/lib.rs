@@ -110,7 +110,7 @@ pub use self::{
     config::MemoryConfig,
     heavy::{HeavyLog, HeavyRequest},
     layer::{MemoryFuture, MemoryLayer, MemoryService},
-    load_line::{Held, LoadLine, LoadLineBuilder},
+    load_line::{Held, HolderStats, LoadLine, LoadLineBuilder},
     manager::{ManagerBuilder, ManagerError, ManagerStats, MemoryManager, MonitorGuard},
     monitor::{Known, MemoryFigures, MonitorConfig, Signals, Source},
     pressure::{PressureChange, PressureLevel, ScaledTrigger},

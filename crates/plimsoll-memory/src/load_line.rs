@@ -1,5 +1,9 @@
 //! All that keeps the process under its line, in one handle.
 
+mod holders;
+
+pub use self::holders::HolderStats;
+use self::holders::{Answer, Holders};
 use crate::{
     Admission, AdmissionStats, Alert, AlertKind, Alerts, Known, ManagerBuilder, ManagerError,
     MemoryConfig, MemoryFigures, MemoryManager, MonitorGuard, Severity,
@@ -9,20 +13,21 @@ use crate::{
     room::{ButForKept, Room},
     show::{Percent, Rate, Size, Span},
     verdict::{LeakDetector, LeakKind, Verdict},
+    worker::{Worker, WorkerStats},
 };
 use plimsoll_alloc::Reclaim;
-use plimsoll_core::{ConfigError, Name, Registry, RejectReason, Usage, lifecycle::TaskGroup};
+use plimsoll_core::{ConfigError, Name, Registry, RejectReason, lifecycle::TaskGroup};
 use std::{
-    any::Any,
     fmt,
-    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 use tokio::{runtime::Handle, time::Instant};
 
-/// How often it is looked for what leaks.
+/// How often everybody is asked what they hold, and it is looked for what leaks.
 const JUDGED_EVERY: Duration = Duration::from_secs(1);
+/// What was said longer ago than that is old, and whoever has not answered for so long is named.
+const OLD_AFTER: Duration = Duration::from_secs(5);
 /// How long a route is told of after a request of it was refused.
 const SHEDDING_FOR: Duration = Duration::from_secs(10);
 /// How long memory has to be short, on average, for the allocator to be told to be frugal.
@@ -58,15 +63,12 @@ pub struct LoadLine {
 pub struct LoadLineBuilder {
     config: MemoryConfig,
     manager: ManagerBuilder,
-    registry: Registry,
+    holders: Holders,
     runtime: Option<Handle>,
     admission: Admission,
     alerts: Alerts,
     allocator: Option<&'static (dyn Reclaim + Sync)>,
-    holders: Vec<Holders>,
 }
-
-type Holders = Box<dyn FnMut(&mut Vec<Held>) + Send>;
 
 /// What something holds, by name: it is looked at for leaks.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -87,8 +89,12 @@ struct Kept {
     history: History,
     leaks: LeakDetector,
     standing: Vec<Verdict>,
-    /// What each route held when somebody looked, of those that hold most.
+    /// When everybody was asked what they said last.
+    asked: Option<Instant>,
+    /// Who held most then, and how much, where that is worth a word.
     most: Option<(Name, u64)>,
+    asking: WorkerStats<u64>,
+    silent: Vec<Name>,
     shedding: Vec<Shedding>,
 }
 
@@ -101,11 +107,12 @@ struct Shedding {
 /// What follows each sample.
 struct Follower {
     admission: Admission,
-    registry: Registry,
     alerts: Alerts,
     allocator: Option<&'static (dyn Reclaim + Sync)>,
     room: Option<Room>,
-    holders: Vec<Holders>,
+    asker: Arc<Worker<Holders>>,
+    /// The number of the answer that was taken note of last.
+    answer: u64,
     known: Arc<Mutex<Kept>>,
     judged: Option<Instant>,
     frugality: Frugality,
@@ -122,7 +129,7 @@ struct Frugality {
 impl LoadLineBuilder {
     /// Whose holdings are swept, shrunk, and looked at. An empty registry by default.
     pub fn registry(mut self, registry: Registry) -> Self {
-        self.registry = registry;
+        self.holders.registry = registry;
         self
     }
 
@@ -157,11 +164,15 @@ impl LoadLineBuilder {
         self
     }
 
-    /// Has more looked at by name each second: what routes retain, say. `tell` adds what there is. It is
-    /// called on the monitor's thread, and has to return soon. What it adds is left out where it panics,
-    /// which is counted.
-    pub fn holders(mut self, tell: impl FnMut(&mut Vec<Held>) + Send + 'static) -> Self {
-        self.holders.push(Box::new(tell));
+    /// Has more looked at by name each second: what routes retain, say. `tell` adds what there is. Where
+    /// it panics that is left out, and counted. Where it does not come back it is left out as a
+    /// [holding](HolderStats) is, and told of by `name`, which no holding should have.
+    pub fn holders(
+        mut self,
+        name: impl Into<Name>,
+        tell: impl FnMut(&mut Vec<Held>) + Send + 'static,
+    ) -> Self {
+        self.holders.add(name.into(), Box::new(tell));
         self
     }
 
@@ -189,12 +200,11 @@ impl LoadLineBuilder {
         let Self {
             config,
             manager,
-            registry,
+            holders,
             runtime: _,
             admission,
             alerts,
             allocator,
-            holders,
         } = self;
         config.validate().map_err(ManagerError::Config)?;
         let room = allocator.and_then(Room::of);
@@ -204,16 +214,20 @@ impl LoadLineBuilder {
             history: History::new(Instant::now(), SystemTime::now()),
             leaks: LeakDetector::new(config.leaks_config()),
             standing: Vec::new(),
+            asked: None,
             most: None,
+            asking: WorkerStats::default(),
+            silent: Vec::new(),
             shedding: Vec::new(),
         }));
+        let registry = holders.registry.clone();
         let mut follower = Follower {
             admission: admission.clone(),
-            registry: registry.clone(),
             alerts: alerts.clone(),
             allocator,
             room,
-            holders,
+            asker: Worker::start(holders).map_err(ManagerError::Thread)?,
+            answer: 0,
             known: known.clone(),
             judged: None,
             frugality: Frugality::default(),
@@ -267,12 +281,11 @@ impl LoadLine {
         LoadLineBuilder {
             config: config.clone(),
             manager: MemoryManager::builder(config.monitor_config().clone()),
-            registry: Registry::new(),
+            holders: Holders::default(),
             runtime: None,
             admission: Admission::new(),
             alerts: Alerts::new(),
             allocator: None,
-            holders: Vec::new(),
         }
     }
 
@@ -306,6 +319,12 @@ impl LoadLine {
         self.known().standing.clone()
     }
 
+    /// What became of asking everybody what they hold.
+    #[must_use]
+    pub fn holders(&self) -> HolderStats {
+        self.known().holders(Instant::now())
+    }
+
     /// Goes by another configuration from now on.
     ///
     /// # Errors
@@ -331,17 +350,40 @@ impl LoadLine {
 
     /// Writes all of it to the current recorder of the `metrics` facade: what
     /// [the monitor](MemoryManager::publish_metrics) and [admission](Admission::publish_metrics) do,
-    /// and how many things leak, as the gauge `plimsoll_memory_leaks` with the label `kind`. Call it
-    /// before a scrape.
+    /// and besides:
+    ///
+    /// | series `plimsoll_memory_…` | kind | labels |
+    /// |---|---|---|
+    /// | `leaks` | gauge, of how many things leak | `kind` |
+    /// | `holders_age_seconds` | gauge, of how old it is what is known of holders, once they were asked | |
+    /// | `holders_silent` | gauge, of how many do not answer | |
+    /// | `holders_rounds_total`, `holders_panics_total`, `holders_left_behind_total` | counter | |
+    ///
+    /// Call it before a scrape.
     #[cfg(feature = "metrics")]
     pub fn publish_metrics(&self) {
+        use metrics::{counter, gauge};
         self.manager.publish_metrics();
         self.admission.publish_metrics();
+        let holders = self.holders();
+        if let Some(age) = holders.age {
+            gauge!("plimsoll_memory_holders_age_seconds").set(age.as_secs_f64());
+        }
+        gauge!("plimsoll_memory_holders_silent").set(holders.silent.len() as f64);
+        for (name, count) in [
+            ("plimsoll_memory_holders_rounds_total", holders.rounds),
+            ("plimsoll_memory_holders_panics_total", holders.panics),
+            (
+                "plimsoll_memory_holders_left_behind_total",
+                holders.left_behind,
+            ),
+        ] {
+            counter!(name).absolute(count);
+        }
         let standing = self.verdicts();
         for kind in LeakKind::ALL {
             let leaks = standing.iter().filter(|verdict| verdict.kind == kind);
-            metrics::gauge!("plimsoll_memory_leaks", "kind" => kind.as_str())
-                .set(leaks.count() as f64);
+            gauge!("plimsoll_memory_leaks", "kind" => kind.as_str()).set(leaks.count() as f64);
         }
     }
 
@@ -364,13 +406,60 @@ fn lock(known: &Mutex<Kept>) -> MutexGuard<'_, Kept> {
 
 impl Kept {
     fn describe(&self, figures: &MemoryFigures) -> String {
-        let shedding: Vec<_> = self.shedding(Instant::now()).collect();
+        let now = Instant::now();
+        let shedding: Vec<_> = self.shedding(now).collect();
+        let silent: Vec<_> = self.silent.iter().map(|name| name.as_str()).collect();
         let leaks = self.standing.iter().find(|it| it.kind.is_in_bytes());
         figures.describe(&Known {
             shedding: &shedding,
             holds: self.most.map(|(name, bytes)| (name.as_str(), bytes)),
+            held_ago: self.age(now).filter(|age| *age > OLD_AFTER),
             leaks: leaks.map(|leak| (leak.name.as_str(), leak.slope)),
+            silent: &silent,
         })
+    }
+
+    fn holders(&self, now: Instant) -> HolderStats {
+        let WorkerStats {
+            runs,
+            sum,
+            left_behind,
+        } = self.asking;
+        HolderStats {
+            rounds: runs,
+            age: self.age(now),
+            panics: sum,
+            left_behind,
+            silent: self.silent.clone(),
+        }
+    }
+
+    /// How long ago everybody was asked what they said last.
+    fn age(&self, now: Instant) -> Option<Duration> {
+        Some(now.saturating_duration_since(self.asked?))
+    }
+
+    /// Takes note of what everybody said.
+    fn hear(&mut self, now: Instant, answer: &Answer, limit: Option<u64>) {
+        self.asked = Some(answer.at);
+        let told = answer.told.iter();
+        self.most = told
+            .clone()
+            .filter(|it| matches!(it.kind, LeakKind::Route | LeakKind::Holding))
+            .map(|it| (it.name, it.held))
+            .max_by_key(|(_, held)| *held)
+            .filter(|(_, held)| limit.is_some_and(|limit| *held > limit / 20));
+        told.for_each(|it| self.observe(now, it));
+    }
+
+    fn observe(&mut self, now: Instant, it: &Held) {
+        let Held {
+            kind,
+            name,
+            held,
+            bound,
+        } = *it;
+        self.leaks.observe(now, kind, name, held, bound);
     }
 
     /// Routes of which a request was refused not long ago.
@@ -429,103 +518,84 @@ impl Follower {
         if let Some(allocator) = self.allocator {
             self.frugality.follow(now, stats.is_short, allocator);
         }
+        // First: what is asked for below is of the time after.
+        let answer = self.look_after_holders(now);
         let judges = self
             .judged
             .is_none_or(|at| now.saturating_duration_since(at) >= JUDGED_EVERY);
-        let mut told = Vec::new();
-        let mut panic = None;
-        if judges {
-            self.judged = Some(now);
-            panic = self.ask(figures, stats.held, &mut told);
-        }
         let mut kept = lock(&self.known);
-        kept.history.record(now, point(figures, stats.refused()));
-        if judges {
-            kept.look_at_routes(&self.admission, now);
-            kept.most = told
-                .iter()
-                .filter(|it| matches!(it.kind, LeakKind::Route | LeakKind::Holding))
-                .map(|it| (it.name, it.held))
-                .max_by_key(|(_, held)| *held)
-                .filter(|(_, held)| figures.limit.is_some_and(|limit| *held > limit / 20));
-            for it in told {
-                kept.leaks.observe(now, it.kind, it.name, it.held, it.bound);
-            }
-            let judgement = kept.leaks.judge(now, figures.headroom);
-            kept.standing = judgement.standing;
-            let begun: Vec<_> = kept
-                .standing
-                .iter()
-                .filter(|it| it.is_new)
-                .copied()
-                .collect();
-            drop(kept);
-            begun
-                .iter()
-                .for_each(|verdict| self.alerts.raise(&begins(verdict)));
-            for verdict in &judgement.ended {
-                let text = format!("{} {} grows no longer", verdict.kind, verdict.name);
-                let alert = Alert::new(AlertKind::Leak, Severity::Info, text);
-                self.alerts.raise(&alert.about(verdict.name));
-            }
+        kept.asking = self.asker.stats();
+        kept.silent = self.asker.silent(now, OLD_AFTER);
+        if let Some(answer) = answer {
+            kept.hear(now, &answer, figures.limit);
         }
-        if let Some(panic) = panic {
-            // Whoever calls counts it.
-            resume_unwind(panic);
+        kept.history.record(now, point(figures, stats.refused()));
+        if !judges {
+            return;
+        }
+        self.judged = Some(now);
+        // While somebody does not answer the thread is busy, and nobody is asked.
+        self.asker.submit(now);
+        kept.look_at_routes(&self.admission, now);
+        for it in of_the_process(figures, stats.held) {
+            kept.observe(now, &it);
+        }
+        let judgement = kept.leaks.judge(now, figures.headroom);
+        kept.standing = judgement.standing;
+        let begun: Vec<_> = kept
+            .standing
+            .iter()
+            .filter(|it| it.is_new)
+            .copied()
+            .collect();
+        drop(kept);
+        begun
+            .iter()
+            .for_each(|verdict| self.alerts.raise(&begins(verdict)));
+        for verdict in &judgement.ended {
+            let text = format!("{} {} grows no longer", verdict.kind, verdict.name);
+            let alert = Alert::new(AlertKind::Leak, Severity::Info, text);
+            self.alerts.raise(&alert.about(verdict.name));
         }
     }
 
-    /// Asks everybody what they hold. Returns the panic of one who panicked.
-    fn ask(
-        &mut self,
-        figures: &MemoryFigures,
-        in_flight: u64,
-        told: &mut Vec<Held>,
-    ) -> Option<Box<dyn Any + Send>> {
-        const PROCESS: Name = Name::from_static("process");
-        const DESCRIPTORS: Name = Name::from_static("descriptors");
-        let used = figures
-            .used
-            .map(|used| used.saturating_sub(figures.reclaimable));
-        let process = figures.tracked.or(used).map(|held| Held {
-            kind: LeakKind::Process,
-            name: PROCESS,
-            // What requests hold goes with them.
-            held: held.saturating_sub(in_flight),
-            bound: None,
-        });
-        let descriptors = figures.descriptors.map(|open| Held {
-            kind: LeakKind::Descriptors,
-            name: DESCRIPTORS,
-            held: open,
-            bound: figures.max_descriptors,
-        });
-        told.extend(process.into_iter().chain(descriptors));
-        let holdings = self.registry.snapshot().into_iter().filter_map(|holding| {
-            let usage = holding.usage?;
-            Some(Held {
-                kind: LeakKind::Holding,
-                name: holding.name,
-                held: usage.bytes,
-                bound: bound(&usage),
-            })
-        });
-        told.extend(holdings);
-        let mut panicked = None;
-        for tell in &mut self.holders {
-            let before = told.len();
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| tell(told))) {
-                told.truncate(before);
-                panicked = Some(panic);
-            }
-        }
-        panicked
+    /// Leaves those behind who do not come back. Returns what the others said, once.
+    fn look_after_holders(&mut self, now: Instant) -> Option<Arc<Answer>> {
+        let seen = self.asker.watch(now);
+        Worker::<Holders>::tell(&seen, &self.alerts);
+        let (number, answer) = self.asker.last()?;
+        let before = std::mem::replace(&mut self.answer, number);
+        (number != before).then_some(answer)
     }
+}
+
+/// What there is of the process as a whole.
+fn of_the_process(figures: &MemoryFigures, in_flight: u64) -> impl Iterator<Item = Held> {
+    const PROCESS: Name = Name::from_static("process");
+    const DESCRIPTORS: Name = Name::from_static("descriptors");
+    let used = figures
+        .used
+        .map(|used| used.saturating_sub(figures.reclaimable));
+    let process = figures.tracked.or(used).map(|held| Held {
+        kind: LeakKind::Process,
+        name: PROCESS,
+        // What requests hold goes with them.
+        held: held.saturating_sub(in_flight),
+        bound: None,
+    });
+    let descriptors = figures.descriptors.map(|open| Held {
+        kind: LeakKind::Descriptors,
+        name: DESCRIPTORS,
+        held: open,
+        bound: figures.max_descriptors,
+    });
+    process.into_iter().chain(descriptors)
 }
 
 /// Nobody is refused, and the allocator is not slowed down, by what nobody looks at any more.
 impl Drop for Follower {
     fn drop(&mut self) {
+        self.asker.close();
         self.admission.set_line(None);
         self.admission.set_shed(0.0);
         if let Some(room) = &self.room {
@@ -553,17 +623,6 @@ impl Frugality {
             tracing::debug!(frugal = turns_on, "the allocator gives back what is free");
         }
     }
-}
-
-/// The most bytes that it may hold; where only the number of entries has a limit, as many of the size
-/// that they have now.
-fn bound(usage: &Usage) -> Option<u64> {
-    let by_entries = usage.max_entries.map(|max| {
-        let each = usage.bytes.checked_div(usage.entries).unwrap_or(0);
-        // A map has room for more than it holds, and another as large while it grows.
-        each.saturating_mul(max).saturating_mul(2)
-    });
-    usage.max_bytes.or(by_entries)
 }
 
 /// How much is shed: nothing at the line, all halfway from there to the limit.

@@ -149,12 +149,15 @@ impl Plimsoll {
                     let lifecycle = lifecycle.clone();
                     move || lifecycle.tasks()
                 })
-                .holders(holders(
-                    &edge,
-                    #[cfg(feature = "adapter")]
-                    &adapters,
-                    &lifecycle,
-                ));
+                .holders(
+                    "routes, adapters and tasks",
+                    holders(
+                        &edge,
+                        #[cfg(feature = "adapter")]
+                        &adapters,
+                        &lifecycle,
+                    ),
+                );
             let builder = match allocator {
                 Some(allocator) => builder.allocator(allocator.0),
                 None => builder,
@@ -662,7 +665,6 @@ fn start_webhook(
     Ok((Some(webhook), alerts))
 }
 
-/// Has what routes retain, and how many tasks there are of each name, looked at for leaks.
 /// Has what routes and adapters retain, and how many tasks there are of each name, looked at for leaks.
 #[cfg(feature = "http")]
 fn holders(

@@ -6,7 +6,7 @@ use crate::view::utc;
 use plimsoll_alloc::{Mode, is_installed, mode};
 use plimsoll_core::settings::Choice as _;
 use plimsoll_memory::{
-    Admission, Attribution, LoadLine, MemoryFigures, ReclaimReport,
+    Admission, Attribution, HolderStats, LoadLine, MemoryFigures, ReclaimReport,
     admission::RouteAdmission,
     alert::HookStats,
     history::{HistoryPoint, Resolution, Used},
@@ -130,6 +130,7 @@ pub(super) struct MonitorView {
     purged_bytes: u64,
     left_behind: u64,
     last_reclaim: Option<LastReclaimView>,
+    holders: HoldersView,
     alerts: AlertsView,
     history: Vec<SpanView>,
     config: ConfigView,
@@ -140,6 +141,16 @@ struct LastReclaimView {
     ago_s: f64,
     #[serde(flatten)]
     report: ReclaimView,
+}
+
+/// Of those who are asked what they hold.
+#[derive(Debug, Serialize)]
+struct HoldersView {
+    rounds: u64,
+    age_s: Option<f64>,
+    panics: u64,
+    left_behind: u64,
+    silent: Vec<&'static str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -388,6 +399,7 @@ impl MonitorView {
                 ago_s: now.saturating_duration_since(report.ended).as_secs_f64(),
                 report: ReclaimView::from(report),
             }),
+            holders: HoldersView::from(&line.holders()),
             alerts: AlertsView::from(&stats.hooks),
             history: Resolution::ALL
                 .map(|resolution| SpanView::new(line, resolution))
@@ -396,6 +408,18 @@ impl MonitorView {
                 monitor: values_of(&manager.config()),
                 admission: values_of(&line.admission().config()),
             },
+        }
+    }
+}
+
+impl From<&HolderStats> for HoldersView {
+    fn from(holders: &HolderStats) -> Self {
+        Self {
+            rounds: holders.rounds,
+            age_s: holders.age.as_ref().map(Duration::as_secs_f64),
+            panics: holders.panics,
+            left_behind: holders.left_behind,
+            silent: holders.silent.iter().map(|name| name.as_str()).collect(),
         }
     }
 }

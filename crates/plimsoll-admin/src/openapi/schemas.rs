@@ -271,6 +271,22 @@ fn monitor() -> Value {
             or_null(object(reclaim().into_iter().chain([("ago_s", number())]))),
         ),
         (
+            "holders",
+            object([
+                ("rounds", integer()),
+                (
+                    "age_s",
+                    or_null(about(
+                        "How old it is what is known of what holdings and routes hold.",
+                        number(),
+                    )),
+                ),
+                ("panics", integer()),
+                ("left_behind", integer()),
+                ("silent", about("Who does not answer.", list(text()))),
+            ]),
+        ),
+        (
             "alerts",
             object([
                 ("hooks", integer()),

@@ -64,8 +64,12 @@ pub struct Known<'a> {
     pub shedding: &'a [&'a str],
     /// Who retains the most, and how many bytes.
     pub holds: Option<(&'a str, u64)>,
+    /// How long ago that was, where it is old.
+    pub held_ago: Option<Duration>,
     /// Who leaks, and how many bytes a second.
     pub leaks: Option<(&'a str, f64)>,
+    /// Who does not answer when asked what they hold.
+    pub silent: &'a [&'a str],
 }
 
 impl MemoryFigures {
@@ -118,17 +122,13 @@ impl MemoryFigures {
     }
 
     fn write(&self, f: &mut String, known: &Known<'_>) -> fmt::Result {
-        const MOST: usize = 3;
         match (known.shedding, self.level) {
             ([], PressureLevel::Unknown) => f.push_str("pressure unknown"),
             ([], PressureLevel::Normal) => f.push_str("at ease"),
             ([], level) => write!(f, "{level} pressure for {}", Span(self.level_for))?,
             (routes, _) => {
                 f.push_str("shedding ");
-                f.push_str(&routes[..routes.len().min(MOST)].join(", "));
-                if let Some(more @ 1..) = routes.len().checked_sub(MOST) {
-                    write!(f, " and {more} more")?;
-                }
+                write_names(f, routes)?;
             }
         }
         match (self.used, self.limit.or(self.line)) {
@@ -146,10 +146,32 @@ impl MemoryFigures {
         if let Some((name, slope)) = known.leaks {
             write!(f, ", {name} leaks {}", Rate(slope))?;
         }
-        if let Some((name, bytes)) = known.holds {
-            write!(f, ", {name} holds {}", Size(bytes))?;
+        match (known.holds, known.held_ago) {
+            (Some((name, bytes)), None) => write!(f, ", {name} holds {}", Size(bytes))?,
+            (Some((name, bytes)), Some(ago)) => {
+                write!(f, ", {name} held {} {} ago", Size(bytes), Span(ago))?;
+            }
+            (None, _) => {}
+        }
+        match known.silent {
+            [] => {}
+            [name] => write!(f, ", {name} does not answer")?,
+            names => {
+                f.push_str(", ");
+                write_names(f, names)?;
+                f.push_str(" do not answer");
+            }
         }
         Ok(())
+    }
+}
+
+fn write_names(f: &mut String, names: &[&str]) -> fmt::Result {
+    const MOST: usize = 3;
+    f.push_str(&names[..names.len().min(MOST)].join(", "));
+    match names.len().checked_sub(MOST) {
+        Some(more @ 1..) => write!(f, " and {more} more"),
+        _ => Ok(()),
     }
 }
 
@@ -186,7 +208,7 @@ mod tests {
         let known = Known {
             shedding: &["/export"],
             holds: Some(("/demo/leak", 220 * MIB)),
-            leaks: None,
+            ..none
         };
         assert_eq!(
             figures.describe(&known),
@@ -195,13 +217,32 @@ mod tests {
         );
         let known = Known {
             shedding: &["/a", "/b", "/c", "/d", "/e"],
-            holds: None,
             leaks: Some(("cache", 1_024.0)),
+            ..none
         };
         figures.time_to_limit = None;
         assert_eq!(
             figures.describe(&known),
             "shedding /a, /b, /c and 2 more: memory 91 % of 512 MiB, cache leaks +1.0 KiB/s"
+        );
+        let known = Known {
+            holds: Some(("/demo/leak", 220 * MIB)),
+            held_ago: Some(Duration::from_secs(12)),
+            silent: &["cache"],
+            ..none
+        };
+        assert_eq!(
+            figures.describe(&known),
+            "high pressure for 7 s: memory 91 % of 512 MiB, \
+             /demo/leak held 220 MiB 12 s ago, cache does not answer"
+        );
+        let known = Known {
+            silent: &["a", "b", "c", "d", "e"],
+            ..none
+        };
+        assert_eq!(
+            figures.describe(&known),
+            "high pressure for 7 s: memory 91 % of 512 MiB, a, b, c and 2 more do not answer"
         );
     }
 }
