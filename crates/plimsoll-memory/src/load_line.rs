@@ -93,6 +93,7 @@ struct Kept {
     asked: Option<Instant>,
     /// Who held most then, and how much, where that is worth a word.
     most: Option<(Name, u64)>,
+    in_flight: Option<u64>,
     asking: WorkerStats<u64>,
     silent: Vec<Name>,
     shedding: Vec<Shedding>,
@@ -176,6 +177,13 @@ impl LoadLineBuilder {
         self
     }
 
+    /// Who counts the requests in flight, for the [history](HistoryPoint::in_flight). It is asked once a second, as
+    /// [holders](Self::holders) are. Nobody by default, and the history does not know then.
+    pub fn in_flight(mut self, count: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+        self.holders.in_flight = Some(Box::new(count));
+        self
+    }
+
     /// Starts the threads of it.
     ///
     /// # Errors
@@ -216,6 +224,7 @@ impl LoadLineBuilder {
             standing: Vec::new(),
             asked: None,
             most: None,
+            in_flight: None,
             asking: WorkerStats::default(),
             silent: Vec::new(),
             shedding: Vec::new(),
@@ -413,7 +422,7 @@ impl Kept {
         figures.describe(&Known {
             shedding: &shedding,
             holds: self.most.map(|(name, bytes)| (name.as_str(), bytes)),
-            held_ago: self.age(now).filter(|age| *age > OLD_AFTER),
+            held_ago: self.age(now).filter(is_old),
             leaks: leaks.map(|leak| (leak.name.as_str(), leak.slope)),
             silent: &silent,
         })
@@ -442,6 +451,7 @@ impl Kept {
     /// Takes note of what everybody said.
     fn hear(&mut self, now: Instant, answer: &Answer, limit: Option<u64>) {
         self.asked = Some(answer.at);
+        self.in_flight = answer.in_flight;
         let told = answer.told.iter();
         self.most = told
             .clone()
@@ -529,7 +539,12 @@ impl Follower {
         if let Some(answer) = answer {
             kept.hear(now, &answer, figures.limit);
         }
-        kept.history.record(now, point(figures, stats.refused()));
+        let in_flight = match kept.age(now) {
+            Some(age) if !is_old(&age) => kept.in_flight,
+            _ => None,
+        };
+        let point = point(figures, in_flight, stats.refused());
+        kept.history.record(now, point);
         if !judges {
             return;
         }
@@ -637,7 +652,7 @@ fn shed(figures: &MemoryFigures) -> f64 {
     (over as f64 / most as f64).min(1.0)
 }
 
-const fn point(figures: &MemoryFigures, refused: u64) -> Point {
+const fn point(figures: &MemoryFigures, in_flight: Option<u64>, refused: u64) -> Point {
     Point {
         used: figures.used,
         tracked: figures.tracked,
@@ -645,9 +660,13 @@ const fn point(figures: &MemoryFigures, refused: u64) -> Point {
         limit: figures.limit,
         pressure: figures.pressure,
         tasks: figures.tasks,
-        in_flight: None,
+        in_flight,
         refused,
     }
+}
+
+fn is_old(age: &Duration) -> bool {
+    *age > OLD_AFTER
 }
 
 fn begins(verdict: &Verdict) -> Alert {

@@ -549,7 +549,7 @@ mod tests {
         assert_eq!(shown(&worker.watch(late + SECOND * 242)), [""; 0]);
         let seen = shown(&worker.watch(late + SECOND * 243));
         assert_eq!(seen, ["HasThread"]);
-        assert_eq!(*worker.run(FINE, WAIT).unwrap(), true);
+        assert!(*worker.run(FINE, WAIT).unwrap());
         worker.job.open("stuck");
         worker.close();
     }
@@ -560,8 +560,8 @@ mod tests {
         for name in ["1", "2", "3", "4"] {
             let late = hang(&worker, name);
             assert_eq!(shown(&worker.watch(late)), [format!("LeftBehind({name})")]);
-            assert_eq!(*worker.run(FINE, WAIT).unwrap(), true);
-            assert_eq!(*worker.run(name, WAIT).unwrap(), false, "it is left out");
+            assert!(*worker.run(FINE, WAIT).unwrap());
+            assert!(!*worker.run(name, WAIT).unwrap(), "it is left out");
         }
         let late = hang(&worker, "5");
         assert_eq!(shown(&worker.watch(late)), ["Stuck(5)"]);
@@ -578,7 +578,7 @@ mod tests {
             seen.len() == 2
         });
         assert_eq!(seen, ["CameBack(2)", "LeftBehind(5)"]);
-        assert_eq!(*worker.run("2", WAIT).unwrap(), true);
+        assert!(*worker.run("2", WAIT).unwrap());
         let stats = worker.stats();
         assert_eq!((stats.runs, stats.sum, stats.left_behind), (9, 5, 5));
         for name in ["1", "3", "4", "5"] {
@@ -597,7 +597,7 @@ mod tests {
         worker.job.open("5");
         until(|| !worker.is_busy());
         assert_eq!(shown(&worker.watch(Instant::now())), ["CameBack(5)"]);
-        assert_eq!(*worker.run("5", WAIT).unwrap(), true);
+        assert!(*worker.run("5", WAIT).unwrap());
         for name in ["1", "2", "3", "4"] {
             worker.job.open(name);
         }

@@ -149,6 +149,10 @@ impl Plimsoll {
                     let lifecycle = lifecycle.clone();
                     move || lifecycle.tasks()
                 })
+                .in_flight({
+                    let edge = edge.clone();
+                    move || edge.in_flight() as u64
+                })
                 .holders(
                     "routes, adapters and tasks",
                     holders(

@@ -40,10 +40,13 @@ pub struct HolderStats {
 /// Adds what there is.
 pub(super) type Tell = Box<dyn FnMut(&mut Vec<Held>) + Send>;
 
+pub(super) type Count = Box<dyn Fn() -> u64 + Send + Sync>;
+
 /// Who is asked.
 #[derive(Default)]
 pub(super) struct Holders {
     pub(super) registry: Registry,
+    pub(super) in_flight: Option<Count>,
     tellers: Vec<(Name, Mutex<Tell>)>,
     /// Whether somebody has panicked, which is logged once.
     has_panicked: AtomicBool,
@@ -55,8 +58,12 @@ pub(super) struct Answer {
     /// When they were asked.
     pub(super) at: Instant,
     pub(super) told: Vec<Held>,
+    pub(super) in_flight: Option<u64>,
     panics: u64,
 }
+
+/// Who counts the requests in flight, if it does not come back.
+const IN_FLIGHT: Name = Name::from_static("requests in flight");
 
 impl Holders {
     pub(super) fn add(&mut self, name: Name, tell: Tell) {
@@ -86,6 +93,15 @@ impl Job for Holders {
             self.log_panic(name);
             panics += 1;
         };
+        let mut in_flight = None;
+        if let Some(count) = &self.in_flight
+            && let Some(_turn) = progress.turn(IN_FLIGHT)
+        {
+            match calmly(count) {
+                Some(count) => in_flight = Some(count),
+                None => panicked(IN_FLIGHT),
+            }
+        }
         for name in self.registry.names() {
             let Some(_turn) = progress.turn(name) else {
                 continue;
@@ -109,16 +125,15 @@ impl Job for Holders {
             };
             let mut tell = tell.lock().unwrap_or_else(PoisonError::into_inner);
             let before = told.len();
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| tell(&mut told))) {
+            if calmly(|| tell(&mut told)).is_none() {
                 told.truncate(before);
                 panicked(*name);
-                // What was thrown may throw again.
-                let _ = catch_unwind(AssertUnwindSafe(|| drop(panic)));
             }
         }
         Answer {
             at: *at,
             told,
+            in_flight,
             panics,
         }
     }
@@ -126,6 +141,17 @@ impl Job for Holders {
     fn add(sum: &mut u64, answer: &Answer) {
         *sum += answer.panics;
     }
+}
+
+/// Takes a panic for no answer.
+fn calmly<T>(ask: impl FnOnce() -> T) -> Option<T> {
+    let panic = match catch_unwind(AssertUnwindSafe(ask)) {
+        Ok(answer) => return Some(answer),
+        Err(panic) => panic,
+    };
+    // What was thrown may throw again.
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(panic)));
+    None
 }
 
 /// The most bytes that it may hold; where only the number of entries has a limit, as many of the size

@@ -80,6 +80,10 @@ fn follower_of(registry: Registry, tellers: Vec<(&'static str, Tell)>) -> Follow
     for (name, tell) in tellers {
         holders.add(Name::from_static(name), tell);
     }
+    following(holders)
+}
+
+fn following(holders: Holders) -> Follower {
     Follower {
         admission: Admission::new(),
         alerts: Alerts::new(),
@@ -93,6 +97,7 @@ fn follower_of(registry: Registry, tellers: Vec<(&'static str, Tell)>) -> Follow
             standing: Vec::new(),
             asked: None,
             most: None,
+            in_flight: None,
             asking: WorkerStats::default(),
             silent: Vec::new(),
             shedding: Vec::new(),
@@ -474,6 +479,40 @@ fn each_sample_goes_into_the_history() {
     assert_eq!(points[2].resident, Some(400 * MIB));
     assert_eq!(points[2].limit, Some(1_000 * MIB));
     assert_eq!(points[2].tasks, Some(7));
+}
+
+#[test]
+fn the_history_knows_how_many_requests_are_in_flight_while_somebody_counts() {
+    let lock = Lock::default();
+    let mut holders = Holders::default();
+    let wait = lock.clone();
+    holders.in_flight = Some(Box::new(move || {
+        wait.wait();
+        7
+    }));
+    let mut follower = following(holders);
+    let last = |follower: &Follower| {
+        let kept = follower.known.lock().unwrap();
+        let point = kept.history.points(Resolution::Second).last();
+        point.unwrap().in_flight
+    };
+    let now = Instant::now();
+    follower.follow(now, &figures(100));
+    assert_eq!(last(&follower), None, "nobody was asked yet");
+    look(&mut follower, now, &figures(100));
+    assert_eq!(last(&follower), Some(7));
+    // It does not answer: what was known is known for a while.
+    lock.set(true);
+    follower.follow(now + OLD_AFTER, &figures(100));
+    assert_eq!(last(&follower), Some(7));
+    follower.follow(now + OLD_AFTER + SECOND, &figures(100));
+    assert_eq!(last(&follower), None);
+    until(|| !follower.asker.silent(now + WAIT, SECOND).is_empty());
+    look(&mut follower, now + WAIT, &figures(100));
+    assert_eq!(last(&follower), None);
+    let silent = holders_at(&follower, now).silent;
+    assert_eq!(silent, [Name::from_static("requests in flight")]);
+    lock.set(false);
 }
 
 #[test]

@@ -3,13 +3,14 @@ use crate::Config;
 use plimsoll_alloc::TrackingAllocator;
 use plimsoll_core::BoxError;
 use plimsoll_http::EndpointLabel;
-use plimsoll_memory::{Alert, AlertKind, MemoryConfig, MonitorConfig};
+use plimsoll_memory::{Alert, AlertKind, MemoryConfig, MonitorConfig, history::Resolution};
 use std::{
     convert::Infallible,
     hint::black_box,
     sync::{Mutex, mpsc},
     time::Duration,
 };
+use tokio::time::Instant;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
 /// Without it nobody knows what is retained.
@@ -85,6 +86,29 @@ async fn what_routes_and_adapters_retain_and_tasks_by_name_are_looked_at_for_lea
     kept.lock().unwrap().clear();
     let adapter = held(LeakKind::Adapter, "lexicon");
     assert!(near(adapter, 0), "{adapter:?}");
+}
+
+#[tokio::test]
+async fn the_history_has_the_requests_that_are_in_flight() {
+    let plimsoll = Plimsoll::start(config()).unwrap();
+    let pending =
+        |_: Request<String>| std::future::pending::<Result<Response<String>, Infallible>>();
+    let mut edge = plimsoll.layer().layer(service_fn(pending));
+    let calls = [(); 2].map(|()| edge.call(Request::new(String::new())));
+    let until = |count| {
+        let deadline = Instant::now() + WAIT;
+        let seen = || {
+            let points = plimsoll.load_line().history(Resolution::Second);
+            points.last().and_then(|point| point.in_flight)
+        };
+        while seen() != Some(count) {
+            assert!(Instant::now() < deadline, "{count} were never seen");
+            std::thread::yield_now();
+        }
+    };
+    until(2);
+    drop(calls);
+    until(0);
 }
 
 #[tokio::test]
