@@ -16,7 +16,9 @@ use plimsoll_core::{
 };
 use plimsoll_http::{EdgeLayer, EndpointLabel};
 use plimsoll_memory::{
-    Alerts, LoadLine, MemoryConfig, MonitorConfig, MonitorGuard, PressureLevel, history::Resolution,
+    Alerts, LoadLine, MemoryConfig, MonitorConfig, MonitorGuard, PressureLevel,
+    history::Resolution,
+    verdict::{LeakConfig, Sensitivity},
 };
 use serde_json::{Value, json};
 use std::{
@@ -161,6 +163,8 @@ async fn the_monitor_tells_what_it_goes_by_and_has_done() {
     assert_eq!(config["interval"], 0.25);
     assert_eq!(config["cancel"], "observe");
     assert_eq!(before["config"]["admission"]["exempt"], json!([]));
+    let leaks = json!({ "sensitivity": "normal", "max_names": 1_000 });
+    assert_eq!(before["config"]["leaks"], leaks);
     let kept = before["history"].as_array().unwrap();
     let kept = kept.iter().map(|it| it["resolution"].as_str().unwrap());
     assert_eq!(kept.collect::<Vec<_>>(), ["1s", "30s", "10m"]);
@@ -174,11 +178,14 @@ async fn the_monitor_tells_what_it_goes_by_and_has_done() {
     assert_eq!(after["last_reclaim"], made);
 
     // What is set anew counts.
-    let config = MonitorConfig::new().limit(4 << 30).high(95.0);
-    monitored.line.manager().reconfigure(config).unwrap();
+    let config = MemoryConfig::new()
+        .monitor(MonitorConfig::new().limit(4 << 30).high(95.0))
+        .leaks(LeakConfig::new().sensitivity(Sensitivity::Low));
+    monitored.line.reconfigure(&config).unwrap();
     let anew = get(addr, MONITOR).json();
     assert_eq!(anew["config"]["monitor"]["limit"], 4_u64 << 30);
     assert_eq!(anew["config"]["monitor"]["high"], 95.0);
+    assert_eq!(anew["config"]["leaks"]["sensitivity"], "low");
 }
 
 #[tokio::test]

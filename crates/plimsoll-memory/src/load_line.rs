@@ -12,7 +12,7 @@ use crate::{
     monitor::{Source, SystemSource},
     room::{ButForKept, Room},
     show::{Percent, Rate, Size, Span},
-    verdict::{LeakDetector, LeakKind, Verdict},
+    verdict::{LeakConfig, LeakDetector, LeakKind, Verdict},
     worker::{Worker, WorkerStats},
 };
 use plimsoll_alloc::Reclaim;
@@ -88,6 +88,8 @@ pub struct Held {
 struct Kept {
     history: History,
     leaks: LeakDetector,
+    /// What `leaks` goes by.
+    leaks_config: LeakConfig,
     standing: Vec<Verdict>,
     /// When everybody was asked what they said last.
     asked: Option<Instant>,
@@ -221,6 +223,7 @@ impl LoadLineBuilder {
         let known = Arc::new(Mutex::new(Kept {
             history: History::new(Instant::now(), SystemTime::now()),
             leaks: LeakDetector::new(config.leaks_config()),
+            leaks_config: config.leaks_config().clone(),
             standing: Vec::new(),
             asked: None,
             most: None,
@@ -328,6 +331,12 @@ impl LoadLine {
         self.known().standing.clone()
     }
 
+    /// By what leaks are looked for now.
+    #[must_use]
+    pub fn leaks_config(&self) -> LeakConfig {
+        self.known().leaks_config.clone()
+    }
+
     /// What became of asking everybody what they hold.
     #[must_use]
     pub fn holders(&self) -> HolderStats {
@@ -353,7 +362,9 @@ impl LoadLine {
         applied.map_err(ManagerError::Config)?;
         let applied = self.admission.reconfigure(config.admission_config());
         applied.map_err(ManagerError::Config)?;
-        self.known().leaks.reconfigure(config.leaks_config());
+        let mut kept = self.known();
+        kept.leaks.reconfigure(config.leaks_config());
+        kept.leaks_config = config.leaks_config().clone();
         Ok(())
     }
 

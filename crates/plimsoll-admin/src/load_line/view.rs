@@ -177,6 +177,7 @@ struct SpanView {
 struct ConfigView {
     monitor: Map<String, Value>,
     admission: Map<String, Value>,
+    leaks: Map<String, Value>,
 }
 
 #[derive(Debug, Serialize)]
@@ -407,6 +408,7 @@ impl MonitorView {
             config: ConfigView {
                 monitor: values_of(&manager.config()),
                 admission: values_of(&line.admission().config()),
+                leaks: values_of(&line.leaks_config()),
             },
         }
     }

@@ -7,8 +7,9 @@ use super::schema::{
 use crate::load_line::schema_of;
 use plimsoll_core::settings::Choice as _;
 use plimsoll_memory::{
-    AdmissionConfig, AdmissionMode, MonitorConfig, PressureLevel, history::Resolution,
-    verdict::LeakKind,
+    AdmissionConfig, AdmissionMode, MonitorConfig, PressureLevel,
+    history::Resolution,
+    verdict::{LeakConfig, LeakKind},
 };
 use serde_json::{Value, json};
 
@@ -311,6 +312,7 @@ fn monitor() -> Value {
             object([
                 ("monitor", schema_of(&MonitorConfig::new())),
                 ("admission", schema_of(&AdmissionConfig::new())),
+                ("leaks", schema_of(&LeakConfig::new())),
             ]),
         ),
     ])

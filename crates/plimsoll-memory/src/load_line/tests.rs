@@ -94,6 +94,7 @@ fn following(holders: Holders) -> Follower {
         known: Arc::new(Mutex::new(Kept {
             history: History::new(Instant::now(), SystemTime::now()),
             leaks: LeakDetector::new(&LeakConfig::new()),
+            leaks_config: LeakConfig::new(),
             standing: Vec::new(),
             asked: None,
             most: None,
@@ -860,7 +861,13 @@ fn the_line_of_admission_follows_a_limit_that_shrinks() {
 fn a_bad_setting_changes_nothing_and_good_ones_count() {
     let (line, _guard, script, _) = started(LoadLine::builder(&MemoryConfig::new()));
     script.used(700);
-    let parts = || (line.manager().config(), line.admission().config());
+    let parts = || {
+        (
+            line.manager().config(),
+            line.admission().config(),
+            line.leaks_config(),
+        )
+    };
     let before = parts();
     let good = MonitorConfig::new().line(50.0);
     for (config, named) in [
@@ -886,12 +893,13 @@ fn a_bad_setting_changes_nothing_and_good_ones_count() {
         assert!(problem.field.to_string().ends_with(named), "{error}");
         assert_eq!(parts(), before, "{named}");
     }
+    let off = LeakConfig::new().sensitivity(Sensitivity::Off);
     let config = MemoryConfig::new()
         .monitor(good.clone())
         .admission(enforcing())
-        .leaks(LeakConfig::new().sensitivity(Sensitivity::Off));
+        .leaks(off.clone());
     line.reconfigure(&config).unwrap();
-    assert_eq!(parts(), (good, enforcing()));
+    assert_eq!(parts(), (good, enforcing(), off));
     // The sample that is on its way may be of before.
     script.used(700);
     script.used(700);
