@@ -6,7 +6,7 @@ use crate::{
 };
 use plimsoll_core::{
     ConfigError,
-    settings::{Fields, Kind, Setting, Settings, Value},
+    settings::{self, Fields, Kind, Setting, Settings, Value},
 };
 use std::{collections::HashMap, fmt};
 
@@ -448,43 +448,11 @@ impl Sources {
 
 /// Whether there is a secret among some settings, which somebody may have put in place of them.
 fn holds_secret(settings: &mut dyn Settings) -> bool {
-    let mut found = FindSecret(false);
-    settings.visit(&mut found);
-    found.0
-}
-
-struct FindSecret(bool);
-
-impl Fields for FindSecret {
-    fn setting(&mut self, _: &'static str, _: &'static str, setting: &mut dyn Setting) {
-        self.0 |= setting.kind() == Kind::Secret;
-    }
-
-    fn preset(
-        &mut self,
-        _: &'static str,
-        _: &'static str,
-        _: &'static str,
-        _: &'static [&'static str],
-        _: &mut dyn FnMut(&'static str),
-    ) {
-    }
-
-    fn group(&mut self, _: &'static str, _: &'static str, group: &mut dyn Settings) {
-        group.visit(self);
-    }
-
-    fn optional(
-        &mut self,
-        _: &'static str,
-        _: &'static str,
-        _: &mut bool,
-        group: &mut dyn Settings,
-    ) {
-        group.visit(self);
-    }
-
-    fn require(&mut self, _: &'static str, _: bool, _: &dyn fmt::Display) {}
+    let mut found = false;
+    settings::each(settings, |_, _, setting| {
+        found |= setting.kind() == Kind::Secret;
+    });
+    found
 }
 
 fn join(path: &str, key: &str) -> String {

@@ -1,8 +1,7 @@
 //! Settings as numbers: sizes in bytes, times in seconds.
 
-use plimsoll_core::settings::{self, Fields, Kind, Setting, Settings};
+use plimsoll_core::settings::{self, Kind, Setting, Settings};
 use serde_json::{Map, Value, json};
-use std::fmt;
 
 /// The values of a group, by their keys. Words that stand for a value are told as they are.
 pub(super) fn values_of(group: &(impl Settings + Clone)) -> Map<String, Value> {
@@ -29,16 +28,16 @@ pub(crate) fn schema_of(group: &(impl Settings + Clone)) -> Value {
     })
 }
 
-fn visited<F>(group: &(impl Settings + Clone), each: F) -> Map<String, Value>
-where
-    F: Fn(&'static str, &dyn Setting) -> Value,
-{
-    let mut visitor = Visitor {
-        each,
-        all: Map::new(),
-    };
-    group.clone().visit(&mut visitor);
-    visitor.all
+/// No group that is shown has groups of its own.
+fn visited(
+    group: &(impl Settings + Clone),
+    shown: impl Fn(&'static str, &dyn Setting) -> Value,
+) -> Map<String, Value> {
+    let mut all = Map::new();
+    settings::each(&mut group.clone(), |key, about, setting| {
+        all.insert(key.to_owned(), shown(about, setting));
+    });
+    all
 }
 
 fn value(value: settings::Value) -> Value {
@@ -63,32 +62,4 @@ fn kind(kind: &Kind) -> Value {
         Kind::Texts => json!({ "type": "array", "items": { "type": "string" } }),
         _ => json!({ "type": "string" }),
     }
-}
-
-struct Visitor<F> {
-    each: F,
-    all: Map<String, Value>,
-}
-
-/// No group that is shown has groups of its own.
-impl<F: Fn(&'static str, &dyn Setting) -> Value> Fields for Visitor<F> {
-    fn setting(&mut self, key: &'static str, about: &'static str, setting: &mut dyn Setting) {
-        self.all.insert(key.to_owned(), (self.each)(about, setting));
-    }
-
-    fn preset(
-        &mut self,
-        _: &'static str,
-        _: &'static str,
-        _: &'static str,
-        _: &'static [&'static str],
-        _: &mut dyn FnMut(&'static str),
-    ) {
-    }
-
-    fn group(&mut self, _: &'static str, _: &'static str, _: &mut dyn Settings) {}
-
-    fn optional(&mut self, _: &'static str, _: &'static str, _: &mut bool, _: &mut dyn Settings) {}
-
-    fn require(&mut self, _: &'static str, _: bool, _: &dyn fmt::Display) {}
 }

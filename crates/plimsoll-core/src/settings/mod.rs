@@ -132,9 +132,60 @@ pub fn check<T: Settings + Clone>(settings: &T) -> Result<(), ConfigError> {
     problems.into_result()
 }
 
+/// Calls `each` with every setting, its key and what it is for; with those of groups too, whether they
+/// are on or not.
+///
+/// ```
+/// use plimsoll_core::{LifecycleConfig, settings};
+///
+/// let mut keys = Vec::new();
+/// settings::each(&mut LifecycleConfig::default(), |key, _, _| keys.push(key));
+/// assert!(keys.contains(&"max_tasks"));
+/// ```
+pub fn each(
+    settings: &mut dyn Settings,
+    each: impl FnMut(&'static str, &'static str, &mut dyn Setting),
+) {
+    settings.visit(&mut Each(each));
+}
+
 /// Settings that have nothing to set.
 impl Settings for () {
     fn visit(&mut self, _: &mut dyn Fields) {}
+}
+
+struct Each<F>(F);
+
+impl<F: FnMut(&'static str, &'static str, &mut dyn Setting)> Fields for Each<F> {
+    fn setting(&mut self, key: &'static str, about: &'static str, setting: &mut dyn Setting) {
+        (self.0)(key, about, setting);
+    }
+
+    fn preset(
+        &mut self,
+        _: &'static str,
+        _: &'static str,
+        _: &'static str,
+        _: &'static [&'static str],
+        _: &mut dyn FnMut(&'static str),
+    ) {
+    }
+
+    fn group(&mut self, _: &'static str, _: &'static str, group: &mut dyn Settings) {
+        group.visit(self);
+    }
+
+    fn optional(
+        &mut self,
+        _: &'static str,
+        _: &'static str,
+        _: &mut bool,
+        group: &mut dyn Settings,
+    ) {
+        group.visit(self);
+    }
+
+    fn require(&mut self, _: &'static str, _: bool, _: &dyn fmt::Display) {}
 }
 
 /// Collects what is out of its range.
