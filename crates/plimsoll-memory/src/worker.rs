@@ -348,6 +348,11 @@ impl<J: Job> Worker<J> {
     pub(crate) fn is_busy(&self) -> bool {
         !self.lock().is_free()
     }
+
+    /// Since when it is at somebody.
+    pub(crate) fn since(&self) -> Option<Instant> {
+        Some(self.lock().running?.at?.1)
+    }
 }
 
 // === impl State ===
@@ -500,14 +505,8 @@ mod tests {
     fn hang(worker: &Worker<Doors>, name: &'static str) -> Instant {
         worker.job.shut(name);
         assert!(worker.submit(name).is_some());
-        let late = Instant::now() + WAIT;
-        let is_at_it = || {
-            worker
-                .silent(late, SECOND)
-                .contains(&Name::from_static(name))
-        };
-        until(is_at_it);
-        late
+        until(|| worker.since().is_some());
+        worker.since().unwrap() + LEFT_BEHIND_AFTER + SECOND
     }
 
     #[test]
@@ -559,6 +558,7 @@ mod tests {
         let worker = Worker::start(Doors::default()).unwrap();
         for name in ["1", "2", "3", "4"] {
             let late = hang(&worker, name);
+            assert!(worker.watch(late - SECOND).is_empty(), "not yet");
             assert_eq!(shown(&worker.watch(late)), [format!("LeftBehind({name})")]);
             assert!(*worker.run(FINE, WAIT).unwrap());
             assert!(!*worker.run(name, WAIT).unwrap(), "it is left out");

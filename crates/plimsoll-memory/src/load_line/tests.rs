@@ -128,6 +128,12 @@ fn tell(name: Name, held: &Arc<AtomicU64>) -> Tell {
     })
 }
 
+/// Waits until it is at somebody who does not answer. Returns since when.
+fn hangs(follower: &Follower) -> Instant {
+    until(|| follower.asker.since().is_some());
+    follower.asker.since().unwrap()
+}
+
 fn most(follower: &Follower) -> Option<(&'static str, u64)> {
     let most = follower.known.lock().unwrap().most;
     most.map(|(name, held)| (name.as_str(), held))
@@ -508,10 +514,10 @@ fn the_history_knows_how_many_requests_are_in_flight_while_somebody_counts() {
     assert_eq!(last(&follower), Some(7));
     follower.follow(now + OLD_AFTER + SECOND, &figures(100));
     assert_eq!(last(&follower), None);
-    until(|| !follower.asker.silent(now + WAIT, SECOND).is_empty());
-    look(&mut follower, now + WAIT, &figures(100));
+    let late = hangs(&follower) + LEFT_BEHIND_AFTER + SECOND;
+    look(&mut follower, late, &figures(100));
     assert_eq!(last(&follower), None);
-    let silent = holders_at(&follower, now).silent;
+    let silent = holders_at(&follower, late).silent;
     assert_eq!(silent, [Name::from_static("requests in flight")]);
     lock.set(false);
 }
@@ -689,29 +695,27 @@ fn one_that_does_not_answer_is_left_behind_and_told_of_once_and_the_others_are_a
     let (tell, told) = mpsc::channel();
     let hook = move |alert: &Alert| tell.send((alert.severity, alert.text.clone())).unwrap();
     follower.alerts.on_alert(hook).unwrap();
-    let mut now = Instant::now();
-    look(&mut follower, now, &figures(100));
+    let first = Instant::now();
+    look(&mut follower, first, &figures(100));
     assert_eq!(most(&follower), Some(("cache", 400 * MIB)));
 
     // What was known last is known still, and becomes old.
     lock.set(true);
-    now += SECOND;
-    follower.follow(now, &figures(100));
-    until(|| !follower.asker.silent(now + WAIT, SECOND).is_empty());
+    follower.follow(first + SECOND, &figures(100));
     held.store(200 * MIB, Relaxed);
-    let waits = (OLD_AFTER + LEFT_BEHIND_AFTER) / 2;
-    follower.follow(now + waits, &figures(100));
+    let mut now = hangs(&follower) + LEFT_BEHIND_AFTER;
+    follower.follow(now, &figures(100));
     assert_eq!(most(&follower), Some(("cache", 400 * MIB)));
-    let stats = holders_at(&follower, now + waits);
+    let stats = holders_at(&follower, now);
     let cache_name = vec![Name::from_static("cache")];
     assert_eq!(
         (stats.age, stats.left_behind, &stats.silent),
-        (Some(waits + SECOND), 0, &cache_name)
+        (Some(now - first), 0, &cache_name)
     );
     assert_eq!(told.try_recv(), Err(mpsc::TryRecvError::Empty));
 
     // The others are asked by another thread, again and again, and it is told once.
-    now += WAIT;
+    now += SECOND;
     for _ in 0..20 {
         look(&mut follower, now, &figures(100));
         now += SECOND;
@@ -756,10 +760,10 @@ fn whoever_was_added_is_left_out_by_its_name_while_it_does_not_answer() {
     let mut follower = follower_of(Registry::new(), tellers);
     let now = Instant::now();
     follower.follow(now, &figures(100));
-    until(|| !follower.asker.silent(now + WAIT, SECOND).is_empty());
-    look(&mut follower, now + WAIT, &figures(100));
+    let late = hangs(&follower) + LEFT_BEHIND_AFTER + SECOND;
+    look(&mut follower, late, &figures(100));
     assert_eq!(most(&follower), Some(("/demo/leak", 100 * MIB)));
-    let silent = holders_at(&follower, now).silent;
+    let silent = holders_at(&follower, late).silent;
     assert_eq!(silent, [Name::from_static("stuck")]);
     lock.set(false);
 }
