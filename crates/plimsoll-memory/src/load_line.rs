@@ -264,7 +264,7 @@ impl LoadLineBuilder {
             .on_purge(on_purge)
             .describe({
                 let known = known.clone();
-                move |figures| lock(&known).describe(figures)
+                move |figures| lock(&known).describe(figures, Instant::now())
             })
             .observe(move |now, figures| follower.follow(now, figures))
             .start()?;
@@ -412,7 +412,7 @@ impl LoadLine {
     #[must_use]
     pub fn describe(&self) -> String {
         let figures = self.manager.figures();
-        self.known().describe(&figures)
+        self.known().describe(&figures, Instant::now())
     }
 
     fn known(&self) -> MutexGuard<'_, Kept> {
@@ -425,8 +425,7 @@ fn lock(known: &Mutex<Kept>) -> MutexGuard<'_, Kept> {
 }
 
 impl Kept {
-    fn describe(&self, figures: &MemoryFigures) -> String {
-        let now = Instant::now();
+    fn describe(&self, figures: &MemoryFigures, now: Instant) -> String {
         let shedding: Vec<_> = self.shedding(now).collect();
         let silent: Vec<_> = self.silent.iter().map(|name| name.as_str()).collect();
         let leaks = self.standing.iter().find(|it| it.kind.is_in_bytes());

@@ -695,9 +695,15 @@ fn one_that_does_not_answer_is_left_behind_and_told_of_once_and_the_others_are_a
     let (tell, told) = mpsc::channel();
     let hook = move |alert: &Alert| tell.send((alert.severity, alert.text.clone())).unwrap();
     follower.alerts.on_alert(hook).unwrap();
+    let said = |follower: &Follower, now| {
+        let kept = follower.known.lock().unwrap();
+        kept.describe(&figures(100), now)
+    };
     let first = Instant::now();
     look(&mut follower, first, &figures(100));
     assert_eq!(most(&follower), Some(("cache", 400 * MIB)));
+    let text = said(&follower, first + OLD_AFTER);
+    assert!(text.ends_with(", cache holds 400 MiB"), "{text}");
 
     // What was known last is known still, and becomes old.
     lock.set(true);
@@ -712,6 +718,9 @@ fn one_that_does_not_answer_is_left_behind_and_told_of_once_and_the_others_are_a
         (stats.age, stats.left_behind, &stats.silent),
         (Some(now - first), 0, &cache_name)
     );
+    let text = said(&follower, first + SECOND * 11);
+    let old = ", cache held 400 MiB 11 s ago, cache does not answer";
+    assert!(text.ends_with(old), "{text}");
     assert_eq!(told.try_recv(), Err(mpsc::TryRecvError::Empty));
 
     // The others are asked by another thread, again and again, and it is told once.
@@ -730,6 +739,9 @@ fn one_that_does_not_answer_is_left_behind_and_told_of_once_and_the_others_are_a
         silent: cache_name,
     };
     assert_eq!(stats, expected);
+    let text = said(&follower, now);
+    let fresh = ", /demo/leak holds 200 MiB, cache does not answer";
+    assert!(text.ends_with(fresh), "{text}");
     let left_out = "cache did not come back when it was asked what it holds, and is left out";
     let first = told.recv_timeout(WAIT).unwrap();
     assert_eq!(first, (Severity::Warning, left_out.to_owned()));
