@@ -1106,6 +1106,371 @@ async fn sizes_that_nobody_can_have_do_no_harm() {
     ship.assert_empty();
 }
 
+// === Those of whom nothing is known ===
+
+/// What one reserves that comes out of its turn, and what it is taken to hold otherwise.
+const ON_TRIAL: u64 = LINE / 256;
+const GUESS: u64 = LINE / 8;
+
+/// Heavy ones take all the room there is for them, hold nothing yet, and others wait for them.
+struct Full {
+    inside: Vec<(Spawn<Call>, Gate)>,
+    _waits: Spawn<Call>,
+}
+
+impl Full {
+    async fn new(ship: &Ship) -> Self {
+        let heavy = learned("heavy", ship, 100 * MIB).await;
+        let inside: Vec<_> = (0..10).map(|_| heavy.enter(Job::new())).collect();
+        let full = Self {
+            inside,
+            _waits: heavy.queue(Job::new()),
+        };
+        assert!(ship.stats().growth + ON_TRIAL < FOR_LARGE);
+        full
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_of_whom_nothing_is_known_is_let_in_while_heavy_ones_fill_the_room() {
+    let ship = Ship::enforcing();
+    let full = Full::new(&ship).await;
+    let before = ship.stats().growth;
+    let route = Route::new("new", &ship);
+    let (mut first, gate) = route.enter(Job::new().rest(64 << 10));
+    let stats = ship.stats();
+    assert_eq!((stats.tried, stats.on_trial), (1, ON_TRIAL));
+    assert_eq!(stats.growth, before + ON_TRIAL);
+    // Others of its kind wait for what it shows. One of another size is of another kind.
+    let mut others = [route.queue(Job::new()), route.queue(Job::new())];
+    let upload = route.enter(Job::new().declares(100 << 10));
+    ship.look();
+    assert!(others.iter().all(|call| !call.is_woken()));
+    drop(gate);
+    assert_ready_ok!(first.poll());
+    for call in &mut others {
+        assert!(call.is_woken());
+        assert_pending!(call.poll());
+    }
+    assert_eq!(ship.counts(), (11, 1));
+    drop((upload, others, full));
+    ship.assert_empty();
+    assert_eq!(ship.stats().on_trial, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_there_is_room_those_of_whom_nothing_is_known_reserve_what_is_guessed() {
+    let ship = Ship::enforcing();
+    let route = Route::new("new", &ship);
+    let held: Vec<_> = (0..7).map(|_| route.enter(Job::new())).collect();
+    let waits = route.queue(Job::new());
+    let stats = ship.stats();
+    assert_eq!((stats.growth, stats.tried), (7 * GUESS, 0));
+    drop((held, waits));
+    ship.assert_empty();
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_many_kinds_of_whom_nothing_is_known_two_are_tried_at_a_time() {
+    let ship = Ship::enforcing();
+    let full = Full::new(&ship).await;
+    let routes: Vec<_> = (0..20).map(|_| Route::new("new", &ship)).collect();
+    let mut calls: Vec<_> = routes.iter().map(|it| it.begin(Job::new())).collect();
+    for (call, _) in &mut calls {
+        assert_pending!(call.poll());
+    }
+    let inside = || -> Vec<_> { routes.iter().map(Route::called).collect() };
+    for nth in 0..19 {
+        let mut expected = vec![0; 20];
+        expected[..nth + 2].fill(1);
+        assert_eq!(inside(), expected);
+        assert!(ship.stats().on_trial <= LINE / 128);
+        // One ends, and the next in order of arrival comes.
+        let (mut call, gate) = calls.remove(0);
+        drop(gate);
+        assert_ready_ok!(call.poll());
+        for (call, _) in &mut calls {
+            assert_pending!(call.poll());
+        }
+    }
+    assert_eq!(ship.stats().tried, 20);
+    drop((calls, full));
+    ship.assert_empty();
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_are_tried_have_room_even_if_each_is_as_heavy_as_is_guessed() {
+    let ship = Ship::enforcing();
+    let vast = learned("vast", &ship, 900 * MIB).await;
+    let held = vast.enter(Job::new());
+    let waits = vast.queue(Job::new());
+    let tries = |used: u64| {
+        ship.uses(used);
+        let before = ship.stats().tried;
+        let routes = [(); 3].map(|()| Route::new("new", &ship));
+        let calls = [0, 1, 2].map(|nth| routes[nth].begin(Job::new()));
+        let tried = ship.stats().tried - before;
+        drop(calls);
+        tried
+    };
+    assert_eq!(tries(LINE - 2 * GUESS), 2);
+    assert_eq!(tries(LINE - 2 * GUESS + 1), 1);
+    assert_eq!(tries(LINE - GUESS), 1);
+    assert_eq!(tries(LINE - GUESS + 1), 0);
+    drop((held, waits));
+    ship.assert_empty();
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_tried_and_turns_out_heavy_reserves_what_is_guessed() {
+    let ship = Ship::enforcing();
+    let full = Full::new(&ship).await;
+    let before = ship.stats().growth;
+    let route = Route::new("new", &ship);
+    let (first, gate) = route.enter(Job::new().first(50 * MIB));
+    let others = [Route::new("new", &ship), Route::new("new", &ship)];
+    let second = others[0].enter(Job::new());
+    let mut third = others[1].queue(Job::new());
+    let mut waits = route.queue(Job::new());
+    ship.uses(50 * MIB);
+    // It has grown, and what it may still grow by is guessed as that of any.
+    let stats = ship.stats();
+    let on_trial = 2 * ON_TRIAL - 8_192..=2 * ON_TRIAL;
+    assert!(on_trial.contains(&stats.on_trial), "{stats:?}");
+    let growth = stats.growth - before - 2 * ON_TRIAL;
+    let left = GUESS - 50 * MIB;
+    assert!((left - MIB..=left).contains(&growth), "{growth}");
+    // Another kind is tried instead, but none of that.
+    assert!(third.is_woken());
+    assert_pending!(third.poll());
+    drop((second, third));
+    advance(Duration::from_millis(900)).await;
+    ship.look();
+    assert_pending!(waits.poll());
+    assert_eq!((route.called(), ship.stats().on_trial), (1, 0));
+    drop((gate, first, waits, full));
+    ship.assert_empty();
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_has_answered_and_holds_little_tells_that_before_it_ends() {
+    let ship = Ship::enforcing();
+    let mut full = Full::new(&ship).await;
+    let before = ship.stats().growth;
+    let weigher = Weigher::new("stream".into(), HeavyLog::none(), None);
+    let weigher = weigher.admitted_by(&ship.admission);
+    let streams = || {
+        let Admitted::Now(permit) = weigher.admit(&Ask::default()) else {
+            return None;
+        };
+        let weighing = weigher.begin_admitted(None, 0, permit).unwrap();
+        let entered = weighing.enter();
+        let held = hold(100 << 10);
+        drop(entered);
+        Some((held, weighing))
+    };
+    let mut all = Vec::new();
+    for nth in 1..=6 {
+        let (held, mut weighing) = streams().unwrap();
+        assert!(streams().is_none());
+        advance(Duration::from_millis(100)).await;
+        ship.look();
+        assert!(streams().is_none());
+        weighing.answers();
+        ship.look();
+        let stats = ship.stats();
+        assert_eq!(
+            (stats.tried, stats.on_trial, stats.growth),
+            (nth, 0, before)
+        );
+        all.push((held, weighing));
+    }
+    // As soon as one grows after all, no more are tried.
+    let grows = {
+        let _entered = all[0].1.enter();
+        hold(ON_TRIAL)
+    };
+    ship.look();
+    assert!(ship.stats().growth > before + GUESS - 2 * ON_TRIAL);
+    assert!(streams().is_none());
+    drop(grows);
+    for (held, weighing) in all {
+        drop(held);
+        drop(weighing);
+    }
+    full.inside.clear();
+    drop(full);
+    ship.assert_empty();
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_answers_at_once_is_not_taken_for_light_yet() {
+    let ship = Ship::enforcing();
+    let full = Full::new(&ship).await;
+    let weigher = Weigher::new("stream".into(), HeavyLog::none(), None);
+    let weigher = weigher.admitted_by(&ship.admission);
+    let Admitted::Now(permit) = weigher.admit(&Ask::default()) else {
+        panic!("it is tried");
+    };
+    let mut weighing = weigher.begin_admitted(None, 0, permit).unwrap();
+    weighing.answers();
+    advance(Duration::from_millis(63)).await;
+    ship.look();
+    assert_eq!(ship.stats().on_trial, ON_TRIAL);
+    advance(Duration::from_millis(1)).await;
+    ship.look();
+    assert_eq!(ship.stats().on_trial, 0);
+    drop((weighing, full));
+    ship.assert_empty();
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_takes_long_keeps_others_from_being_tried_for_a_second() {
+    let long = Duration::from_secs(10);
+    let ship = Ship::new(&enforce().queue_timeout(long));
+    let full = Full::new(&ship).await;
+    let route = Route::new("new", &ship);
+    let first = route.enter(Job::new());
+    let mut second = route.queue(Job::new());
+    let mut third = route.queue(Job::new());
+    advance(Duration::from_millis(999)).await;
+    ship.look();
+    assert_pending!(second.poll());
+    assert_eq!(route.called(), 1);
+    advance(Duration::from_millis(1)).await;
+    ship.look();
+    assert_pending!(second.poll());
+    assert_pending!(third.poll());
+    assert_eq!((route.called(), ship.stats().on_trial), (2, ON_TRIAL));
+    // What the first may come to hold is guessed to be half as much by now, and is not forgotten.
+    ship.used.store(LINE - MIB, Relaxed);
+    advance(Duration::from_secs(1)).await;
+    ship.uses(LINE - GUESS - GUESS / 2 - GUESS / 4 + MIB);
+    assert_pending!(third.poll());
+    assert_eq!(route.called(), 2);
+    ship.uses(LINE - GUESS - GUESS / 2 - GUESS / 4);
+    assert_pending!(third.poll());
+    assert_eq!(route.called(), 3);
+    drop((first, second, third, full));
+    ship.assert_empty();
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_tried_who_says_it_is_large_or_while_memory_is_short() {
+    let ship = Ship::enforcing();
+    let small = learned("small", &ship, SMALL).await;
+    let full = Full::new(&ship).await;
+    let route = || Route::new("new", &ship);
+    drop(route().queue(Job::new().declares(ON_TRIAL + 1)));
+    drop(route().enter(Job::new().declares(ON_TRIAL)));
+    ship.admission.set_shed(0.1);
+    drop(route().queue(Job::new()));
+    ship.admission.set_shed(0.0);
+    ship.uses(LINE);
+    let waits = small.queue(Job::new());
+    drop(route().queue(Job::new()));
+    // There is room, but nobody has let the small one in yet.
+    ship.used.store(0, Relaxed);
+    drop(waits);
+    ship.look();
+    drop(route().enter(Job::new()));
+    assert_eq!(ship.stats().tried, 2);
+    drop(full);
+    ship.assert_empty();
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_waited_to_be_known_come_out_of_turn_if_they_hold_little() {
+    let ship = Ship::enforcing();
+    let full = Full::new(&ship).await;
+    let route = Route::new("new", &ship);
+    let (mut first, gate) = route.enter(Job::new().rest(MIB / 4));
+    let mut waits: Vec<_> = (0..6).map(|_| route.queue(Job::new())).collect();
+    drop(gate);
+    assert_ready_ok!(first.poll());
+    // Nine times as much, for one was all there was; so three of them.
+    let expected = ship.admission.routes().pop().unwrap().expected.unwrap();
+    assert!((2 * MIB..3 * MIB).contains(&expected), "{expected}");
+    let woken: Vec<_> = waits.iter().map(Spawn::is_woken).collect();
+    assert_eq!(woken, [true, true, true, false, false, false]);
+    // Whoever comes now comes in its turn.
+    let late = route.queue(Job::new());
+    drop(waits.remove(0));
+    assert!(waits[2].is_woken());
+    assert!(!late.is_woken());
+    drop((waits, late, full));
+    ship.assert_empty();
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_waited_to_be_known_wait_for_their_turn_if_they_are_heavy() {
+    let ship = Ship::enforcing();
+    let full = Full::new(&ship).await;
+    let route = Route::new("new", &ship);
+    let (mut first, gate) = route.enter(Job::new().rest(10 * MIB));
+    let waits: Vec<_> = (0..6).map(|_| route.queue(Job::new())).collect();
+    drop(gate);
+    assert_ready_ok!(first.poll());
+    ship.look();
+    assert!(waits.iter().all(|call| !call.is_woken()));
+    drop(full);
+    assert!(waits.iter().all(Spawn::is_woken));
+    drop(waits);
+    ship.assert_empty();
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_than_256_of_those_who_wait_may_come_out_of_their_turn() {
+    let ship = Ship::enforcing();
+    let full = Full::new(&ship).await;
+    let routes = [Route::new("new", &ship), Route::new("new", &ship)];
+    ship.uses(LINE);
+    let first: Vec<_> = (0..256).map(|_| routes[0].queue(Job::new())).collect();
+    let last = routes[1].queue(Job::new());
+    ship.uses(0);
+    assert!(first[0].is_woken());
+    assert!(!last.is_woken());
+    // It was not too late for those who come when there is room again.
+    drop(first);
+    assert!(!last.is_woken());
+    ship.uses(LINE);
+    let next = routes[1].queue(Job::new());
+    ship.uses(0);
+    assert!(next.is_woken());
+    drop((last, next, full));
+    ship.assert_empty();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_came_out_of_its_turn_is_in_nobodys_way() {
+    let ship = Ship::enforcing();
+    let vast = learned("vast", &ship, 900 * MIB).await;
+    let large = learned("large", &ship, 20 * MIB).await;
+    let held = vast.enter(Job::new());
+    ship.uses(LINE);
+    let mut tried = Route::new("new", &ship).queue(Job::new());
+    ship.uses(0);
+    assert_pending!(tried.poll());
+    assert_eq!((ship.counts(), ship.stats().tried), ((2, 0), 1));
+    drop(large.enter(Job::new()));
+    drop((held, tried));
+    ship.assert_empty();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_would_be_tried_would_not_wait() {
+    let ship = Ship::new(&AdmissionConfig::new());
+    let heavy = learned("heavy", &ship, 900 * MIB).await;
+    let before = ship.stats().would_wait;
+    let held = heavy.enter(Job::new());
+    let routes = [(); 3].map(|()| Route::new("new", &ship));
+    let calls = [0, 1, 2].map(|nth| routes[nth].enter(Job::new()));
+    let stats = ship.stats();
+    assert_eq!((stats.tried, stats.would_wait - before), (2, 1));
+    drop((held, calls));
+    ship.assert_empty();
+}
+
 // === Shares ===
 
 #[tokio::test(start_paused = true)]
@@ -1683,7 +2048,7 @@ fn steps() -> impl Strategy<Value = Step> {
     ]);
     let keys = prop::option::of(0..4_u8);
     prop_oneof![
-        8 => (0..4_usize, priority, keys, ends).prop_map(|(route, priority, key, ends)| {
+        8 => (0..7_usize, priority, keys, ends).prop_map(|(route, priority, key, ends)| {
             Step::Comes(route, priority, key, ends)
         }),
         6 => any::<prop::sample::Index>().prop_map(|at| Step::Polls(at.index(64))),
@@ -1707,11 +2072,13 @@ async fn run(steps: Vec<Step>) {
     for (name, bytes) in ["tiny", "little", "large", "vast"].into_iter().zip(SIZES) {
         routes.push(learned(name, &ship, bytes).await);
     }
+    // Nothing is known of the others yet.
+    routes.extend(["new", "newer", "newest"].map(|name| Route::new(name, &ship)));
     let mut calls: Vec<(Spawn<Call>, Vec<Gate>)> = Vec::new();
     for step in steps {
         match step {
             Step::Comes(route, priority, key, ends) => {
-                let mut job = Job::new().ends(ends).rest(SIZES[route] / 2);
+                let mut job = Job::new().ends(ends).rest(SIZES[route % 4] / 2);
                 job.ask.priority = priority;
                 job.ask.key = key.map(BudgetKey::new);
                 let (job, first) = job.gate(0);

@@ -3,7 +3,7 @@
 use super::growth::Spread;
 use std::sync::{
     Mutex, PoisonError,
-    atomic::{AtomicU64, Ordering::Relaxed},
+    atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
 };
 
 /// Sizes are told apart by a quarter of an octave, from 4 KiB to 64 GiB.
@@ -39,6 +39,8 @@ pub(super) struct Learned {
     deviation: AtomicU64,
     /// The most that one held that ran while few had ended; `u64::MAX` once enough have.
     running: AtomicU64,
+    /// How many run that have not shown yet what they are like.
+    untold: AtomicU32,
     peaks: Mutex<Peaks>,
 }
 
@@ -74,6 +76,7 @@ impl Learned {
             mean: AtomicU64::new(0),
             deviation: AtomicU64::new(0),
             running: AtomicU64::new(0),
+            untold: AtomicU32::new(0),
             peaks: Mutex::new(Peaks {
                 counts: [0; BINS],
                 total: 0,
@@ -136,6 +139,27 @@ impl Learned {
                 self.expected.fetch_max(live, Relaxed);
             }
         }
+    }
+
+    /// The most that one held that ran, as long as few have ended.
+    pub(super) fn most_running(&self) -> u64 {
+        self.running.load(Relaxed)
+    }
+
+    /// One is counted by itself. It [tells](Self::has_told) once what it is like. Both are called with the
+    /// lock of the ledger.
+    pub(super) fn begins(&self) {
+        self.untold.fetch_add(1, Relaxed);
+    }
+
+    /// One has shown what it is like, or has ended.
+    pub(super) fn has_told(&self) {
+        self.untold.fetch_sub(1, Relaxed);
+    }
+
+    /// Whether one runs that has not shown yet what it is like.
+    pub(super) fn is_untold(&self) -> bool {
+        self.untold.load(Relaxed) > 0
     }
 
     /// What a running request is taken to hold at most, by what it held at each age until now, and

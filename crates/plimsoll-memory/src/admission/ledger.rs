@@ -7,6 +7,7 @@ use super::{
     permit::Hold,
     route::Standing,
     stats::Counts,
+    trial::{self, Shows, Trial},
     usage::{Reuse, Usage},
     wait::Waiter,
 };
@@ -73,6 +74,8 @@ const LONGEST_RETRY: f64 = 60.0;
 
 /// Lanes: small and large, each by priority.
 const LANES: usize = 2 * Priority::ALL.len();
+/// How many of those who wait may be let in out of their turn. Those past that wait for it.
+const MOST_UNTRIED: usize = 256;
 
 /// Who is let in, and who waits.
 pub(super) struct Ledger {
@@ -124,7 +127,11 @@ pub(super) struct Book {
     free: Vec<usize>,
     running: usize,
     lanes: [VecDeque<Arc<Waiter>>; LANES],
+    /// Those in the lanes of whose kind nothing was known when they came.
+    untried: VecDeque<Arc<Waiter>>,
     waiting_bytes: u64,
+    /// Those who run and were let in out of their turn.
+    on_trial: Trial,
     keys: HashMap<u64, u64>,
     drain: Drain,
     /// How much is shed, from 0 to 1, and why.
@@ -143,6 +150,7 @@ pub(super) struct Large {
     key: Option<u64>,
     began: u64,
     learned: Arc<Learned>,
+    has_answered: AtomicBool,
     cancelled: AtomicBool,
     run: Mutex<Run>,
 }
@@ -157,6 +165,10 @@ struct Run {
     /// What it is taken to hold at most, and what it held when somebody looked last.
     expected: u64,
     live: u64,
+    /// What it counts for among those on trial, if it is.
+    trial: Option<Trial>,
+    /// Whether others of its kind wait for what it shows.
+    is_untold: bool,
     waker: Option<Waker>,
 }
 
@@ -218,7 +230,9 @@ impl Ledger {
                 free: Vec::new(),
                 running: 0,
                 lanes: Default::default(),
+                untried: VecDeque::new(),
                 waiting_bytes: 0,
+                on_trial: Trial::default(),
                 keys: HashMap::new(),
                 drain: Drain::default(),
                 shed: 0.0,
@@ -437,11 +451,16 @@ impl Ledger {
             book.is_short = self.is_short(&book, want);
         }
         let comes = fits || self.may_come_alone(&book, want);
-        if (is_first && comes) || !enforces {
-            if !fits {
+        let may_be_tried = asking.is_counted && !is_small && asking.learned.expected().is_none();
+        let trial = match is_first && comes {
+            false if may_be_tried => self.trial(&book, asking, want),
+            _ => None,
+        };
+        if (is_first && comes) || trial.is_some() || !enforces {
+            if !fits && trial.is_none() {
                 self.counts.would_wait();
             }
-            return Answer::In(self.enter(&mut book, asking, priority, want, now));
+            return Answer::In(self.enter(&mut book, asking, priority, want, trial, now));
         }
         let config = self.config.read().unwrap_or_else(PoisonError::into_inner);
         if self.waiting.load(Relaxed) >= config.max_waiting || config.queue_timeout.is_zero() {
@@ -457,6 +476,9 @@ impl Ledger {
         book.charge(charged, want);
         let waiter = Arc::new(Waiter::new(asking, priority, want, charged));
         book.lanes[lane].push_back(waiter.clone());
+        if may_be_tried {
+            book.try_out(&waiter);
+        }
         book.waiting_bytes += want;
         self.waiting.fetch_add(1, Relaxed);
         self.counts.waited();
@@ -500,6 +522,36 @@ impl Ledger {
         !self.is_small(want) && is_alone && used.now() <= line - line / FOR_SMALL
     }
 
+    /// What one counts for that may come out of its turn, since nothing was known of those like it when
+    /// it came, and nothing is, or that they hold little.
+    fn trial(&self, book: &Book, asking: &Asking<'_>, want: u64) -> Option<Trial> {
+        let (Some(used), Some(line)) = (book.used, self.line()) else {
+            return None;
+        };
+        let most = trial::most(line);
+        let learned = asking.learned;
+        let reserved = match learned.expected() {
+            Some(known) => known,
+            // Another one is about to tell, or has told that it is heavy.
+            None if learned.is_untold() || learned.most_running() > most => return None,
+            // One that says of itself that it may hold more is none to try.
+            None => most.max(asking.declared).min(want),
+        };
+        if reserved > most || book.small_ones_wait() || book.shed > 0.0 {
+            return None;
+        }
+        let trial = Trial {
+            reserved,
+            risked: want,
+        };
+        let all = book.on_trial.with(&trial, line)?;
+        // As for small ones: what large ones may come to hold besides that is not theirs.
+        let room = (line - line / FOR_SMALL).saturating_sub(used.now());
+        let growth = book.growth.total().min(room) + self.reserved_for_small();
+        let has_room = used.with(growth + all.reserved) <= line && used.with(all.risked) <= line;
+        has_room.then_some(trial)
+    }
+
     fn is_short(&self, book: &Book, want: u64) -> bool {
         let taken = book.used.unwrap_or_default();
         let taken = taken.with(book.growth.of_begun() + want);
@@ -509,10 +561,7 @@ impl Ledger {
     /// Has small ones ask whenever one might not fit, or has to wait for others.
     fn set_closed(&self, book: &Book) {
         let small = self.small.load(Relaxed);
-        let waits = book.lanes[..Priority::ALL.len()]
-            .iter()
-            .any(|lane| !lane.is_empty());
-        let closed = waits || book.shed > 0.0 || !self.fits(book, small, None);
+        let closed = book.small_ones_wait() || book.shed > 0.0 || !self.fits(book, small, None);
         self.closed.store(closed, Relaxed);
     }
 
@@ -535,12 +584,17 @@ impl Ledger {
         asking: &Asking<'_>,
         priority: Priority,
         want: u64,
+        trial: Option<Trial>,
         now: u64,
     ) -> Permit {
         self.counts.admitted();
         if !asking.is_counted {
             return Permit::NOTHING;
         }
+        if trial.is_some() {
+            self.counts.tried();
+        }
+        let want = trial.map_or(want, |trial| trial.reserved);
         if self.is_small(want) {
             let stripe = stripe::current() % STRIPES;
             self.stripes[stripe].0.fetch_add(want as i64, Relaxed);
@@ -552,7 +606,7 @@ impl Ledger {
             .unwrap_or_else(PoisonError::into_inner)
             .max_keys;
         let key = asking.key.map(|key| book.key(key, max_keys));
-        Permit::large(book.add(asking.learned, priority, key, want, now))
+        Permit::large(book.add(asking.learned, priority, key, want, trial, now))
     }
 
     /// Has one that was let in as a small one counted by itself, since it has grown.
@@ -567,7 +621,7 @@ impl Ledger {
             let now = self.clock.ticks();
             let mut book = self.lock();
             let live = scope.usage().live;
-            let large = book.add(learned, priority, None, live, now);
+            let large = book.add(learned, priority, None, live, None, now);
             large.runs(scope.clone());
             Permit::large(large)
         })
@@ -582,13 +636,18 @@ impl Ledger {
 
     fn release_slowly(&self, large: &Large, peak: Option<u64>) {
         let now = self.clock.ticks();
+        if let Some(peak) = peak {
+            // First, for those who wait are let in by it.
+            let ages = large.run().ages;
+            let (quantile, guess) = (self.quantile(), self.guess());
+            large.learned.record(peak, 1, quantile, Some(&ages), guess);
+        }
         let mut book = self.lock();
         let mut run = large.run();
         let reserved = run.expected;
         // Whoever has the scope last ends it, which must not be us.
         run.scope = None;
-        book.remove(&run, large.key);
-        let ages = run.ages;
+        book.remove(&run, large);
         drop(run);
         book.drain.add(reserved, now);
         let woken = match self.waiting.load(Relaxed) {
@@ -597,10 +656,6 @@ impl Ledger {
         };
         drop(book);
         woken.into_iter().for_each(Waker::wake);
-        if let Some(peak) = peak {
-            let (quantile, guess) = (self.quantile(), self.guess());
-            large.learned.record(peak, 1, quantile, Some(&ages), guess);
-        }
     }
 
     pub(super) fn quantile(&self) -> f64 {
@@ -635,7 +690,7 @@ impl Ledger {
         book.is_short = false;
         'lanes: for lane in 0..LANES {
             while let Some(waiter) = book.lanes[lane].front().cloned() {
-                if waiter.is_gone() {
+                if !waiter.waits() {
                     book.lanes[lane].pop_front();
                     continue;
                 }
@@ -655,18 +710,53 @@ impl Ledger {
                     }
                 }
                 book.lanes[lane].pop_front();
-                let permit = self.enter(book, &asking, waiter.priority, want, now);
-                match waiter.let_in(permit) {
-                    Ok(waker) => {
-                        self.stops_waiting(book, &waiter);
-                        woken.extend(waker);
-                    }
-                    Err(permit) => self.undo(book, permit),
-                }
+                self.let_one_in(book, &waiter, want, None, now, &mut woken);
             }
         }
+        self.let_in_on_trial(book, now, &mut woken);
         self.set_closed(book);
         woken
+    }
+
+    /// Lets those in, out of their turn, who may come on trial.
+    fn let_in_on_trial(&self, book: &mut Book, now: u64, woken: &mut Vec<Waker>) {
+        let most = self.line().map_or(u64::MAX, trial::most);
+        for _ in 0..book.untried.len() {
+            let Some(waiter) = book.untried.pop_front() else {
+                break;
+            };
+            if !waiter.waits() {
+                continue;
+            }
+            let asking = waiter.asking();
+            let want = self.wanted(&asking);
+            match self.trial(book, &asking, want) {
+                Some(trial) => self.let_one_in(book, &waiter, want, Some(trial), now, woken),
+                // Those like it are known to hold much.
+                None if asking.learned.expected().is_some_and(|known| known > most) => {}
+                None => book.untried.push_back(waiter),
+            }
+        }
+        book.forget_gone(self.waiting.load(Relaxed));
+    }
+
+    fn let_one_in(
+        &self,
+        book: &mut Book,
+        waiter: &Waiter,
+        want: u64,
+        trial: Option<Trial>,
+        now: u64,
+        woken: &mut Vec<Waker>,
+    ) {
+        let permit = self.enter(book, &waiter.asking(), waiter.priority, want, trial, now);
+        match waiter.let_in(permit) {
+            Ok(waker) => {
+                self.stops_waiting(book, waiter);
+                woken.extend(waker);
+            }
+            Err(permit) => self.undo(book, permit),
+        }
     }
 
     /// Gives back what somebody got who was gone.
@@ -674,7 +764,7 @@ impl Ledger {
         match permit.take() {
             Hold::Nothing => {}
             Hold::Small { stripe, bytes, .. } => self.release_small(stripe.into(), bytes.into()),
-            Hold::Large(large) => book.remove(&large.run(), large.key),
+            Hold::Large(large) => book.remove(&large.run(), &large),
         }
     }
 
@@ -689,12 +779,7 @@ impl Ledger {
         let mut book = self.lock();
         self.stops_waiting(&mut book, waiter);
         let waiting = self.waiting.load(Relaxed);
-        for lane in &mut book.lanes {
-            // Those who are gone leave when they come to the front, or when they are too many.
-            if lane.len() > 2 * waiting + 16 {
-                lane.retain(|waiter| !waiter.is_gone());
-            }
-        }
+        book.forget_gone(waiting);
         drop(book);
         self.tick();
     }
@@ -760,6 +845,7 @@ impl Ledger {
             kept: book.used.map(|used| used.kept()),
             reused: book.reuse.reused(),
             growth: book.growth.total(),
+            on_trial: book.on_trial.reserved,
             reserved_for_small: self.reserved_for_small(),
             running: book.running,
             held: book.held,
@@ -778,6 +864,7 @@ pub(super) struct Look {
     pub(super) kept: Option<u64>,
     pub(super) reused: f64,
     pub(super) growth: u64,
+    pub(super) on_trial: u64,
     pub(super) reserved_for_small: u64,
     pub(super) running: usize,
     pub(super) held: u64,
@@ -800,6 +887,7 @@ impl Book {
         priority: Priority,
         key: Option<u64>,
         want: u64,
+        trial: Option<Trial>,
         now: u64,
     ) -> Arc<Large> {
         let place = self.free.pop().unwrap_or_else(|| {
@@ -808,11 +896,16 @@ impl Book {
         });
         let spread = learned.spread(want);
         self.growth.add_fresh(&spread);
+        if let Some(trial) = &trial {
+            self.on_trial.add(trial);
+        }
+        learned.begins();
         let large = Arc::new(Large {
             priority,
             key,
             began: now,
             learned: learned.clone(),
+            has_answered: AtomicBool::new(false),
             cancelled: AtomicBool::new(false),
             run: Mutex::new(Run {
                 place,
@@ -821,6 +914,8 @@ impl Book {
                 spread: Some(spread),
                 expected: want,
                 live: 0,
+                trial,
+                is_untold: true,
                 waker: None,
             }),
         });
@@ -830,7 +925,7 @@ impl Book {
         large
     }
 
-    fn remove(&mut self, run: &Run, key: Option<u64>) {
+    fn remove(&mut self, run: &Run, large: &Large) {
         if self.large[run.place].take().is_none() {
             return;
         }
@@ -840,7 +935,38 @@ impl Book {
             Some(spread) => self.growth.end_fresh(spread),
             None => self.growth.end_begun(run.expected - run.live),
         }
-        self.uncharge(key, run.expected);
+        if let Some(trial) = &run.trial {
+            self.on_trial.end(trial);
+        }
+        if run.is_untold {
+            large.learned.has_told();
+        }
+        self.uncharge(large.key, run.expected);
+    }
+
+    fn small_ones_wait(&self) -> bool {
+        let small = &self.lanes[..Priority::ALL.len()];
+        small.iter().any(|lane| !lane.is_empty())
+    }
+
+    /// Those who do not wait any longer leave their lane when they come to the front, or when they are
+    /// too many.
+    fn forget_gone(&mut self, waiting: usize) {
+        for lane in &mut self.lanes {
+            while lane.front().is_some_and(|waiter| !waiter.waits()) {
+                lane.pop_front();
+            }
+            if lane.len() > 2 * waiting + 16 {
+                lane.retain(|waiter| waiter.waits());
+            }
+        }
+    }
+
+    /// One waits of whose kind nothing is known.
+    fn try_out(&mut self, waiter: &Arc<Waiter>) {
+        if self.untried.len() < MOST_UNTRIED {
+            self.untried.push_back(waiter.clone());
+        }
     }
 
     fn charge(&mut self, key: Option<u64>, bytes: u64) {
@@ -873,12 +999,16 @@ impl Book {
     fn read(&mut self, guess: u64, line: u64, now: u64) {
         // Those who run first: what they get meanwhile counts twice, rather than not at all.
         let (mut growth, mut held) = (Growth::default(), 0);
+        let mut on_trial = Trial::default();
         let keys = &mut self.keys;
         for large in self.large.iter().flatten() {
             let mut run = large.run();
             let before = run.expected;
-            run.look(&large.learned, now.saturating_sub(large.began), guess);
+            run.look(large, now.saturating_sub(large.began), guess, line);
             held += run.live;
+            if let Some(trial) = &run.trial {
+                on_trial.add(trial);
+            }
             match &run.spread {
                 Some(spread) => growth.add_fresh(spread),
                 None => growth.add_begun(run.expected - run.live),
@@ -889,6 +1019,7 @@ impl Book {
         }
         self.growth = growth;
         self.held = held;
+        self.on_trial = on_trial;
         let used = self.meter.used().map(|used| used.min(MOST_USED));
         if used.is_none() && self.used.is_some() && self.blind < MOST_BLIND {
             // What was known a moment ago counts for a while.
@@ -945,6 +1076,15 @@ impl Large {
         }
     }
 
+    /// Its response has begun.
+    pub(super) fn answers(&self) {
+        self.has_answered.store(true, Relaxed);
+    }
+
+    fn has_answered(&self) -> bool {
+        self.has_answered.load(Relaxed)
+    }
+
     #[inline]
     pub(super) fn is_cancelled(&self) -> bool {
         self.cancelled.load(Relaxed)
@@ -960,20 +1100,57 @@ impl Large {
 }
 
 impl Run {
-    fn look(&mut self, learned: &Learned, age: u64, guess: u64) {
+    fn look(&mut self, large: &Large, age: u64, guess: u64, line: u64) {
         let Some(scope) = &self.scope else {
             return;
         };
+        let learned = &large.learned;
         self.live = scope.usage().live;
         self.ages.note(age, self.live);
         learned.saw(self.live);
+        let shows = Shows::of(age, self.live, large.has_answered(), line);
+        if shows != Shows::Nothing && mem::take(&mut self.is_untold) {
+            learned.has_told();
+        }
+        if shows == Shows::Heavy {
+            // From now on it is as all others.
+            self.trial = None;
+        }
         // Of those that never end nothing is learned.
         let guess = guess >> (age / GUESS_HALVES).min(63);
-        self.expected = learned.expected_of(&self.ages, self.live, guess);
+        let hoped = match shows {
+            Shows::Light => 0,
+            Shows::Nothing | Shows::Waits if self.trial.is_some() => guess.min(trial::most(line)),
+            _ => guess,
+        };
+        self.expected = learned.expected_of(&self.ages, self.live, hoped);
         match &mut self.spread {
             Some(_) if self.live >= BEGUN => self.spread = None,
-            Some(spread) => spread.cap(learned.expected().unwrap_or(guess)),
+            Some(spread) => spread.cap(learned.expected().unwrap_or(hoped)),
             None => {}
+        }
+        if let Some(trial) = &mut self.trial {
+            *trial = match shows {
+                Shows::Nothing => Trial {
+                    reserved: self.expected - self.live,
+                    risked: learned
+                        .expected()
+                        .unwrap_or(guess)
+                        .saturating_sub(self.live),
+                },
+                // It is taken to be what it shows, but for what it may do yet.
+                Shows::Waits => Trial {
+                    reserved: 0,
+                    risked: learned
+                        .expected()
+                        .unwrap_or(guess)
+                        .saturating_sub(self.live),
+                },
+                Shows::Light | Shows::Heavy => Trial {
+                    reserved: 0,
+                    risked: trial::most(line).saturating_sub(self.live),
+                },
+            };
         }
     }
 }

@@ -13,6 +13,8 @@
 //!   addition to a counter of its stripe of threads. Those that are larger are counted one by one.
 //! - Whoever does not fit waits, in order of priority and arrival, small ones first; at most so many
 //!   and so long. Then it is refused, and told when to come again, by how fast memory is given back.
+//! - One request of which nothing is known may come out of its turn, and by what it holds the others are
+//!   known. It reserves little, and what all such may come to hold at the most has room below the line.
 //! - If no large request runs that holds much, the first that waits is let in whatever it may hold,
 //!   unless the line is passed already: a route is never closed by what is taken of it.
 //! - Past the line requests are shed by [priority](Priority), the more the closer the limit is. So they are
@@ -31,6 +33,7 @@ mod permit;
 mod publish;
 mod route;
 mod stats;
+mod trial;
 mod usage;
 mod wait;
 
@@ -225,6 +228,7 @@ impl Admission {
             kept: look.kept,
             reused: look.reused,
             growth: look.growth,
+            on_trial: look.on_trial,
             reserved_for_small: look.reserved_for_small,
             running: look.running,
             held: look.held,

@@ -10,7 +10,7 @@ impl Admission {
     /// | `line_bytes`, `used_bytes`, `kept_bytes` | gauge, not a number where they are not known | |
     /// | `growth_bytes`, `small_bytes`, `held_bytes` | gauge | |
     /// | `running`, `waiting` | gauge | |
-    /// | `admitted_total`, `waited_total`, `cancelled_total` | counter | |
+    /// | `admitted_total`, `waited_total`, `tried_total`, `cancelled_total` | counter | |
     /// | `rejected_total` | counter | `reason`: `queue_full`, `queue_timeout`, `shed`, `share` |
     /// | `would_wait_total`, `would_reject_total` | counter | |
     pub fn publish_metrics(&self) {
@@ -40,6 +40,7 @@ impl AdmissionStats {
         for (name, total) in [
             ("plimsoll_admission_admitted_total", self.admitted),
             ("plimsoll_admission_waited_total", self.waited),
+            ("plimsoll_admission_tried_total", self.tried),
             ("plimsoll_admission_cancelled_total", self.cancelled),
             ("plimsoll_admission_would_wait_total", self.would_wait),
             ("plimsoll_admission_would_reject_total", self.would_reject),

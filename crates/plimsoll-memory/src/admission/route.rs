@@ -167,12 +167,17 @@ impl Route {
         }
     }
 
-    /// One answers, and its body may never end. What a small one holds is seen in what is used.
+    /// One answers, and its body may never end. What a small one holds is seen in what is used;
+    /// a large one of whose kind nothing is known may show by it that it is light.
     #[inline]
     pub(crate) fn answers(&self, permit: &mut Permit) {
-        if let Hold::Small { stripe, bytes, .. } = &mut permit.hold {
-            let reserved = mem::take(bytes);
-            self.ledger.release_small((*stripe).into(), reserved.into());
+        match &mut permit.hold {
+            Hold::Nothing => {}
+            Hold::Small { stripe, bytes, .. } => {
+                let reserved = mem::take(bytes);
+                self.ledger.release_small((*stripe).into(), reserved.into());
+            }
+            Hold::Large(large) => large.answers(),
         }
     }
 

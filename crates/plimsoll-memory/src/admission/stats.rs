@@ -16,6 +16,9 @@ pub struct AdmissionStats {
     pub reused: f64,
     /// What large requests that run may still grow by.
     pub growth: u64,
+    /// What of that is reserved for those that were let in out of their turn, since nothing was known of
+    /// requests like them, and have not shown yet what they are like.
+    pub on_trial: u64,
     /// What is reserved for small requests.
     pub reserved_for_small: u64,
     /// Large requests that run: those that hold more than a thousandth of the line, or may come to.
@@ -34,6 +37,8 @@ pub struct AdmissionStats {
     pub admitted: u64,
     /// Those of them that had to wait.
     pub waited: u64,
+    /// Those of them that were let in out of their turn, since nothing was known of requests like them.
+    pub tried: u64,
     /// Refused, since as many waited as may.
     pub queue_full: u64,
     /// Refused, since they waited as long as they may.
@@ -75,6 +80,7 @@ pub struct RouteAdmission {
 pub(super) struct Counts {
     admitted: AtomicU64,
     waited: AtomicU64,
+    tried: AtomicU64,
     queue_full: AtomicU64,
     timed_out: AtomicU64,
     shed: AtomicU64,
@@ -95,6 +101,10 @@ impl Counts {
 
     pub(super) fn waited(&self) {
         count(&self.waited);
+    }
+
+    pub(super) fn tried(&self) {
+        count(&self.tried);
     }
 
     pub(super) fn queue_full(&self) {
@@ -133,6 +143,7 @@ impl Counts {
     pub(super) fn add_to(&self, stats: &mut AdmissionStats) {
         stats.admitted = self.admitted.load(Relaxed);
         stats.waited = self.waited.load(Relaxed);
+        stats.tried = self.tried.load(Relaxed);
         stats.queue_full = self.queue_full.load(Relaxed);
         stats.timed_out = self.timed_out.load(Relaxed);
         stats.shed_total = self.shed.load(Relaxed);

@@ -94,8 +94,9 @@ impl Waiter {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn is_gone(&self) -> bool {
-        matches!(*self.state(), State::Gone)
+    /// Whether it is neither in nor gone.
+    pub(super) fn waits(&self) -> bool {
+        matches!(*self.state(), State::Waits(_))
     }
 
     /// Lets it in, unless it has gone.
