@@ -1,4 +1,4 @@
-use crate::{Budget, HeavyLog, MemoryStats, Weigher, Weighing, admission::Permit};
+use crate::{Budget, HeavyLog, MemoryStats, Weigher, Weighing};
 use pin_project_lite::pin_project;
 use plimsoll_core::{BoxError, Name, Rejected};
 use std::{
@@ -87,7 +87,8 @@ where
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
-        MemoryFuture::call(&self.weigher, Permit::NOTHING, &mut self.inner, request)
+        let weighing = self.weigher.begin(None);
+        MemoryFuture::call(&self.weigher, weighing, &mut self.inner, request)
     }
 }
 
@@ -117,17 +118,16 @@ pin_project! {
 }
 
 impl<F> MemoryFuture<F> {
-    /// Calls a service for a request that was let in.
+    /// Calls a service for a request that has begun.
     pub(crate) fn call<S, Req>(
         weigher: &Arc<Weigher>,
-        permit: Permit,
+        weighing: Option<Weighing>,
         inner: &mut S,
         request: Req,
     ) -> Self
     where
         S: Service<Req, Future = F>,
     {
-        let weighing = weigher.begin_admitted(None, weigher.now(), permit);
         let unweighed = weighing.is_none().then(|| weigher.clone());
         let entered = weighing.as_ref().map(Weighing::enter);
         let inner = inner.call(request);

@@ -117,5 +117,5 @@ pub use self::{
     reclaim::{CancelLargest, ReclaimError, ReclaimReport},
     spawn::{ScopedStream, spawn, spawn_blocking},
     stats::{AGES, Histogram, MemoryStats, RetainedByGroup, SIZES, Sample},
-    weigh::{Bodies, Ended, Weigher, Weighing},
+    weigh::{Bodies, Ended, MustAsk, Weigher, Weighing},
 };

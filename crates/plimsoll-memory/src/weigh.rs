@@ -3,7 +3,7 @@
 use crate::{
     Admission, Admitted, Ask, Attribution, Budget, BudgetMode, HeavyLog, HeavyRequest, MemoryStats,
     RetainedByGroup, Sample,
-    admission::{Permit, Route},
+    admission::{Hold, Permit, Route},
     process::{self, Resident},
     stats::{BUCKETS, Histogram, bucket},
 };
@@ -70,6 +70,11 @@ struct About {
     resident: Option<u64>,
 }
 
+/// A request has to ask whether it is let in.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[allow(clippy::exhaustive_structs, reason = "that is all it says")]
+pub struct MustAsk;
+
 /// A request that the allocator counts for. Dropping it weighs it, and has to be the last thing it
 /// does.
 ///
@@ -78,7 +83,7 @@ pub struct Weighing {
     scope: MemoryScope,
     /// None once it has ended.
     weights: Option<Arc<Weights>>,
-    permit: Permit,
+    hold: Hold,
     /// As [`encode`] says.
     budget: u64,
     began: u64,
@@ -160,19 +165,8 @@ impl Weigher {
         }
     }
 
-    /// Lets a request in for which there is room for certain, if nobody has to know more of it than
-    /// how many bytes its body is said to have. It [begins](Self::begin_admitted) with the permit.
-    #[must_use]
-    #[inline]
-    pub fn admit_at_once(&self, declared: Option<u64>) -> Option<Permit> {
-        match &self.kind.route {
-            Some(route) => route.admit_at_once(declared),
-            None => Some(Permit::NOTHING),
-        }
-    }
-
-    /// Whether a request is let in that was not [at once](Self::admit_at_once). Where nobody decides,
-    /// everybody is.
+    /// Whether a request is let in that [has to ask](Self::begin_at_once). Where nobody decides, everybody
+    /// is.
     #[must_use]
     pub fn admit(&self, ask: &Ask) -> Admitted {
         match &self.kind.route {
@@ -229,29 +223,54 @@ impl Weigher {
     #[must_use]
     #[inline]
     pub fn begin_at(&self, own: Option<Budget>, began: u64) -> Option<Weighing> {
-        self.begin_admitted(own, began, Permit::NOTHING)
+        self.begin_holding(own, began, Hold::Nothing)
+    }
+
+    /// Lets a request in, and begins it, if there is room for it for certain, and nobody has to know more of it
+    /// than how many bytes its body is said to have. It is [weighed](Self::begin) where the allocator counts
+    /// for it.
+    ///
+    /// # Errors
+    ///
+    /// When it has to [ask](Self::admit).
+    #[inline]
+    pub fn begin_at_once(
+        &self,
+        own: Option<Budget>,
+        began: u64,
+        declared: Option<u64>,
+    ) -> Result<Option<Weighing>, MustAsk> {
+        let hold = match &self.kind.route {
+            Some(route) => route.admit_at_once(declared).ok_or(MustAsk)?,
+            None => Hold::Nothing,
+        };
+        Ok(self.begin_holding(own, began, hold))
     }
 
     /// Begins a request that was let in. What is reserved for it is given back when it ends, and at
     /// once where the allocator does not count for it.
     #[must_use]
-    #[inline]
     pub fn begin_admitted(
         &self,
         own: Option<Budget>,
         began: u64,
         permit: Permit,
     ) -> Option<Weighing> {
+        self.begin_holding(own, began, permit.take())
+    }
+
+    #[inline]
+    fn begin_holding(&self, own: Option<Budget>, began: u64, hold: Hold) -> Option<Weighing> {
         let scope = self.scope();
         let route = self.kind.route.as_ref();
         let Some((scope, attribution)) = scope else {
             if let Some(route) = route {
-                route.release(permit, None, 0);
+                route.release(hold, None, 0);
             }
             return None;
         };
         if let Some(route) = route {
-            route.runs(&permit, &scope);
+            route.runs(&hold, &scope);
         }
         let budget = match own {
             None => self.budget.load(Relaxed),
@@ -263,7 +282,7 @@ impl Weigher {
         Some(Weighing {
             scope,
             weights: Some(self.weights().clone()),
-            permit,
+            hold,
             budget,
             began,
             resident: Resident::now(),
@@ -530,7 +549,7 @@ impl Weighing {
     #[must_use]
     #[inline]
     pub fn ended_by(&self) -> Option<RejectReason> {
-        if self.permit.is_cancelled() {
+        if self.hold.is_cancelled() {
             return Some(RejectReason::MemoryPressure);
         }
         self.over_budget().map(|_| RejectReason::OverBudget)
@@ -543,7 +562,7 @@ impl Weighing {
             return;
         };
         if let Some(route) = &weights.kind.route {
-            route.waits(&mut self.permit, &self.scope, waker);
+            route.waits(&mut self.hold, &self.scope, waker);
         }
     }
 
@@ -553,7 +572,7 @@ impl Weighing {
         if let Some(weights) = &self.weights
             && let Some(route) = &weights.kind.route
         {
-            route.answers(&mut self.permit);
+            route.answers(&mut self.hold);
         }
     }
 
@@ -596,9 +615,9 @@ impl Weighing {
         }
         weights.record(&sample);
         if let Some(route) = &weights.kind.route {
-            let permit = mem::replace(&mut self.permit, Permit::NOTHING);
+            let hold = mem::replace(&mut self.hold, Hold::Nothing);
             let known = sample.attribution == Attribution::Exact;
-            route.release(permit, known.then_some(sample.peak), self.began);
+            route.release(hold, known.then_some(sample.peak), self.began);
         }
         if sample.peak > weights.kind.heavy.above() {
             let about = About {

@@ -917,6 +917,52 @@ async fn what_is_reserved_is_given_back_in_whatever_way_a_request_ends() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_permit_that_nobody_begins_with_is_given_back() {
+    let ship = Ship::enforcing();
+    let new = || Weigher::new("route".into(), HeavyLog::none(), None).admitted_by(&ship.admission);
+    let small = new();
+    for nth in 0..40 {
+        let Admitted::Now(permit) = small.admit(&Ask::default()) else {
+            panic!("there is room");
+        };
+        let is_small = format!("{permit:?}").contains("small");
+        assert_eq!(is_small, nth > 0);
+        assert_eq!(ship.stats().reserved_for_small > 0, is_small);
+        if nth > 0 {
+            drop(permit);
+            ship.assert_empty();
+        } else {
+            // So that it is known.
+            drop(small.begin_admitted(None, 0, permit));
+        }
+    }
+
+    let large = new();
+    let Admitted::Now(permit) = large.admit(&Ask::default()) else {
+        panic!("there is room");
+    };
+    assert_eq!((ship.counts(), ship.stats().growth), ((1, 0), GUESS));
+    // It may outlive what gave it.
+    drop(large);
+    drop(permit);
+    ship.assert_empty();
+
+    ship.uses(LINE);
+    let waits = new();
+    let Admitted::Later(waiting) = waits.admit(&Ask::default()) else {
+        panic!("there is no room");
+    };
+    let mut waiting = task::spawn(waiting);
+    assert_pending!(waiting.poll());
+    ship.uses(0);
+    let permit = assert_ready_ok!(waiting.poll());
+    assert_eq!(ship.counts(), (1, 0));
+    drop(waiting);
+    drop(permit);
+    ship.assert_empty();
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_is_refused_reserves_nothing() {
     let ship = Ship::new(&enforce().max_waiting(0));
     let route = learned("route", &ship, 900 * MIB).await;

@@ -5,7 +5,7 @@ use clap::Parser;
 use plimsoll_alloc::TrackingAllocator;
 use plimsoll_bench::{Error, Options, Suite};
 use plimsoll_memory::{
-    Admission, AdmissionConfig, AdmissionMode, Admitted, Ask, HeavyLog, Permit, Weigher,
+    Admission, AdmissionConfig, AdmissionMode, Admitted, Ask, HeavyLog, MustAsk, Weigher, Weighing,
     admission::Meter,
 };
 use std::{hint::black_box, sync::Arc};
@@ -54,7 +54,7 @@ fn admitted(name: &'static str, peak: usize) -> Result<Arc<Weigher>, Error> {
     admission.set_line(Some(LINE));
     let weigher = Weigher::new(name.into(), HeavyLog::none(), None).admitted_by(&admission);
     for _ in 0..1_000 {
-        let weighing = weigher.begin_admitted(None, weigher.now(), admit(&weigher));
+        let weighing = begin(&weigher);
         let entered = weighing.as_ref().map(|weighing| weighing.enter());
         drop(black_box(Vec::<u8>::with_capacity(peak)));
         drop(entered);
@@ -62,21 +62,18 @@ fn admitted(name: &'static str, peak: usize) -> Result<Arc<Weigher>, Error> {
     Ok(Arc::new(weigher))
 }
 
-fn admit(weigher: &Weigher) -> Permit {
-    let admitted = match weigher.admit_at_once(None) {
-        Some(permit) => return permit,
-        None => weigher.admit(&Ask::default()),
-    };
-    match admitted {
-        Admitted::Now(permit) => permit,
-        Admitted::Later(_) | Admitted::Refused(_) => unreachable!("there is room"),
-    }
+fn begin(weigher: &Weigher) -> Option<Weighing> {
+    let began = weigher.now();
+    weigher
+        .begin_at_once(None, began, None)
+        .unwrap_or_else(|MustAsk| match weigher.admit(&Ask::default()) {
+            Admitted::Now(permit) => weigher.begin_admitted(None, began, permit),
+            Admitted::Later(_) | Admitted::Refused(_) => unreachable!("there is room"),
+        })
 }
 
 fn requests(weigher: &Weigher, ops: u64) {
     for _ in 0..ops {
-        let permit = admit(weigher);
-        let weighing = weigher.begin_admitted(None, weigher.now(), permit);
-        drop(black_box(weighing));
+        drop(black_box(begin(weigher)));
     }
 }

@@ -7,7 +7,7 @@ use plimsoll_alloc::{Entered, GroupId, untracked};
 use plimsoll_core::{Clock, Name, RejectReason, Rejected, stripe};
 use plimsoll_memory::{
     Admission, Admitted, Ask, Bodies, Budget, Ended, HeavyLog, MemoryConfig, Permit,
-    RetainedByGroup, Weigher, Weighing,
+    RetainedByGroup, Waiting, Weigher, Weighing,
 };
 use std::{
     collections::HashMap,
@@ -56,6 +56,12 @@ pub(super) struct Endpoint {
     /// Made when a thread of theirs first comes.
     stripes: [OnceLock<Arc<Cells>>; STRIPES],
     weigher: Arc<Weigher>,
+}
+
+/// One that is not let in at once, or not at all.
+pub(super) enum Outside {
+    Waits(Waiting),
+    Refused(Rejected),
 }
 
 /// One request. What it holds is dropped [in its scope](Self::enter) before this, which ends it.
@@ -314,30 +320,57 @@ impl Visit {
         }
     }
 
-    /// Whether it is let in.
+    /// Lets it in, unless it has to wait or is refused, and weighs it then if the allocator counts for it.
+    /// Its own budget, if it has one, counts instead of that of its endpoint.
     #[inline]
-    pub(super) fn admit<A>(&self, endpoint: &Endpoint, request: &Request<A>) -> Admitted {
+    pub(super) fn admit<A>(
+        &mut self,
+        endpoint: &Endpoint,
+        request: &Request<A>,
+        own: Option<Budget>,
+    ) -> Result<(), Outside> {
         let declared = Some(self.declared);
-        match endpoint.weigher.admit_at_once(declared) {
-            Some(permit) => Admitted::Now(permit),
-            None => endpoint.weigher.admit(&Ask {
-                declared,
-                priority: request.extensions().get().copied(),
-                key: request.extensions().get().copied(),
-            }),
+        let weigher = &endpoint.weigher;
+        let Ok(weighing) = weigher.begin_at_once(own, self.started, declared) else {
+            return self.ask(weigher, request, own);
+        };
+        self.weighed_by(weighing);
+        Ok(())
+    }
+
+    #[cold]
+    fn ask<A>(
+        &mut self,
+        weigher: &Weigher,
+        request: &Request<A>,
+        own: Option<Budget>,
+    ) -> Result<(), Outside> {
+        let ask = Ask {
+            declared: Some(self.declared),
+            priority: request.extensions().get().copied(),
+            key: request.extensions().get().copied(),
+        };
+        match weigher.admit(&ask) {
+            Admitted::Now(permit) => {
+                self.weighed_by(weigher.begin_admitted(own, self.started, permit));
+                Ok(())
+            }
+            Admitted::Later(waiting) => Err(Outside::Waits(waiting)),
+            Admitted::Refused(rejected) => Err(Outside::Refused(rejected)),
         }
     }
 
-    /// It is let in. Weighs it if the allocator counts for it. Its own budget, if it has one, counts
-    /// instead of that of its endpoint.
-    #[inline]
-    pub(super) fn weigh(&mut self, permit: Permit, own: Option<Budget>) {
-        let Some(cells) = &self.cells else {
-            return;
-        };
-        let weigher = cells.weigher();
-        self.weighing = weigher.begin_admitted(own, self.started, permit);
-        self.is_estimated = self.weighing.is_none();
+    /// It has waited, and is let in.
+    pub(super) fn begins(&mut self, permit: Permit, own: Option<Budget>) {
+        if let Some(cells) = &self.cells {
+            let weighing = cells.weigher().begin_admitted(own, self.started, permit);
+            self.weighed_by(weighing);
+        }
+    }
+
+    fn weighed_by(&mut self, weighing: Option<Weighing>) {
+        self.is_estimated = weighing.is_none();
+        self.weighing = weighing;
     }
 
     /// It waits, and whoever wants it to end wakes it.

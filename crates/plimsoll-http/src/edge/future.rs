@@ -96,7 +96,7 @@ where
                         budget,
                         ..
                     } = *held;
-                    visit.weigh(permit, budget);
+                    visit.begins(permit, budget);
                     visit.entered();
                     let entered = visit.enter();
                     this.inner.set(Some(inner.call(request)));

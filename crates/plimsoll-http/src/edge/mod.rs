@@ -80,7 +80,7 @@ pub use self::{
     snapshot::{EndpointSnapshot, RequestCounts},
 };
 use self::{
-    endpoint::{Endpoint, Endpoints, Visit},
+    endpoint::{Endpoint, Endpoints, Outside, Visit},
     future::{EdgeFuture, Held, Late},
 };
 use bytes::Bytes;
@@ -88,7 +88,7 @@ use http::{Extensions, Request, Response};
 use http_body::Body;
 use plimsoll_alloc::{GroupId, untracked};
 use plimsoll_core::{BoxError, ConfigError, Name};
-use plimsoll_memory::{Admission, Admitted, Budget, HeavyLog, MemoryConfig};
+use plimsoll_memory::{Admission, Budget, HeavyLog, MemoryConfig};
 use std::{
     fmt, mem,
     sync::{Arc, OnceLock},
@@ -261,9 +261,9 @@ where
     fn call(&mut self, request: Request<A>) -> Self::Future {
         // Made first: it counts the request even if the inner service panics in `call`.
         let (mut visit, admitted, budget) = self.route.visit(&request);
-        let permit = match admitted {
-            Admitted::Now(permit) => permit,
-            Admitted::Later(waiting) => {
+        match admitted {
+            Ok(()) => {}
+            Err(Outside::Waits(waiting)) => {
                 visit.left();
                 // The one that is ready is kept for it.
                 let clone = self.inner.clone();
@@ -277,13 +277,12 @@ where
                 });
                 return EdgeFuture::late(Late::Waits(held), visit);
             }
-            Admitted::Refused(rejected) => {
+            Err(Outside::Refused(rejected)) => {
                 // What the inner one has reserved for this request is given back.
                 self.inner = self.inner.clone();
                 return EdgeFuture::late(Late::Refused(rejected), visit);
             }
-        };
-        visit.weigh(permit, budget);
+        }
         let entered = visit.enter();
         let inner = self.inner.call(request);
         drop(entered);
@@ -296,25 +295,21 @@ where
 
 impl Route {
     #[inline]
-    fn visit<A>(&self, request: &Request<A>) -> (Visit, Admitted, Option<Budget>) {
+    fn visit<A>(&self, request: &Request<A>) -> (Visit, Result<(), Outside>, Option<Budget>) {
         let label = label(request.extensions());
         let tells = self.endpoints.has_headers();
         let own = request.extensions().get::<Budget>().copied();
-        let begin = |endpoint: &Endpoint| {
-            let visit = Visit::begin(endpoint, request, tells);
-            let admitted = visit.admit(endpoint, request);
-            (visit, admitted)
+        let begin = |endpoint: &Endpoint, budget| {
+            let mut visit = Visit::begin(endpoint, request, tells);
+            let admitted = visit.admit(endpoint, request, budget);
+            (visit, admitted, budget)
         };
         match self.first.get() {
-            Some(first) if first.name() == label => {
-                let (visit, admitted) = begin(first);
-                (visit, admitted, own)
-            }
+            Some(first) if first.name() == label => begin(first, own),
             first => {
                 let endpoint = self.another(label, first.is_none());
                 let of_route = self.endpoints.budget_past_bound(&endpoint, label);
-                let (visit, admitted) = begin(&endpoint);
-                (visit, admitted, own.or(of_route))
+                begin(&endpoint, own.or(of_route))
             }
         }
     }

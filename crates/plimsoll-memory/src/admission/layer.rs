@@ -1,5 +1,5 @@
 use super::{Admission, Admitted, Ask, Waiting};
-use crate::{HeavyLog, MemoryFuture, MemoryStats, Weigher};
+use crate::{HeavyLog, MemoryFuture, MemoryStats, MustAsk, Weigher};
 use pin_project_lite::pin_project;
 use plimsoll_core::{BoxError, Name, Rejected};
 use std::{
@@ -126,34 +126,36 @@ where
 
     fn call(&mut self, request: Req) -> Self::Future {
         let ask = self.ask.ask(&request);
-        let admitted = match self.weigher.admit_at_once(ask.declared) {
-            Some(permit) => Admitted::Now(permit),
-            None => self.weigher.admit(&ask),
-        };
-        let state = match admitted {
-            Admitted::Now(permit) => {
-                let called = MemoryFuture::call(&self.weigher, permit, &mut self.inner, request);
-                State::Runs { future: called }
-            }
-            Admitted::Later(waiting) => {
-                // The one that is ready is kept for it.
-                let clone = self.inner.clone();
-                let held = Held {
-                    waiting,
-                    inner: mem::replace(&mut self.inner, clone),
-                    request,
-                    weigher: self.weigher.clone(),
-                };
-                State::Waits {
-                    held: Some(Box::new(held)),
+        let weigher = &self.weigher;
+        let began = weigher.now();
+        let weighing = match weigher.begin_at_once(None, began, ask.declared) {
+            Ok(weighing) => weighing,
+            Err(MustAsk) => match weigher.admit(&ask) {
+                Admitted::Now(permit) => weigher.begin_admitted(None, began, permit),
+                Admitted::Later(waiting) => {
+                    // The one that is ready is kept for it.
+                    let clone = self.inner.clone();
+                    let held = Held {
+                        waiting,
+                        inner: mem::replace(&mut self.inner, clone),
+                        request,
+                        weigher: weigher.clone(),
+                    };
+                    let state = State::Waits {
+                        held: Some(Box::new(held)),
+                    };
+                    return AdmissionFuture { state };
                 }
-            }
-            Admitted::Refused(rejected) => {
-                // What the inner one has reserved for this call is given back.
-                self.inner = self.inner.clone();
-                State::Refused { rejected }
-            }
+                Admitted::Refused(rejected) => {
+                    // What the inner one has reserved for this call is given back.
+                    self.inner = self.inner.clone();
+                    let state = State::Refused { rejected };
+                    return AdmissionFuture { state };
+                }
+            },
         };
+        let future = MemoryFuture::call(weigher, weighing, &mut self.inner, request);
+        let state = State::Runs { future };
         AdmissionFuture { state }
     }
 }
@@ -216,7 +218,8 @@ where
                         weigher,
                         ..
                     } = *held;
-                    MemoryFuture::call(&weigher, permit, &mut inner, request)
+                    let weighing = weigher.begin_admitted(None, weigher.now(), permit);
+                    MemoryFuture::call(&weigher, weighing, &mut inner, request)
                 }
             };
             state.set(State::Runs { future });

@@ -1,7 +1,7 @@
 //! The ledger of what is reserved, and the line that all of it has to stay under.
 
 use super::{
-    AdmissionConfig, AdmissionMode, Meter, Permit, Priority,
+    AdmissionConfig, AdmissionMode, Meter, Priority,
     growth::{Growth, Spread},
     learn::{Ages, BEGUN, Learned},
     permit::Hold,
@@ -145,7 +145,7 @@ pub(super) struct Book {
 }
 
 /// A request that is counted by itself.
-pub(super) struct Large {
+pub(crate) struct Large {
     priority: Priority,
     key: Option<u64>,
     began: u64,
@@ -187,7 +187,7 @@ pub(super) struct Asking<'a> {
 }
 
 pub(super) enum Answer {
-    In(Permit),
+    In(Hold),
     Wait(Arc<Waiter>, Duration),
     Refused(Rejected),
 }
@@ -361,7 +361,7 @@ impl Ledger {
 
     /// Lets a small one in that has room for certain.
     #[inline]
-    pub(super) fn admit_small(&self, bytes: u64, class: u8) -> Option<Permit> {
+    pub(super) fn admit_small(&self, bytes: u64, class: u8) -> Option<Hold> {
         if bytes > self.small.load(Relaxed) || self.closed.load(Relaxed) {
             return None;
         }
@@ -373,7 +373,7 @@ impl Ledger {
             self.stripes[stripe].0.fetch_sub(bytes, Relaxed);
             return None;
         }
-        Some(Permit::small(stripe, class, bytes))
+        Some(Hold::small(stripe, class, bytes))
     }
 
     #[inline]
@@ -418,7 +418,7 @@ impl Ledger {
 
     fn admit_slowly(&self, asking: &Asking<'_>) -> Answer {
         let Standing::Asks(priority) = asking.standing else {
-            return Answer::In(Permit::NOTHING);
+            return Answer::In(Hold::Nothing);
         };
         let enforces = self.enforces.load(Relaxed);
         let want = self.wanted(asking);
@@ -586,10 +586,10 @@ impl Ledger {
         want: u64,
         trial: Option<Trial>,
         now: u64,
-    ) -> Permit {
+    ) -> Hold {
         self.counts.admitted();
         if !asking.is_counted {
-            return Permit::NOTHING;
+            return Hold::Nothing;
         }
         if trial.is_some() {
             self.counts.tried();
@@ -598,7 +598,7 @@ impl Ledger {
         if self.is_small(want) {
             let stripe = stripe::current() % STRIPES;
             self.stripes[stripe].0.fetch_add(want as i64, Relaxed);
-            return Permit::small(stripe, asking.class, want as i64);
+            return Hold::small(stripe, asking.class, want as i64);
         }
         let max_keys = self
             .config
@@ -606,7 +606,7 @@ impl Ledger {
             .unwrap_or_else(PoisonError::into_inner)
             .max_keys;
         let key = asking.key.map(|key| book.key(key, max_keys));
-        Permit::large(book.add(asking.learned, priority, key, want, trial, now))
+        Hold::Large(book.add(asking.learned, priority, key, want, trial, now))
     }
 
     /// Has one that was let in as a small one counted by itself, since it has grown.
@@ -616,14 +616,14 @@ impl Ledger {
         learned: &Arc<Learned>,
         priority: Priority,
         scope: &MemoryScope,
-    ) -> Permit {
+    ) -> Hold {
         untracked(|| {
             let now = self.clock.ticks();
             let mut book = self.lock();
             let live = scope.usage().live;
             let large = book.add(learned, priority, None, live, None, now);
             large.runs(scope.clone());
-            Permit::large(large)
+            Hold::Large(large)
         })
     }
 
@@ -749,19 +749,19 @@ impl Ledger {
         now: u64,
         woken: &mut Vec<Waker>,
     ) {
-        let permit = self.enter(book, &waiter.asking(), waiter.priority, want, trial, now);
-        match waiter.let_in(permit) {
+        let hold = self.enter(book, &waiter.asking(), waiter.priority, want, trial, now);
+        match waiter.let_in(hold) {
             Ok(waker) => {
                 self.stops_waiting(book, waiter);
                 woken.extend(waker);
             }
-            Err(permit) => self.undo(book, permit),
+            Err(hold) => self.undo(book, hold),
         }
     }
 
     /// Gives back what somebody got who was gone.
-    fn undo(&self, book: &mut Book, permit: Permit) {
-        match permit.take() {
+    fn undo(&self, book: &mut Book, hold: Hold) {
+        match hold {
             Hold::Nothing => {}
             Hold::Small { stripe, bytes, .. } => self.release_small(stripe.into(), bytes.into()),
             Hold::Large(large) => book.remove(&large.run(), &large),

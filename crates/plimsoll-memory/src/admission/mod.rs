@@ -46,6 +46,7 @@ pub use self::{
     stats::{AdmissionStats, RouteAdmission},
     wait::Waiting,
 };
+pub(crate) use permit::Hold;
 pub(crate) use route::Route;
 
 use crate::{

@@ -1,16 +1,21 @@
-use super::ledger::Large;
-use std::{fmt, sync::Arc};
+use super::{ledger::Large, route::Route};
+use std::{fmt, mem, sync::Arc};
 
-/// What is reserved for a request that was let in.
+/// What is reserved for a request that had to ask, and was let in.
 ///
-/// It is given back by the [weigher](crate::Weigher::begin_admitted) that begins the request with it, and by
-/// nobody else: whoever drops it has it reserved for ever.
-#[must_use = "what is reserved is given back only by a weigher that begins with it"]
+/// A [weigher](crate::Weigher::begin_admitted) that begins with it gives it back when the request ends.
+/// Whoever drops it gives it back at once.
+#[must_use = "what is reserved is given back at once if nobody begins with it"]
 pub struct Permit {
-    pub(super) hold: Hold,
+    hold: Hold,
+    /// None where nothing is reserved.
+    route: Option<Arc<Route>>,
 }
 
-pub(super) enum Hold {
+/// What is reserved. Whoever has it has to give it back to its [route](Route::release): it has no
+/// reference to that itself, which would be counted for each request, and shared by all threads.
+#[must_use = "it has to be given back"]
+pub(crate) enum Hold {
     Nothing,
     /// The stripe that it is reserved in, and which size its body was said to have.
     Small {
@@ -21,37 +26,31 @@ pub(super) enum Hold {
     Large(Arc<Large>),
 }
 
+// === impl Permit ===
+
 impl Permit {
     pub(crate) const NOTHING: Self = Self {
         hold: Hold::Nothing,
+        route: None,
     };
 
-    pub(super) const fn small(stripe: usize, class: u8, bytes: i64) -> Self {
+    pub(super) const fn new(hold: Hold, route: Arc<Route>) -> Self {
         Self {
-            hold: Hold::Small {
-                stripe: stripe as u8,
-                class,
-                bytes: bytes as u32,
-            },
+            hold,
+            route: Some(route),
         }
     }
 
-    pub(super) const fn large(large: Arc<Large>) -> Self {
-        Self {
-            hold: Hold::Large(large),
-        }
+    /// Whoever takes it gives it back.
+    pub(crate) fn take(mut self) -> Hold {
+        mem::replace(&mut self.hold, Hold::Nothing)
     }
+}
 
-    pub(super) fn take(self) -> Hold {
-        self.hold
-    }
-
-    /// Whether somebody wants what it holds given back, now.
-    #[inline]
-    pub(crate) fn is_cancelled(&self) -> bool {
-        match &self.hold {
-            Hold::Large(large) => large.is_cancelled(),
-            _ => false,
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some(route) = &self.route {
+            route.release(mem::replace(&mut self.hold, Hold::Nothing), None, 0);
         }
     }
 }
@@ -64,5 +63,26 @@ impl fmt::Debug for Permit {
             Hold::Large(_) => "large",
         };
         f.debug_tuple("Permit").field(&what).finish()
+    }
+}
+
+// === impl Hold ===
+
+impl Hold {
+    pub(super) const fn small(stripe: usize, class: u8, bytes: i64) -> Self {
+        Self::Small {
+            stripe: stripe as u8,
+            class,
+            bytes: bytes as u32,
+        }
+    }
+
+    /// Whether somebody wants what it holds given back, now.
+    #[inline]
+    pub(crate) fn is_cancelled(&self) -> bool {
+        match self {
+            Self::Large(large) => large.is_cancelled(),
+            Self::Nothing | Self::Small { .. } => false,
+        }
     }
 }

@@ -84,9 +84,9 @@ impl Route {
 
     /// Lets one in for which there is room for certain.
     #[inline]
-    pub(crate) fn admit_at_once(&self, declared: Option<u64>) -> Option<Permit> {
+    pub(crate) fn admit_at_once(&self, declared: Option<u64>) -> Option<Hold> {
         if self.ledger.is_idle() {
-            return Some(Permit::NOTHING);
+            return Some(Hold::Nothing);
         }
         let class = class(declared.unwrap_or(0));
         let learned = self.classes[usize::from(class)].get()?;
@@ -110,7 +110,7 @@ impl Route {
             is_counted: Attribution::of_allocator() == Some(Attribution::Exact),
         };
         match self.ledger.admit(&asking) {
-            Answer::In(permit) => Admitted::Now(permit),
+            Answer::In(hold) => Admitted::Now(Permit::new(hold, self.clone())),
             Answer::Wait(waiter, time) => {
                 Admitted::Later(untracked(|| Waiting::new(self.clone(), waiter, time)))
             }
@@ -147,22 +147,22 @@ impl Route {
 
     /// The handler of one that was let in runs, in this scope.
     #[inline]
-    pub(crate) fn runs(&self, permit: &Permit, scope: &MemoryScope) {
-        if let Hold::Large(large) = &permit.hold {
+    pub(crate) fn runs(&self, hold: &Hold, scope: &MemoryScope) {
+        if let Hold::Large(large) = hold {
             large.runs(scope.clone());
         }
     }
 
     /// Its handler waits. Whoever has grown large by then is counted by itself from now on.
     #[inline]
-    pub(crate) fn waits(&self, permit: &mut Permit, scope: &MemoryScope, waker: &Waker) {
-        if let Hold::Small { bytes, class, .. } = permit.hold {
+    pub(crate) fn waits(&self, hold: &mut Hold, scope: &MemoryScope, waker: &Waker) {
+        if let Hold::Small { bytes, class, .. } = *hold {
             let live = scope.usage().live;
             if live > bytes.into() && !self.ledger.is_small(live) {
-                self.promote(permit, class, scope);
+                self.promote(hold, class, scope);
             }
         }
-        if let Hold::Large(large) = &permit.hold {
+        if let Hold::Large(large) = hold {
             large.waits(waker);
         }
     }
@@ -170,8 +170,8 @@ impl Route {
     /// One answers, and its body may never end. What a small one holds is seen in what is used;
     /// a large one of whose kind nothing is known may show by it that it is light.
     #[inline]
-    pub(crate) fn answers(&self, permit: &mut Permit) {
-        match &mut permit.hold {
+    pub(crate) fn answers(&self, hold: &mut Hold) {
+        match hold {
             Hold::Nothing => {}
             Hold::Small { stripe, bytes, .. } => {
                 let reserved = mem::take(bytes);
@@ -182,20 +182,20 @@ impl Route {
     }
 
     #[cold]
-    fn promote(&self, permit: &mut Permit, class: u8, scope: &MemoryScope) {
+    fn promote(&self, hold: &mut Hold, class: u8, scope: &MemoryScope) {
         // Its own is not known any more.
         let priority = match self.standing() {
             Standing::Exempt => Priority::High,
             Standing::Asks(priority) => priority,
         };
         let large = self.ledger.promote(self.learned(class), priority, scope);
-        self.release(mem::replace(permit, large), None, 0);
+        self.release(mem::replace(hold, large), None, 0);
     }
 
     /// One has ended, and had held so much at most, if that is known.
     #[inline]
-    pub(crate) fn release(&self, permit: Permit, peak: Option<u64>, began: u64) {
-        match permit.take() {
+    pub(crate) fn release(&self, hold: Hold, peak: Option<u64>, began: u64) {
+        match hold {
             Hold::Nothing => {}
             Hold::Small {
                 stripe,

@@ -2,6 +2,7 @@ use super::{
     Permit, Priority,
     learn::Learned,
     ledger::Asking,
+    permit::Hold,
     route::{Route, Standing},
 };
 use plimsoll_alloc::untracked;
@@ -36,7 +37,7 @@ pub(super) struct Waiter {
 
 enum State {
     Waits(Option<Waker>),
-    In(Permit),
+    In(Hold),
     Gone,
 }
 
@@ -100,20 +101,20 @@ impl Waiter {
     }
 
     /// Lets it in, unless it has gone.
-    pub(super) fn let_in(&self, permit: Permit) -> Result<Option<Waker>, Permit> {
+    pub(super) fn let_in(&self, hold: Hold) -> Result<Option<Waker>, Hold> {
         let mut state = self.state();
         match &mut *state {
             State::Waits(waker) => {
                 let waker = waker.take();
-                *state = State::In(permit);
+                *state = State::In(hold);
                 Ok(waker)
             }
-            State::In(_) | State::Gone => Err(permit),
+            State::In(_) | State::Gone => Err(hold),
         }
     }
 
     /// Takes what it got, or notes who is to be woken.
-    fn poll(&self, cx: &Context<'_>) -> Option<Permit> {
+    fn poll(&self, cx: &Context<'_>) -> Option<Hold> {
         let mut state = self.state();
         match &mut *state {
             State::Waits(Some(waker)) => waker.clone_from(cx.waker()),
@@ -124,14 +125,14 @@ impl Waiter {
         None
     }
 
-    fn take(state: &mut State) -> Option<Permit> {
+    fn take(state: &mut State) -> Option<Hold> {
         match mem::replace(state, State::Gone) {
-            State::In(permit) => Some(permit),
+            State::In(hold) => Some(hold),
             State::Waits(_) | State::Gone => None,
         }
     }
 
-    fn leave(&self) -> Option<Permit> {
+    fn leave(&self) -> Option<Hold> {
         Self::take(&mut self.state())
     }
 }
@@ -160,9 +161,9 @@ impl Waiting {
     pub fn poll_admitted(&mut self, cx: &mut Context<'_>) -> Poll<Result<Permit, Rejected>> {
         loop {
             let waiter = self.waiter.as_ref().expect("polled after completion");
-            if let Some(permit) = waiter.poll(cx) {
+            if let Some(hold) = waiter.poll(cx) {
                 self.waiter = None;
-                return Poll::Ready(Ok(permit));
+                return Poll::Ready(Ok(Permit::new(hold, self.route.clone())));
             }
             let deadline = self.deadline;
             let next = move |now| deadline.min(now + LOOKS_EVERY);
@@ -180,8 +181,8 @@ impl Waiting {
                 continue;
             }
             let waiter = self.waiter.take().expect("it was there before");
-            if let Some(permit) = waiter.leave() {
-                return Poll::Ready(Ok(permit));
+            if let Some(hold) = waiter.leave() {
+                return Poll::Ready(Ok(Permit::new(hold, self.route.clone())));
             }
             let rejected = ledger.timed_out(&waiter);
             ledger.gave_up(&waiter);
@@ -206,7 +207,7 @@ impl Drop for Waiting {
         };
         match waiter.leave() {
             // It had come in, and does not know.
-            Some(permit) => self.route.release(permit, None, 0),
+            Some(hold) => self.route.release(hold, None, 0),
             None => self.route.ledger().gave_up(&waiter),
         }
     }
