@@ -562,7 +562,9 @@ impl Weighing {
             return;
         };
         if let Some(route) = &weights.kind.route {
-            route.waits(&mut self.hold, &self.scope, waker);
+            // When it began is when it was let in, unless it had to wait.
+            let age = || weights.kind.clock.ticks().saturating_sub(self.began);
+            route.waits(&mut self.hold, &self.scope, waker, age);
         }
     }
 

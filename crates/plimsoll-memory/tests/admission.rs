@@ -5,7 +5,8 @@ use plimsoll_alloc::{Reclaim, TrackingAllocator};
 use plimsoll_core::{BoxError, ConfigError, RejectReason, Rejected};
 use plimsoll_memory::{
     Admission, AdmissionConfig, AdmissionLayer, AdmissionMode, AdmissionStats, Admitted, Ask,
-    BudgetKey, BudgetMode, HeavyLog, LoadLine, MemoryConfig, MonitorConfig, Priority, Weigher,
+    BudgetKey, BudgetMode, HeavyLog, LoadLine, MemoryConfig, MonitorConfig, MustAsk, Priority,
+    Weigher, Weighing,
     admission::{AdmissionFuture, AdmissionService, Meter},
     reclaim::{CancelAsk, CancelLargest as _, Cancelled},
 };
@@ -1078,6 +1079,74 @@ async fn who_was_taken_to_be_small_and_grows_is_counted() {
     assert!((100 * MIB..101 * MIB).contains(&cancelled.bytes));
     assert_eq!(rejected(&mut grows).reason(), RejectReason::MemoryPressure);
     drop(last);
+    ship.assert_empty();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_grows_late_is_as_old_as_it_is() {
+    let ship = Ship::new(&enforce().quantile(0.5));
+    let weigher = Weigher::new("route".into(), HeavyLog::none(), None);
+    let weigher = weigher.admitted_by(&ship.admission);
+    let begin = || {
+        let began = weigher.now();
+        weigher
+            .begin_at_once(None, began, None)
+            .unwrap_or_else(|MustAsk| {
+                let Admitted::Now(permit) = weigher.admit(&Ask::default()) else {
+                    panic!("there is room");
+                };
+                weigher.begin_admitted(None, began, permit)
+            })
+    };
+    let holds = |weighing: &mut Weighing, bytes: u64| {
+        let held = {
+            let _entered = weighing.enter();
+            hold(bytes)
+        };
+        weighing.waits(Waker::noop());
+        held
+    };
+    for _ in 0..100 {
+        drop(begin());
+    }
+    // Few grow: from 2 MiB to 20 after 64 ms, and to 100.
+    for _ in 0..10 {
+        let mut weighing = begin().unwrap();
+        let mut held = vec![holds(&mut weighing, 2 * MIB)];
+        advance(Duration::from_millis(64)).await;
+        held.push(holds(&mut weighing, 18 * MIB));
+        ship.look();
+        held.push(holds(&mut weighing, 80 * MIB));
+        drop(held);
+        drop(weighing);
+    }
+    let mut late = begin().unwrap();
+    assert_eq!(ship.counts(), (0, 0));
+    late.waits(Waker::noop());
+    advance(Duration::from_millis(70)).await;
+    let held = holds(&mut late, 20 * MIB);
+    ship.look();
+    assert_eq!(ship.counts(), (1, 0));
+    // As those of its age, not as those that have just begun.
+    let growth = ship.stats().growth;
+    assert!((79 * MIB..=81 * MIB).contains(&growth), "{growth}");
+    drop(held);
+    drop(late);
+    ship.assert_empty();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_grows_counts_for_nobodys_share() {
+    let ship = Ship::enforcing();
+    let route = learned("route", &ship, SMALL).await;
+    let large = learned("large", &ship, 400 * MIB).await;
+    let (job, _last) = Job::new().key("one").rest(300 * MIB).gate(1);
+    let (mut grows, first) = route.enter(job);
+    drop(first);
+    assert_pending!(grows.poll());
+    assert_eq!(ship.counts(), (1, 0));
+    let other = large.enter(Job::new().key("one"));
+    drop((grows, other));
     ship.assert_empty();
 }
 

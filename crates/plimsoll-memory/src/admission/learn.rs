@@ -1,9 +1,12 @@
 //! What requests of a kind hold at most, and how much of that is there at which age.
 
 use super::growth::Spread;
-use std::sync::{
-    Mutex, PoisonError,
-    atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+use std::{
+    mem,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
 };
 
 /// Sizes are told apart by a quarter of an octave, from 4 KiB to 64 GiB.
@@ -67,6 +70,7 @@ struct Growth {
 pub(super) struct Ages {
     held: [Option<u64>; AGES],
     latest: usize,
+    has_waited: bool,
 }
 
 impl Learned {
@@ -274,9 +278,20 @@ impl Growth {
 }
 
 impl Ages {
+    /// Those of one that nobody has looked at until it was so old, in nanoseconds.
+    pub(super) fn since(age: u64, live: u64) -> Self {
+        let mut ages = Self {
+            // It has, unless it has just begun, and nobody knows what it held then.
+            has_waited: age / 1_000_000 >= AGE_FROM_MS[1],
+            ..Self::default()
+        };
+        ages.note(age, live);
+        ages
+    }
+
     /// Notes what it holds when it waits, if it has not waited before.
     pub(super) fn waits(&mut self, live: u64) {
-        if self.held[0].is_none() {
+        if !mem::replace(&mut self.has_waited, true) {
             self.held[0] = Some(live);
             self.latest = 0;
         }
@@ -489,6 +504,20 @@ mod tests {
         ages.note(70 * MS, 4);
         ages.note(80 * MS, 5);
         assert_eq!(ages.held[3], Some(4));
+    }
+
+    #[test]
+    fn what_one_held_when_it_first_waited_is_not_known_of_one_that_is_older() {
+        let mut ages = Ages::since(3 * MS, 7);
+        ages.waits(8);
+        ages.waits(9);
+        assert_eq!(ages.held[0], Some(8));
+        let mut ages = Ages::since(5 * MS, 7);
+        ages.waits(8);
+        assert_eq!((ages.held[0], ages.held[1]), (None, Some(7)));
+        assert_eq!(ages.latest, 1);
+        // Between two ages nothing is known of either.
+        assert_eq!(Ages::since(10 * MS, 7).held, [None; AGES]);
     }
 
     #[test]

@@ -616,12 +616,14 @@ impl Ledger {
         learned: &Arc<Learned>,
         priority: Priority,
         scope: &MemoryScope,
+        age: u64,
     ) -> Hold {
         untracked(|| {
-            let now = self.clock.ticks();
+            let began = self.clock.ticks().saturating_sub(age);
             let mut book = self.lock();
             let live = scope.usage().live;
-            let large = book.add(learned, priority, None, live, None, now);
+            let large = book.add(learned, priority, None, live, None, began);
+            large.run().ages = Ages::since(age, live);
             large.runs(scope.clone());
             Hold::Large(large)
         })
@@ -888,7 +890,7 @@ impl Book {
         key: Option<u64>,
         want: u64,
         trial: Option<Trial>,
-        now: u64,
+        began: u64,
     ) -> Arc<Large> {
         let place = self.free.pop().unwrap_or_else(|| {
             self.large.push(None);
@@ -903,7 +905,7 @@ impl Book {
         let large = Arc::new(Large {
             priority,
             key,
-            began: now,
+            began,
             learned: learned.clone(),
             has_answered: AtomicBool::new(false),
             cancelled: AtomicBool::new(false),

@@ -90,7 +90,8 @@ pub trait Meter: Send {
 /// How soon requests are refused when there is no memory left.
 ///
 /// As an extension of an HTTP request, set by a layer outside of the edge, it counts instead of that
-/// of the route.
+/// of the route; but for one that was let in as a small one and has grown since, which has that of its
+/// route.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 #[non_exhaustive]
 pub enum Priority {
@@ -105,6 +106,9 @@ pub enum Priority {
 
 /// Whose request it is: that of a tenant, say. Those of one key hold no more than
 /// [their share](AdmissionConfig::max_share) of the line, as far as they are large.
+///
+/// One that was let in as a small one counts for nobody's share, even if it has grown since: whose it is
+/// is looked up when it has to ask, which small ones do only while memory is short.
 ///
 /// As an extension of an HTTP request, set by a layer outside of the edge that knows whose it is.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]

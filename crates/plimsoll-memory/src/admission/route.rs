@@ -153,13 +153,20 @@ impl Route {
         }
     }
 
-    /// Its handler waits. Whoever has grown large by then is counted by itself from now on.
+    /// Its handler waits. Whoever has grown large by then is counted by itself from now on, and is as old as
+    /// it says, in nanoseconds.
     #[inline]
-    pub(crate) fn waits(&self, hold: &mut Hold, scope: &MemoryScope, waker: &Waker) {
+    pub(crate) fn waits(
+        &self,
+        hold: &mut Hold,
+        scope: &MemoryScope,
+        waker: &Waker,
+        age: impl FnOnce() -> u64,
+    ) {
         if let Hold::Small { bytes, class, .. } = *hold {
             let live = scope.usage().live;
             if live > bytes.into() && !self.ledger.is_small(live) {
-                self.promote(hold, class, scope);
+                self.promote(hold, class, scope, age());
             }
         }
         if let Hold::Large(large) = hold {
@@ -182,13 +189,14 @@ impl Route {
     }
 
     #[cold]
-    fn promote(&self, hold: &mut Hold, class: u8, scope: &MemoryScope) {
-        // Its own is not known any more.
+    fn promote(&self, hold: &mut Hold, class: u8, scope: &MemoryScope, age: u64) {
+        // Its own is not known any more, nor whose it is: nobody asked when it was let in.
         let priority = match self.standing() {
             Standing::Exempt => Priority::High,
             Standing::Asks(priority) => priority,
         };
-        let large = self.ledger.promote(self.learned(class), priority, scope);
+        let learned = self.learned(class);
+        let large = self.ledger.promote(learned, priority, scope, age);
         self.release(mem::replace(hold, large), None, 0);
     }
 
