@@ -22,8 +22,10 @@ use std::{
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        mpsc,
     },
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Wake, Waker},
+    thread,
     time::Duration,
 };
 use tokio::{
@@ -1863,6 +1865,95 @@ async fn who_is_cancelled_just_before_it_waits_is_woken() {
     drop(held);
     drop(weighing);
     ship.assert_empty();
+}
+
+// === Wakers ===
+
+/// A waker whose drop calls back.
+struct CallsBack {
+    ship: Ship,
+    called: Arc<AtomicUsize>,
+}
+
+impl Wake for CallsBack {
+    fn wake(self: Arc<Self>) {}
+}
+
+impl Drop for CallsBack {
+    fn drop(&mut self) {
+        self.ship.look();
+        let _ = self.ship.stats();
+        self.called.fetch_add(1, Relaxed);
+    }
+}
+
+async fn drops_wakers() {
+    let ship = Ship::enforcing();
+    let called = Arc::new(AtomicUsize::new(0));
+    let waker = || {
+        Waker::from(Arc::new(CallsBack {
+            ship: ship.clone(),
+            called: called.clone(),
+        }))
+    };
+    let calls = || called.swap(0, Relaxed);
+    let weigher = Weigher::new("route".into(), HeavyLog::none(), None);
+    let weigher = weigher.admitted_by(&ship.admission);
+    ship.uses(LINE);
+    let waits = || {
+        let Admitted::Later(mut waiting) = weigher.admit(&Ask::default()) else {
+            panic!("there is no room");
+        };
+        let polled = waiting.poll_admitted(&mut Context::from_waker(&waker()));
+        assert!(polled.is_pending());
+        waiting
+    };
+    // Then its timer has it no longer.
+    let looks_every = Duration::from_millis(25);
+    // It is replaced while its request waits, and goes with it.
+    let mut waiting = waits();
+    advance(looks_every).await;
+    assert_eq!(calls(), 0);
+    let mut noop = Context::from_waker(Waker::noop());
+    assert!(waiting.poll_admitted(&mut noop).is_pending());
+    assert_eq!(calls(), 1);
+    drop(waiting);
+    let waiting = waits();
+    advance(looks_every).await;
+    drop(waiting);
+    assert_eq!(calls(), 1);
+    // It is woken.
+    let mut waiting = waits();
+    advance(looks_every).await;
+    ship.uses(0);
+    assert_eq!(calls(), 1);
+    let Poll::Ready(Ok(permit)) = waiting.poll_admitted(&mut noop) else {
+        panic!("it is in");
+    };
+    // The same for one that runs.
+    let mut weighing = weigher.begin_admitted(None, 0, permit).unwrap();
+    weighing.waits(&waker());
+    weighing.waits(Waker::noop());
+    assert_eq!(calls(), 1);
+    weighing.waits(&waker());
+    drop(weighing);
+    assert_eq!(calls(), 1);
+    ship.assert_empty();
+}
+
+#[test]
+fn who_calls_back_when_its_waker_is_dropped_stops_nobody() {
+    let (told, tells) = mpsc::channel();
+    // It would wait for itself otherwise, and for ever.
+    thread::spawn(move || {
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build();
+        runtime.unwrap().block_on(drops_wakers());
+        told.send(()).unwrap();
+    });
+    tells.recv_timeout(Duration::from_secs(60)).unwrap();
 }
 
 // === The layer ===

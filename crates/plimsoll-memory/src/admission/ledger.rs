@@ -1067,11 +1067,15 @@ impl Large {
             let live = scope.usage().live;
             run.ages.waits(live);
         }
-        match &mut run.waker {
-            Some(held) => held.clone_from(waker),
-            none => *none = Some(waker.clone()),
-        }
+        let held = run.waker.as_ref();
+        let is_noted = held.is_some_and(|held| held.will_wake(waker));
         drop(run);
+        if !is_noted {
+            // Cloned and dropped without the lock: that calls whomever it is of.
+            let waker = waker.clone();
+            let before = self.run().waker.replace(waker);
+            drop(before);
+        }
         // It was polled when it was cancelled, and the waker was not here yet.
         if self.is_cancelled() {
             waker.wake_by_ref();

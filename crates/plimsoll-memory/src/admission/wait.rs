@@ -115,25 +115,41 @@ impl Waiter {
 
     /// Takes what it got, or notes who is to be woken.
     fn poll(&self, cx: &Context<'_>) -> Option<Hold> {
-        let mut state = self.state();
-        match &mut *state {
-            State::Waits(Some(waker)) => waker.clone_from(cx.waker()),
-            State::Waits(none) => *none = Some(cx.waker().clone()),
-            State::In(_) => return Self::take(&mut state),
-            State::Gone => {}
+        let is_noted = match &*self.state() {
+            State::Waits(waker) => waker.as_ref().is_some_and(|it| it.will_wake(cx.waker())),
+            State::In(_) | State::Gone => true,
+        };
+        if !is_noted {
+            self.note(cx.waker().clone());
         }
-        None
+        let mut state = self.state();
+        match &*state {
+            State::Waits(_) => None,
+            State::In(_) | State::Gone => Self::hold(mem::replace(&mut state, State::Gone)),
+        }
     }
 
-    fn take(state: &mut State) -> Option<Hold> {
-        match mem::replace(state, State::Gone) {
-            State::In(hold) => Some(hold),
-            State::Waits(_) | State::Gone => None,
-        }
+    /// Has this one woken. A waker is cloned and dropped without the lock: that calls whomever it is of.
+    fn note(&self, waker: Waker) {
+        let mut state = self.state();
+        let before = match &mut *state {
+            State::Waits(held) => held.replace(waker),
+            State::In(_) | State::Gone => Some(waker),
+        };
+        drop(state);
+        drop(before);
     }
 
     fn leave(&self) -> Option<Hold> {
-        Self::take(&mut self.state())
+        let before = mem::replace(&mut *self.state(), State::Gone);
+        Self::hold(before)
+    }
+
+    fn hold(state: State) -> Option<Hold> {
+        match state {
+            State::In(hold) => Some(hold),
+            State::Waits(_) | State::Gone => None,
+        }
     }
 }
 
