@@ -2,23 +2,26 @@
 
 use super::{
     AdmissionConfig, AdmissionMode, Meter, Priority,
-    growth::{Growth, Spread},
-    learn::{Ages, BEGUN, Learned},
+    drain::Drain,
+    growth::Spread,
+    lanes::{Lane, Lanes},
+    learn::{Ages, Learned},
     permit::Hold,
     route::Standing,
+    running::{Large, Newcomer, Running},
+    shares::Shares,
     stats::Counts,
-    trial::{self, Shows, Trial},
+    trial::{self, Trial},
     usage::{Reuse, Usage},
     wait::Waiter,
 };
 use crate::{
     BudgetMode,
-    reclaim::{CancelAsk, Cancelled, Victim, choose_victims},
+    reclaim::{CancelAsk, Cancelled, choose_victims},
 };
 use plimsoll_alloc::{MemoryScope, untracked};
 use plimsoll_core::{Clock, Name, RejectReason, Rejected, stripe};
 use std::{
-    collections::{HashMap, VecDeque},
     mem,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
@@ -35,8 +38,6 @@ const STRIPES: usize = 4;
 
 /// A request is small if it holds no more than this part of the line.
 const SMALL: u64 = 1_024;
-/// What is only guessed of a request is taken to be half as much after so long, in nanoseconds.
-const GUESS_HALVES: u64 = 1_000_000_000;
 /// What is announced of a body counts up to so many guesses, until it is known better.
 const ANNOUNCED: u64 = 2;
 /// When a stripe has so much more reserved, as a part of the line, all are added up.
@@ -67,15 +68,6 @@ const SLOW_READING: u64 = 250_000;
 
 /// How often in a row what is used may be unreadable before nothing is known of it.
 const MOST_BLIND: u8 = 100;
-
-/// A rate counts half as much after so long, in seconds.
-const HALF_LIFE: f64 = 2.0;
-const LONGEST_RETRY: f64 = 60.0;
-
-/// Lanes: small and large, each by priority.
-const LANES: usize = 2 * Priority::ALL.len();
-/// How many of those who wait may be let in out of their turn. Those past that wait for it.
-const MOST_UNTRIED: usize = 256;
 
 /// Who is let in, and who waits.
 pub(super) struct Ledger {
@@ -116,23 +108,12 @@ pub(super) struct Book {
     read: Option<(u64, u64)>,
     /// What was used then; none where nobody says.
     used: Option<Usage>,
-    /// What large ones that run may still grow by.
-    growth: Growth,
-    /// What large ones hold.
-    held: u64,
     reuse: Reuse,
     /// How often in a row what is used could not be read.
     blind: u8,
-    large: Vec<Option<Arc<Large>>>,
-    free: Vec<usize>,
-    running: usize,
-    lanes: [VecDeque<Arc<Waiter>>; LANES],
-    /// Those in the lanes of whose kind nothing was known when they came.
-    untried: VecDeque<Arc<Waiter>>,
-    waiting_bytes: u64,
-    /// Those who run and were let in out of their turn.
-    on_trial: Trial,
-    keys: HashMap<u64, u64>,
+    running: Running,
+    lanes: Lanes,
+    shares: Shares,
     drain: Drain,
     /// How much is shed, from 0 to 1, and why.
     shed: f64,
@@ -142,34 +123,6 @@ pub(super) struct Book {
     /// Whether somebody waits who would not fit either if those who were let in just now had not
     /// been: for want of memory, and not of processors.
     is_short: bool,
-}
-
-/// A request that is counted by itself.
-pub(crate) struct Large {
-    priority: Priority,
-    key: Option<u64>,
-    began: u64,
-    learned: Arc<Learned>,
-    has_answered: AtomicBool,
-    cancelled: AtomicBool,
-    run: Mutex<Run>,
-}
-
-struct Run {
-    place: usize,
-    /// What its handler allocates in; none before that runs.
-    scope: Option<MemoryScope>,
-    ages: Ages,
-    /// What it may come to hold, as long as it holds nothing.
-    spread: Option<Spread>,
-    /// What it is taken to hold at most, and what it held when somebody looked last.
-    expected: u64,
-    live: u64,
-    /// What it counts for among those on trial, if it is.
-    trial: Option<Trial>,
-    /// Whether others of its kind wait for what it shows.
-    is_untold: bool,
-    waker: Option<Waker>,
 }
 
 /// Who asks to be let in.
@@ -190,13 +143,6 @@ pub(super) enum Answer {
     In(Hold),
     Wait(Arc<Waiter>, Duration),
     Refused(Rejected),
-}
-
-/// How fast large requests give back what was reserved for them, in bytes per second.
-#[derive(Default)]
-struct Drain {
-    rate: f64,
-    at: u64,
 }
 
 // === impl Ledger ===
@@ -222,18 +168,11 @@ impl Ledger {
                 meter,
                 read: None,
                 used: None,
-                growth: Growth::default(),
-                held: 0,
                 reuse: Reuse::new(),
                 blind: 0,
-                large: Vec::new(),
-                free: Vec::new(),
-                running: 0,
-                lanes: Default::default(),
-                untried: VecDeque::new(),
-                waiting_bytes: 0,
-                on_trial: Trial::default(),
-                keys: HashMap::new(),
+                running: Running::default(),
+                lanes: Lanes::default(),
+                shares: Shares::default(),
                 drain: Drain::default(),
                 shed: 0.0,
                 shed_for: RejectReason::MemoryPressure,
@@ -427,7 +366,7 @@ impl Ledger {
         if book.sheds(priority) {
             self.counts.shed(enforces);
             if enforces {
-                let wait = book.drain.retry_after(book.waiting_bytes + want, now);
+                let wait = book.drain.retry_after(book.lanes.bytes() + want, now);
                 return Answer::Refused(refusal(book.shed_for, asking.name, wait));
             }
         }
@@ -443,8 +382,8 @@ impl Ledger {
             }
         }
         self.read_if_stale(&mut book, now);
-        let lane = self.lane(want, priority);
-        let is_first = book.lanes[..=lane].iter().all(VecDeque::is_empty);
+        let lane = Lane::of(is_small, priority);
+        let is_first = book.lanes.is_clear(lane);
         let fits = self.fits(&book, want, Some(asking.learned));
         self.set_closed(&book);
         if is_first && !fits {
@@ -465,31 +404,22 @@ impl Ledger {
         let config = self.config.read().unwrap_or_else(PoisonError::into_inner);
         if self.waiting.load(Relaxed) >= config.max_waiting || config.queue_timeout.is_zero() {
             self.counts.queue_full();
-            let wait = book.drain.retry_after(book.waiting_bytes + want, now);
+            let wait = book.drain.retry_after(book.lanes.bytes() + want, now);
             return Answer::Refused(refusal(RejectReason::MemoryPressure, asking.name, wait));
         }
         // Or those who wait would come to more than their share when they are let in.
         let charged = asking
             .key
             .filter(|_| asking.is_counted && !is_small)
-            .map(|key| book.key(key, config.max_keys));
-        book.charge(charged, want);
+            .map(|key| book.shares.key(key, config.max_keys));
+        book.shares.charge(charged, want);
         let waiter = Arc::new(Waiter::new(asking, priority, want, charged));
-        book.lanes[lane].push_back(waiter.clone());
-        if may_be_tried {
-            book.try_out(&waiter);
-        }
-        book.waiting_bytes += want;
+        book.lanes.push(&waiter, lane, may_be_tried);
         self.waiting.fetch_add(1, Relaxed);
         self.counts.waited();
         // Whoever waits is what it was set for.
         self.set_closed(&book);
         Answer::Wait(waiter, config.queue_timeout)
-    }
-
-    fn lane(&self, want: u64, priority: Priority) -> usize {
-        let large = usize::from(!self.is_small(want)) * Priority::ALL.len();
-        large + priority as usize
     }
 
     /// Whether there is room for so much more.
@@ -503,11 +433,11 @@ impl Ledger {
         let (line, growth) = if is_small {
             // One that was let in alone may want more than there is, which must not keep them out.
             let room = for_large.saturating_sub(used.now());
-            (line, book.growth.total().min(room) + want)
+            (line, book.running.growth().total().min(room) + want)
         } else {
             let spread =
                 learned.map_or_else(|| Spread::certain(want), |learned| learned.spread(want));
-            (for_large, book.growth.with(&spread).total())
+            (for_large, book.running.growth().with(&spread).total())
         };
         used.with(growth + self.reserved_for_small()) <= line
     }
@@ -517,8 +447,8 @@ impl Ledger {
         let (Some(used), Some(line)) = (book.used, self.line()) else {
             return true;
         };
-        let others = book.held + book.growth.total();
-        let is_alone = book.running == 0 || others <= line / ALONE;
+        let others = book.running.held() + book.running.growth().total();
+        let is_alone = book.running.count() == 0 || others <= line / ALONE;
         !self.is_small(want) && is_alone && used.now() <= line - line / FOR_SMALL
     }
 
@@ -537,31 +467,32 @@ impl Ledger {
             // One that says of itself that it may hold more is none to try.
             None => most.max(asking.declared).min(want),
         };
-        if reserved > most || book.small_ones_wait() || book.shed > 0.0 {
+        if reserved > most || book.lanes.small_ones_wait() || book.shed > 0.0 {
             return None;
         }
         let trial = Trial {
             reserved,
             risked: want,
         };
-        let all = book.on_trial.with(&trial, line)?;
+        let all = book.running.on_trial().with(&trial, line)?;
         // As for small ones: what large ones may come to hold besides that is not theirs.
         let room = (line - line / FOR_SMALL).saturating_sub(used.now());
-        let growth = book.growth.total().min(room) + self.reserved_for_small();
+        let growth = book.running.growth().total().min(room) + self.reserved_for_small();
         let has_room = used.with(growth + all.reserved) <= line && used.with(all.risked) <= line;
         has_room.then_some(trial)
     }
 
     fn is_short(&self, book: &Book, want: u64) -> bool {
         let taken = book.used.unwrap_or_default();
-        let taken = taken.with(book.growth.of_begun() + want);
+        let taken = taken.with(book.running.growth().of_begun() + want);
         self.line().is_some_and(|line| taken > line)
     }
 
     /// Has small ones ask whenever one might not fit, or has to wait for others.
     fn set_closed(&self, book: &Book) {
         let small = self.small.load(Relaxed);
-        let closed = book.small_ones_wait() || book.shed > 0.0 || !self.fits(book, small, None);
+        let closed =
+            book.lanes.small_ones_wait() || book.shed > 0.0 || !self.fits(book, small, None);
         self.closed.store(closed, Relaxed);
     }
 
@@ -571,10 +502,10 @@ impl Ledger {
         };
         let config = self.config.read().unwrap_or_else(PoisonError::into_inner);
         let share = (line as f64 * config.max_share) as u64;
-        match book.keys.get(&book.key(key, config.max_keys)) {
+        match book.shares.held(book.shares.key(key, config.max_keys)) {
             // It alone is not its share's fault.
-            None | Some(0) => false,
-            Some(held) => held + want > share,
+            0 => false,
+            held => held + want > share,
         }
     }
 
@@ -605,8 +536,17 @@ impl Ledger {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .max_keys;
-        let key = asking.key.map(|key| book.key(key, max_keys));
-        Hold::Large(book.add(asking.learned, priority, key, want, trial, now))
+        let key = asking.key.map(|key| book.shares.key(key, max_keys));
+        book.shares.charge(key, want);
+        Hold::Large(book.running.begin(Newcomer {
+            learned: asking.learned,
+            priority,
+            key,
+            want,
+            trial,
+            began: now,
+            ages: Ages::default(),
+        }))
     }
 
     /// Has one that was let in as a small one counted by itself, since it has grown.
@@ -622,8 +562,15 @@ impl Ledger {
             let began = self.clock.ticks().saturating_sub(age);
             let mut book = self.lock();
             let live = scope.usage().live;
-            let large = book.add(learned, priority, None, live, None, began);
-            large.run().ages = Ages::since(age, live);
+            let large = book.running.begin(Newcomer {
+                learned,
+                priority,
+                key: None,
+                want: live,
+                trial: None,
+                began,
+                ages: Ages::since(age, live),
+            });
             large.runs(scope.clone());
             Hold::Large(large)
         })
@@ -640,17 +587,10 @@ impl Ledger {
         let now = self.clock.ticks();
         if let Some(peak) = peak {
             // First, for those who wait are let in by it.
-            let ages = large.run().ages;
-            let (quantile, guess) = (self.quantile(), self.guess());
-            large.learned.record(peak, 1, quantile, Some(&ages), guess);
+            large.learn(peak, self.quantile(), self.guess());
         }
         let mut book = self.lock();
-        let mut run = large.run();
-        let reserved = run.expected;
-        // Whoever has the scope last ends it, which must not be us.
-        run.scope = None;
-        book.remove(&run, large);
-        drop(run);
+        let reserved = book.end(large);
         book.drain.add(reserved, now);
         let woken = match self.waiting.load(Relaxed) {
             0 => Vec::new(),
@@ -690,19 +630,15 @@ impl Ledger {
         let enforces = self.enforces.load(Relaxed);
         let mut woken = Vec::new();
         book.is_short = false;
-        'lanes: for lane in 0..LANES {
-            while let Some(waiter) = book.lanes[lane].front().cloned() {
-                if !waiter.waits() {
-                    book.lanes[lane].pop_front();
-                    continue;
-                }
+        'lanes: for lane in Lane::all() {
+            while let Some(waiter) = book.lanes.first(lane) {
                 // It may be known better by now.
                 let asking = waiter.asking();
                 let want = self.wanted(&asking);
-                if lane < Priority::ALL.len() && !self.is_small(want) {
+                if lane.is_for_small() && !self.is_small(want) {
                     // Or it would keep those out that still are.
-                    book.lanes[lane].pop_front();
-                    book.lanes[self.lane(want, waiter.priority)].push_back(waiter);
+                    let to = Lane::of(false, waiter.priority);
+                    book.lanes.moves(lane, to);
                     continue;
                 }
                 if enforces && !self.fits(book, want, Some(asking.learned)) {
@@ -711,7 +647,7 @@ impl Ledger {
                         break 'lanes;
                     }
                 }
-                book.lanes[lane].pop_front();
+                book.lanes.pop(lane);
                 self.let_one_in(book, &waiter, want, None, now, &mut woken);
             }
         }
@@ -723,8 +659,8 @@ impl Ledger {
     /// Lets those in, out of their turn, who may come on trial.
     fn let_in_on_trial(&self, book: &mut Book, now: u64, woken: &mut Vec<Waker>) {
         let most = self.line().map_or(u64::MAX, trial::most);
-        for _ in 0..book.untried.len() {
-            let Some(waiter) = book.untried.pop_front() else {
+        for _ in 0..book.lanes.untried() {
+            let Some(waiter) = book.lanes.next_untried() else {
                 break;
             };
             if !waiter.waits() {
@@ -736,10 +672,10 @@ impl Ledger {
                 Some(trial) => self.let_one_in(book, &waiter, want, Some(trial), now, woken),
                 // Those like it are known to hold much.
                 None if asking.learned.expected().is_some_and(|known| known > most) => {}
-                None => book.untried.push_back(waiter),
+                None => book.lanes.tries_later(waiter),
             }
         }
-        book.forget_gone(self.waiting.load(Relaxed));
+        book.lanes.forget_gone(self.waiting.load(Relaxed));
     }
 
     fn let_one_in(
@@ -766,13 +702,15 @@ impl Ledger {
         match hold {
             Hold::Nothing => {}
             Hold::Small { stripe, bytes, .. } => self.release_small(stripe.into(), bytes.into()),
-            Hold::Large(large) => book.remove(&large.run(), &large),
+            Hold::Large(large) => {
+                book.end(&large);
+            }
         }
     }
 
     fn stops_waiting(&self, book: &mut Book, waiter: &Waiter) {
-        book.waiting_bytes = book.waiting_bytes.saturating_sub(waiter.want);
-        book.uncharge(waiter.charged, waiter.want);
+        book.lanes.leaves(waiter);
+        book.shares.uncharge(waiter.charged, waiter.want);
         self.waiting.fetch_sub(1, Relaxed);
     }
 
@@ -781,7 +719,7 @@ impl Ledger {
         let mut book = self.lock();
         self.stops_waiting(&mut book, waiter);
         let waiting = self.waiting.load(Relaxed);
-        book.forget_gone(waiting);
+        book.lanes.forget_gone(waiting);
         drop(book);
         self.tick();
     }
@@ -789,7 +727,7 @@ impl Ledger {
     pub(super) fn timed_out(&self, waiter: &Waiter) -> Rejected {
         self.counts.timed_out();
         let book = self.lock();
-        let bytes = book.waiting_bytes.max(waiter.want);
+        let bytes = book.lanes.bytes().max(waiter.want);
         let wait = book.drain.retry_after(bytes, self.clock.ticks());
         refusal(RejectReason::MemoryPressure, waiter.name, wait)
     }
@@ -799,7 +737,10 @@ impl Ledger {
             return;
         };
         if let Some((at, took)) = book.read {
-            let used = book.used.unwrap_or_default().with(book.growth.total());
+            let used = book
+                .used
+                .unwrap_or_default()
+                .with(book.running.growth().total());
             let is_roomy = used <= line - line / ROOMY && self.waiting.load(Relaxed) == 0;
             let fresh = if is_roomy { FRESH_IF_ROOMY } else { FRESH };
             if now.saturating_sub(at) < fresh.max(READING_SHARE * took.min(SLOW_READING)) {
@@ -816,15 +757,9 @@ impl Ledger {
     pub(super) fn cancel_largest(&self, ask: &CancelAsk) -> Cancelled {
         let book = self.lock();
         let running: Vec<_> = book
-            .large
-            .iter()
-            .flatten()
-            .filter(|large| !large.is_cancelled())
-            .filter_map(|large| {
-                let used = large.run().scope.as_ref()?.usage().live;
-                let weight = large.priority.weight();
-                Some((large.clone(), Victim { used, weight }))
-            })
+            .running
+            .all()
+            .filter_map(|large| Some((large.clone(), large.victim()?)))
             .collect();
         drop(book);
         let candidates: Vec<_> = running.iter().map(|(_, victim)| *victim).collect();
@@ -846,11 +781,11 @@ impl Ledger {
             used: book.used.map(|used| used.now()),
             kept: book.used.map(|used| used.kept()),
             reused: book.reuse.reused(),
-            growth: book.growth.total(),
-            on_trial: book.on_trial.reserved,
+            growth: book.running.growth().total(),
+            on_trial: book.running.on_trial().reserved,
             reserved_for_small: self.reserved_for_small(),
-            running: book.running,
-            held: book.held,
+            running: book.running.count(),
+            held: book.running.held(),
             waiting: self.waiting.load(Relaxed),
             // Whoever was short of it may be in by now, or gone.
             is_short: book.is_short && self.waiting.load(Relaxed) > 0,
@@ -883,145 +818,17 @@ fn refusal(reason: RejectReason, name: Name, retry_after: Duration) -> Rejected 
 // === impl Book ===
 
 impl Book {
-    fn add(
-        &mut self,
-        learned: &Arc<Learned>,
-        priority: Priority,
-        key: Option<u64>,
-        want: u64,
-        trial: Option<Trial>,
-        began: u64,
-    ) -> Arc<Large> {
-        let place = self.free.pop().unwrap_or_else(|| {
-            self.large.push(None);
-            self.large.len() - 1
-        });
-        let spread = learned.spread(want);
-        self.growth.add_fresh(&spread);
-        if let Some(trial) = &trial {
-            self.on_trial.add(trial);
-        }
-        learned.begins();
-        let large = Arc::new(Large {
-            priority,
-            key,
-            began,
-            learned: learned.clone(),
-            has_answered: AtomicBool::new(false),
-            cancelled: AtomicBool::new(false),
-            run: Mutex::new(Run {
-                place,
-                scope: None,
-                ages: Ages::default(),
-                spread: Some(spread),
-                expected: want,
-                live: 0,
-                trial,
-                is_untold: true,
-                waker: None,
-            }),
-        });
-        self.large[place] = Some(large.clone());
-        self.running += 1;
-        self.charge(key, want);
-        large
-    }
-
-    fn remove(&mut self, run: &Run, large: &Large) {
-        if self.large[run.place].take().is_none() {
-            return;
-        }
-        self.free.push(run.place);
-        self.running -= 1;
-        match &run.spread {
-            Some(spread) => self.growth.end_fresh(spread),
-            None => self.growth.end_begun(run.expected - run.live),
-        }
-        if let Some(trial) = &run.trial {
-            self.on_trial.end(trial);
-        }
-        if run.is_untold {
-            large.learned.has_told();
-        }
-        self.uncharge(large.key, run.expected);
-    }
-
-    fn small_ones_wait(&self) -> bool {
-        let small = &self.lanes[..Priority::ALL.len()];
-        small.iter().any(|lane| !lane.is_empty())
-    }
-
-    /// Those who do not wait any longer leave their lane when they come to the front, or when they are
-    /// too many.
-    fn forget_gone(&mut self, waiting: usize) {
-        for lane in &mut self.lanes {
-            while lane.front().is_some_and(|waiter| !waiter.waits()) {
-                lane.pop_front();
-            }
-            if lane.len() > 2 * waiting + 16 {
-                lane.retain(|waiter| waiter.waits());
-            }
-        }
-    }
-
-    /// One waits of whose kind nothing is known.
-    fn try_out(&mut self, waiter: &Arc<Waiter>) {
-        if self.untried.len() < MOST_UNTRIED {
-            self.untried.push_back(waiter.clone());
-        }
-    }
-
-    fn charge(&mut self, key: Option<u64>, bytes: u64) {
-        if let Some(key) = key {
-            *self.keys.entry(key).or_default() += bytes;
-        }
-    }
-
-    fn uncharge(&mut self, key: Option<u64>, bytes: u64) {
-        let Some(key) = key else {
-            return;
-        };
-        if let Some(held) = self.keys.get_mut(&key) {
-            *held = held.saturating_sub(bytes);
-            if *held == 0 {
-                self.keys.remove(&key);
-            }
-        }
-    }
-
-    /// The key that counts for one: itself, as long as there are not too many.
-    fn key(&self, key: u64, max: usize) -> u64 {
-        match self.keys.contains_key(&key) || self.keys.len() < max {
-            true => key,
-            false => 0,
-        }
+    /// One of those who run has ended. Says what was reserved for it.
+    fn end(&mut self, large: &Large) -> u64 {
+        let reserved = self.running.end(large);
+        self.shares.uncharge(large.key(), reserved);
+        reserved
     }
 
     /// Reads what is used, and what those who run may still grow by.
     fn read(&mut self, guess: u64, line: u64, now: u64) {
         // Those who run first: what they get meanwhile counts twice, rather than not at all.
-        let (mut growth, mut held) = (Growth::default(), 0);
-        let mut on_trial = Trial::default();
-        let keys = &mut self.keys;
-        for large in self.large.iter().flatten() {
-            let mut run = large.run();
-            let before = run.expected;
-            run.look(large, now.saturating_sub(large.began), guess, line);
-            held += run.live;
-            if let Some(trial) = &run.trial {
-                on_trial.add(trial);
-            }
-            match &run.spread {
-                Some(spread) => growth.add_fresh(spread),
-                None => growth.add_begun(run.expected - run.live),
-            }
-            if let Some(charged) = large.key.and_then(|key| keys.get_mut(&key)) {
-                *charged = (*charged + run.expected).saturating_sub(before);
-            }
-        }
-        self.growth = growth;
-        self.held = held;
-        self.on_trial = on_trial;
+        self.running.look(&mut self.shares, guess, line, now);
         let used = self.meter.used().map(|used| used.min(MOST_USED));
         if used.is_none() && self.used.is_some() && self.blind < MOST_BLIND {
             // What was known a moment ago counts for a while.
@@ -1045,145 +852,5 @@ impl Book {
             *carried -= 1.0;
         }
         sheds
-    }
-}
-
-// === impl Large ===
-
-impl Large {
-    fn run(&self) -> MutexGuard<'_, Run> {
-        self.run.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Its handler runs, in this scope.
-    pub(super) fn runs(&self, scope: MemoryScope) {
-        self.run().scope = Some(scope);
-    }
-
-    /// Its handler waits.
-    pub(super) fn waits(&self, waker: &Waker) {
-        let mut run = self.run();
-        if let Some(scope) = &run.scope {
-            let live = scope.usage().live;
-            run.ages.waits(live);
-        }
-        let held = run.waker.as_ref();
-        let is_noted = held.is_some_and(|held| held.will_wake(waker));
-        drop(run);
-        if !is_noted {
-            // Cloned and dropped without the lock: that calls whomever it is of.
-            let waker = waker.clone();
-            let before = self.run().waker.replace(waker);
-            drop(before);
-        }
-        // It was polled when it was cancelled, and the waker was not here yet.
-        if self.is_cancelled() {
-            waker.wake_by_ref();
-        }
-    }
-
-    /// Its response has begun.
-    pub(super) fn answers(&self) {
-        self.has_answered.store(true, Relaxed);
-    }
-
-    fn has_answered(&self) -> bool {
-        self.has_answered.load(Relaxed)
-    }
-
-    #[inline]
-    pub(super) fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Relaxed)
-    }
-
-    fn cancel(&self) {
-        self.cancelled.store(true, Relaxed);
-        let waker = self.run().waker.take();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-}
-
-impl Run {
-    fn look(&mut self, large: &Large, age: u64, guess: u64, line: u64) {
-        let Some(scope) = &self.scope else {
-            return;
-        };
-        let learned = &large.learned;
-        self.live = scope.usage().live;
-        self.ages.note(age, self.live);
-        learned.saw(self.live);
-        let shows = Shows::of(age, self.live, large.has_answered(), line);
-        if shows != Shows::Nothing && mem::take(&mut self.is_untold) {
-            learned.has_told();
-        }
-        if shows == Shows::Heavy {
-            // From now on it is as all others.
-            self.trial = None;
-        }
-        // Of those that never end nothing is learned.
-        let guess = guess >> (age / GUESS_HALVES).min(63);
-        let hoped = match shows {
-            Shows::Light => 0,
-            Shows::Nothing | Shows::Waits if self.trial.is_some() => guess.min(trial::most(line)),
-            _ => guess,
-        };
-        self.expected = learned.expected_of(&self.ages, self.live, hoped);
-        match &mut self.spread {
-            Some(_) if self.live >= BEGUN => self.spread = None,
-            Some(spread) => spread.cap(learned.expected().unwrap_or(hoped)),
-            None => {}
-        }
-        if let Some(trial) = &mut self.trial {
-            *trial = match shows {
-                Shows::Nothing => Trial {
-                    reserved: self.expected - self.live,
-                    risked: learned
-                        .expected()
-                        .unwrap_or(guess)
-                        .saturating_sub(self.live),
-                },
-                // It is taken to be what it shows, but for what it may do yet.
-                Shows::Waits => Trial {
-                    reserved: 0,
-                    risked: learned
-                        .expected()
-                        .unwrap_or(guess)
-                        .saturating_sub(self.live),
-                },
-                Shows::Light | Shows::Heavy => Trial {
-                    reserved: 0,
-                    risked: trial::most(line).saturating_sub(self.live),
-                },
-            };
-        }
-    }
-}
-
-// === impl Drain ===
-
-impl Drain {
-    fn add(&mut self, bytes: u64, now: u64) {
-        // Each byte counts for as long as a rate does, so that they add up to it.
-        let weight = std::f64::consts::LN_2 / HALF_LIFE;
-        self.rate = self.rate_at(now) + bytes as f64 * weight;
-        self.at = now;
-    }
-
-    fn rate_at(&self, now: u64) -> f64 {
-        let passed = now.saturating_sub(self.at) as f64 / 1e9;
-        self.rate * (-passed / HALF_LIFE).exp2()
-    }
-
-    /// How long it takes until so many bytes are given back: between one second and a minute.
-    fn retry_after(&self, bytes: u64, now: u64) -> Duration {
-        let rate = self.rate_at(now);
-        // Before the first has ended nobody knows; after that, nothing being given back means to wait.
-        let seconds = match self.at == 0 {
-            true => 1.0,
-            false => bytes as f64 / rate.max(1.0),
-        };
-        Duration::from_secs_f64(seconds.clamp(1.0, LONGEST_RETRY))
     }
 }

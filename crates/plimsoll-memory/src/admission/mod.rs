@@ -24,7 +24,9 @@
 //! reserved, and what is used alone decides.
 
 mod config;
+mod drain;
 mod growth;
+mod lanes;
 mod layer;
 mod learn;
 mod ledger;
@@ -32,6 +34,8 @@ mod permit;
 #[cfg(feature = "metrics")]
 mod publish;
 mod route;
+mod running;
+mod shares;
 mod stats;
 mod trial;
 mod usage;

@@ -1,4 +1,4 @@
-use super::{ledger::Large, route::Route};
+use super::{route::Route, running::Large};
 use std::{fmt, mem, sync::Arc};
 
 /// What is reserved for a request that had to ask, and was let in.

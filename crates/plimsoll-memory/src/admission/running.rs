@@ -1,0 +1,327 @@
+//! The book of those who run and are counted one by one: what each holds, and may still grow by.
+
+use super::{
+    Priority,
+    growth::{Growth, Spread},
+    learn::{Ages, BEGUN, Learned},
+    shares::Shares,
+    trial::{self, Shows, Trial},
+};
+use crate::reclaim::Victim;
+use plimsoll_alloc::MemoryScope;
+use std::{
+    mem,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::Waker,
+};
+
+/// What is only guessed of a request is taken to be half as much after so long, in nanoseconds.
+const GUESS_HALVES: u64 = 1_000_000_000;
+
+/// Those who run, and their sums when somebody [looked](Self::look) last.
+#[derive(Default)]
+pub(super) struct Running {
+    places: Vec<Option<Arc<Large>>>,
+    free: Vec<usize>,
+    count: usize,
+    /// What they may still grow by.
+    growth: Growth,
+    /// What they hold.
+    held: u64,
+    /// Those who were let in out of their turn.
+    on_trial: Trial,
+}
+
+/// One that begins.
+#[derive(Clone, Copy)]
+pub(super) struct Newcomer<'a> {
+    pub(super) learned: &'a Arc<Learned>,
+    pub(super) priority: Priority,
+    pub(super) key: Option<u64>,
+    /// What it is taken to hold at most.
+    pub(super) want: u64,
+    pub(super) trial: Option<Trial>,
+    /// When it began.
+    pub(super) began: u64,
+    /// What is known of it from before it was counted.
+    pub(super) ages: Ages,
+}
+
+/// A request that is counted by itself.
+pub(crate) struct Large {
+    priority: Priority,
+    key: Option<u64>,
+    began: u64,
+    learned: Arc<Learned>,
+    has_answered: AtomicBool,
+    cancelled: AtomicBool,
+    run: Mutex<Run>,
+}
+
+struct Run {
+    place: usize,
+    /// What its handler allocates in; none before that runs.
+    scope: Option<MemoryScope>,
+    ages: Ages,
+    /// What it may come to hold, as long as it holds nothing.
+    spread: Option<Spread>,
+    /// What it is taken to hold at most, and what it held when somebody looked last.
+    expected: u64,
+    live: u64,
+    /// What it counts for among those on trial, if it is.
+    trial: Option<Trial>,
+    /// Whether others of its kind wait for what it shows.
+    is_untold: bool,
+    waker: Option<Waker>,
+}
+
+// === impl Running ===
+
+impl Running {
+    pub(super) const fn count(&self) -> usize {
+        self.count
+    }
+
+    pub(super) const fn growth(&self) -> &Growth {
+        &self.growth
+    }
+
+    pub(super) const fn held(&self) -> u64 {
+        self.held
+    }
+
+    pub(super) const fn on_trial(&self) -> &Trial {
+        &self.on_trial
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Large>> {
+        self.places.iter().flatten()
+    }
+
+    pub(super) fn begin(&mut self, newcomer: Newcomer<'_>) -> Arc<Large> {
+        let Newcomer {
+            learned,
+            priority,
+            key,
+            want,
+            trial,
+            began,
+            ages,
+        } = newcomer;
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.places.push(None);
+            self.places.len() - 1
+        });
+        let spread = learned.spread(want);
+        self.growth.add_fresh(&spread);
+        if let Some(trial) = &trial {
+            self.on_trial.add(trial);
+        }
+        learned.begins();
+        let large = Arc::new(Large {
+            priority,
+            key,
+            began,
+            learned: learned.clone(),
+            has_answered: AtomicBool::new(false),
+            cancelled: AtomicBool::new(false),
+            run: Mutex::new(Run {
+                place,
+                scope: None,
+                ages,
+                spread: Some(spread),
+                expected: want,
+                live: 0,
+                trial,
+                is_untold: true,
+                waker: None,
+            }),
+        });
+        self.places[place] = Some(large.clone());
+        self.count += 1;
+        large
+    }
+
+    /// One has ended. Says what it was taken to hold at most.
+    pub(super) fn end(&mut self, large: &Large) -> u64 {
+        let mut run = large.run();
+        // Whoever has the scope last ends it, which must not be us.
+        run.scope = None;
+        if self.places[run.place].take().is_none() {
+            return 0;
+        }
+        self.free.push(run.place);
+        self.count -= 1;
+        match &run.spread {
+            Some(spread) => self.growth.end_fresh(spread),
+            None => self.growth.end_begun(run.expected - run.live),
+        }
+        if let Some(trial) = &run.trial {
+            self.on_trial.end(trial);
+        }
+        if run.is_untold {
+            large.learned.has_told();
+        }
+        run.expected
+    }
+
+    /// Looks at what each of them holds, and may still come to.
+    pub(super) fn look(&mut self, shares: &mut Shares, guess: u64, line: u64, now: u64) {
+        let (mut growth, mut held) = (Growth::default(), 0);
+        let mut on_trial = Trial::default();
+        for large in self.all() {
+            let mut run = large.run();
+            let before = run.expected;
+            run.look(large, now.saturating_sub(large.began), guess, line);
+            held += run.live;
+            if let Some(trial) = &run.trial {
+                on_trial.add(trial);
+            }
+            match &run.spread {
+                Some(spread) => growth.add_fresh(spread),
+                None => growth.add_begun(run.expected - run.live),
+            }
+            shares.change(large.key, before, run.expected);
+        }
+        self.growth = growth;
+        self.held = held;
+        self.on_trial = on_trial;
+    }
+}
+
+// === impl Large ===
+
+impl Large {
+    /// Whose share it counts for.
+    pub(super) const fn key(&self) -> Option<u64> {
+        self.key
+    }
+
+    /// It has ended, and held so much at most.
+    pub(super) fn learn(&self, peak: u64, quantile: f64, guess: u64) {
+        let ages = self.run().ages;
+        self.learned.record(peak, 1, quantile, Some(&ages), guess);
+    }
+
+    /// What would be given back if it were cancelled, unless it was, or does not run yet.
+    pub(super) fn victim(&self) -> Option<Victim> {
+        if self.is_cancelled() {
+            return None;
+        }
+        let used = self.run().scope.as_ref()?.usage().live;
+        let weight = self.priority.weight();
+        Some(Victim { used, weight })
+    }
+
+    fn run(&self) -> MutexGuard<'_, Run> {
+        self.run.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its handler runs, in this scope.
+    pub(super) fn runs(&self, scope: MemoryScope) {
+        self.run().scope = Some(scope);
+    }
+
+    /// Its handler waits.
+    pub(super) fn waits(&self, waker: &Waker) {
+        let mut run = self.run();
+        if let Some(scope) = &run.scope {
+            let live = scope.usage().live;
+            run.ages.waits(live);
+        }
+        let held = run.waker.as_ref();
+        let is_noted = held.is_some_and(|held| held.will_wake(waker));
+        drop(run);
+        if !is_noted {
+            // Cloned and dropped without the lock: that calls whomever it is of.
+            let waker = waker.clone();
+            let before = self.run().waker.replace(waker);
+            drop(before);
+        }
+        // It was polled when it was cancelled, and the waker was not here yet.
+        if self.is_cancelled() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Its response has begun.
+    pub(super) fn answers(&self) {
+        self.has_answered.store(true, Relaxed);
+    }
+
+    fn has_answered(&self) -> bool {
+        self.has_answered.load(Relaxed)
+    }
+
+    #[inline]
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Relaxed)
+    }
+
+    pub(super) fn cancel(&self) {
+        self.cancelled.store(true, Relaxed);
+        let waker = self.run().waker.take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl Run {
+    fn look(&mut self, large: &Large, age: u64, guess: u64, line: u64) {
+        let Some(scope) = &self.scope else {
+            return;
+        };
+        let learned = &large.learned;
+        self.live = scope.usage().live;
+        self.ages.note(age, self.live);
+        learned.saw(self.live);
+        let shows = Shows::of(age, self.live, large.has_answered(), line);
+        if shows != Shows::Nothing && mem::take(&mut self.is_untold) {
+            learned.has_told();
+        }
+        if shows == Shows::Heavy {
+            // From now on it is as all others.
+            self.trial = None;
+        }
+        // Of those that never end nothing is learned.
+        let guess = guess >> (age / GUESS_HALVES).min(63);
+        let hoped = match shows {
+            Shows::Light => 0,
+            Shows::Nothing | Shows::Waits if self.trial.is_some() => guess.min(trial::most(line)),
+            _ => guess,
+        };
+        self.expected = learned.expected_of(&self.ages, self.live, hoped);
+        match &mut self.spread {
+            Some(_) if self.live >= BEGUN => self.spread = None,
+            Some(spread) => spread.cap(learned.expected().unwrap_or(hoped)),
+            None => {}
+        }
+        if let Some(trial) = &mut self.trial {
+            *trial = match shows {
+                Shows::Nothing => Trial {
+                    reserved: self.expected - self.live,
+                    risked: learned
+                        .expected()
+                        .unwrap_or(guess)
+                        .saturating_sub(self.live),
+                },
+                // It is taken to be what it shows, but for what it may do yet.
+                Shows::Waits => Trial {
+                    reserved: 0,
+                    risked: learned
+                        .expected()
+                        .unwrap_or(guess)
+                        .saturating_sub(self.live),
+                },
+                Shows::Light | Shows::Heavy => Trial {
+                    reserved: 0,
+                    risked: trial::most(line).saturating_sub(self.live),
+                },
+            };
+        }
+    }
+}
