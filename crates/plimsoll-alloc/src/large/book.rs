@@ -6,6 +6,9 @@ use super::{
     seams::Seams,
 };
 
+#[cfg(all(test, not(plimsoll_loom)))]
+mod tests;
+
 /// No less is given back to the system at a time, if there is as much.
 const LEAST_GIVEN_BACK: usize = 1 << 20;
 
@@ -46,12 +49,13 @@ impl Book {
         }
     }
 
-    /// Takes what is there of a block.
-    pub(super) fn take(&mut self, len: usize) -> Taken {
-        self.live += len;
+    /// Takes what is there of a block. None if there are not as many addresses.
+    pub(super) fn take(&mut self, len: usize) -> Option<Taken> {
+        // Whoever asks for half of all addresses lives, too, until the system has refused it.
+        self.live = self.live.checked_add(len)?;
         if let Some(addr) = self.kept.take(len) {
             self.reused += len as u64;
-            return Taken::Whole(addr);
+            return Some(Taken::Whole(addr));
         }
         // Nothing is moved whose seams are not known.
         let most = if self.seams.has_all() { len } else { 0 };
@@ -60,7 +64,7 @@ impl Book {
             // Before they are gone: somebody else may be there at once, with seams of its own.
             self.seams.clear(*piece);
         }
-        Taken::Parts(pieces)
+        Some(Taken::Parts(pieces))
     }
 
     /// A block was made of pieces, in that order, and of new memory for the rest.
@@ -101,11 +105,14 @@ impl Book {
     pub(super) fn begin_to_lengthen(&mut self, block: Extent, by: usize) -> bool {
         let next = self.seams.after(block.addr);
         let is_one = self.seams.has_all() && next.is_none_or(|seam| seam >= block.end());
-        if is_one {
-            self.live += by;
-            self.seams.clear(block);
+        match self.live.checked_add(by) {
+            Some(live) if is_one => {
+                self.live = live;
+                self.seams.clear(block);
+                true
+            }
+            _ => false,
         }
-        is_one
     }
 
     /// It was made longer, and is there now.
@@ -133,8 +140,10 @@ impl Book {
 
     /// What has to go for there to be room.
     pub(super) fn surplus(&mut self) -> Option<Extent> {
-        let over = (self.live + self.kept.bytes()).saturating_sub(self.room);
-        match over {
+        let kept = self.kept.bytes();
+        // No more than is kept, which does not overflow.
+        let over = self.live.saturating_add(kept).saturating_sub(self.room);
+        match over.min(kept) {
             0 => None,
             over => self.give_up(over.max(LEAST_GIVEN_BACK).next_multiple_of(GRAIN)),
         }

@@ -138,7 +138,7 @@ impl<A> LargeBlocks<A> {
 
     /// A block, and how many bytes at its beginning may be other than zero.
     fn take(&self, len: usize) -> Option<(usize, usize)> {
-        let taken = self.book().take(len);
+        let taken = self.book().take(len)?;
         match taken {
             Taken::Whole(addr) => Some((addr, len)),
             Taken::Parts(pieces) => self.make(len, &pieces),

@@ -71,3 +71,74 @@ impl Seams {
         self.is_lost = false;
     }
 }
+
+#[cfg(all(test, not(plimsoll_loom)))]
+impl Seams {
+    pub(super) fn known(&self) -> &[usize] {
+        &self.list[..self.count]
+    }
+}
+
+#[cfg(all(test, not(plimsoll_loom)))]
+mod tests {
+    use super::*;
+
+    fn seams(at: impl IntoIterator<Item = usize>) -> Seams {
+        let mut seams = Seams::new();
+        at.into_iter().for_each(|addr| seams.add(addr));
+        seams
+    }
+
+    #[test]
+    fn next_seam_is_the_first_behind_an_address() {
+        let seams = seams([30, 10, 20, 10]);
+        assert_eq!(seams.known(), [10, 20, 30]);
+        assert_eq!(seams.after(0), Some(10));
+        assert_eq!(seams.after(10), Some(20));
+        assert_eq!(seams.after(29), Some(30));
+        assert_eq!(seams.after(30), None);
+    }
+
+    #[test]
+    fn seams_of_what_is_gone_go_with_those_at_its_ends() {
+        let mut seams = seams([5, 10, 12, 20, 25]);
+        seams.clear(Extent { addr: 10, len: 10 });
+        assert_eq!(seams.known(), [5, 25]);
+        seams.clear(Extent { addr: 6, len: 10 });
+        assert_eq!(seams.known(), [5, 25]);
+        seams.add_ends(Extent { addr: 10, len: 10 });
+        assert_eq!(seams.known(), [5, 10, 20, 25]);
+    }
+
+    #[test]
+    fn all_are_known_as_long_as_those_of_one_block_more_fit() {
+        assert_eq!(MOST, 4_096);
+        let few = MOST - MOST_PIECES - 2;
+        let mut seams = seams(1..=few);
+        assert!(seams.has_all());
+        seams.add(few + 1);
+        assert!(!seams.has_all());
+        // None was lost.
+        seams.clear(Extent { addr: 0, len: 1 });
+        assert!(seams.has_all());
+    }
+
+    #[test]
+    fn one_that_has_no_place_is_missed_until_nothing_is_mapped() {
+        let mut seams = seams(1..=MOST);
+        seams.add(MOST);
+        seams.clear(Extent { addr: 1, len: 100 });
+        assert!(seams.has_all(), "none was lost");
+
+        seams = self::seams(1..=MOST + 1);
+        assert_eq!(seams.known().len(), MOST);
+        seams.clear(Extent {
+            addr: 0,
+            len: 2 * MOST,
+        });
+        assert_eq!(seams.known(), []);
+        assert!(!seams.has_all());
+        seams.forget();
+        assert!(seams.has_all());
+    }
+}
