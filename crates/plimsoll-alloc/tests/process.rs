@@ -179,6 +179,10 @@ impl Drop for Last {
             self.held.borrow_mut().push(bytes(500));
         });
         self.held.borrow_mut().push(bytes(70_000));
+        // One that is large, and is moved.
+        let mut large = bytes(1 << 20);
+        large.reserve_exact(3 << 20);
+        self.held.borrow_mut().push(large);
     }
 }
 

@@ -86,6 +86,11 @@ impl Book {
         self.keep(piece)
     }
 
+    /// The system refused to move a piece.
+    pub(super) const fn refused(&mut self) {
+        self.seams.refused();
+    }
+
     /// A block of that length could not be made.
     pub(super) const fn failed(&mut self, len: usize) {
         self.live -= len;

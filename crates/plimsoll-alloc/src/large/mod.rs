@@ -118,6 +118,12 @@ impl<A> LargeBlocks<A> {
         }
     }
 
+    /// The allocator inside.
+    #[must_use]
+    pub const fn inner(&self) -> &A {
+        &self.inner
+    }
+
     /// What it has.
     #[must_use]
     pub fn usage(&self) -> LargeBlockUsage {
@@ -150,17 +156,20 @@ impl<A> LargeBlocks<A> {
         let block = pages::map(len).map(|addr| Extent { addr, len });
         // SAFETY: nobody knows the block, and the pieces were taken from those that nobody has.
         let moved = block.map_or(0, |block| unsafe { join(block, of.all()) });
-        match block {
-            Some(block) if moved == of.all().len() => {
-                self.book().made(block, of.all());
+        if let Some(block) = block {
+            let mut book = self.book();
+            if moved == of.all().len() {
+                book.made(block, of.all());
                 return Some((block.addr, of.bytes()));
             }
-            _ => of.all()[moved..].iter().for_each(|piece| {
-                let gone = self.book().put_back(*piece);
+            book.refused();
+        }
+        for piece in &of.all()[moved..] {
+            let gone = self.book().put_back(*piece);
+            if let Some(gone) = gone {
                 // SAFETY: it was kept until now.
-                gone.into_iter()
-                    .for_each(|gone| unsafe { pages::unmap(gone) });
-            }),
+                unsafe { pages::unmap(gone) };
+            }
         }
         // There may be as many mappings or addresses as there may be: not for want of these.
         self.release_kept();

@@ -7,6 +7,9 @@ use super::extents::{Extent, MOST_PIECES};
 /// How many are known at most, of 8 bytes each.
 pub(super) const MOST: usize = 4_096;
 
+/// How often the system may refuse to move what should have been a mapping.
+const MOST_REFUSALS: u8 = 8;
+
 /// Addresses, in order.
 #[derive(Debug)]
 pub(super) struct Seams {
@@ -14,6 +17,7 @@ pub(super) struct Seams {
     count: usize,
     /// Some are not known, since there were too many.
     is_lost: bool,
+    refusals: u8,
 }
 
 impl Seams {
@@ -22,12 +26,13 @@ impl Seams {
             list: [0; MOST],
             count: 0,
             is_lost: false,
+            refusals: 0,
         }
     }
 
     /// Whether all of them are known, and those of one block more would be.
     pub(super) const fn has_all(&self) -> bool {
-        !self.is_lost && self.count + MOST_PIECES + 2 <= MOST
+        !self.is_lost && self.refusals < MOST_REFUSALS && self.count + MOST_PIECES + 2 <= MOST
     }
 
     /// The first after an address.
@@ -65,10 +70,17 @@ impl Seams {
         self.count -= until - from;
     }
 
+    /// The system did not move what should have been in one mapping: the program has split it, or there
+    /// are as many mappings as there may be. Either may go on, and costs addresses each time.
+    pub(super) const fn refused(&mut self) {
+        self.refusals = self.refusals.saturating_add(1);
+    }
+
     /// There is nothing mapped any more.
     pub(super) const fn forget(&mut self) {
         self.count = 0;
         self.is_lost = false;
+        self.refusals = 0;
     }
 }
 
@@ -120,6 +132,18 @@ mod tests {
         assert!(!seams.has_all());
         // None was lost.
         seams.clear(Extent { addr: 0, len: 1 });
+        assert!(seams.has_all());
+    }
+
+    #[test]
+    fn nothing_is_known_for_sure_after_8_refusals() {
+        let mut seams = seams([10]);
+        for _ in 0..8 {
+            assert!(seams.has_all());
+            seams.refused();
+        }
+        assert!(!seams.has_all());
+        seams.forget();
         assert!(seams.has_all());
     }
 

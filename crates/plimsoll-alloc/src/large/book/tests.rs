@@ -206,6 +206,7 @@ impl Model {
                         return self.flights.push_back(Flight::Made(block, pieces));
                     }
                     self.unmap(block);
+                    self.book.refused();
                     self.put_back(&pieces[moved..]);
                 } else {
                     self.put_back(&pieces);
