@@ -4,6 +4,8 @@ use crate::{MemoryScope, TrackingAllocator};
 use std::{
     alloc::{GlobalAlloc, Layout, handle_alloc_error},
     hint::black_box,
+    mem::MaybeUninit,
+    slice,
 };
 
 /// Allocates and frees a block, `n` times.
@@ -39,6 +41,57 @@ pub fn freed_outside<A: GlobalAlloc>(allocator: &A, scope: &MemoryScope, layout:
         }
         // SAFETY: it was allocated with this layout just now.
         unsafe { allocator.dealloc(block, layout) };
+    }
+}
+
+/// A block of bytes of an allocator, until it is dropped.
+#[derive(Debug)]
+pub struct Bytes<'a, A: GlobalAlloc> {
+    allocator: &'a A,
+    bytes: &'a mut [MaybeUninit<u8>],
+}
+
+impl<'a, A: GlobalAlloc> Bytes<'a, A> {
+    /// Allocates so many, and writes all of them.
+    ///
+    /// # Panics
+    ///
+    /// When there are none, or more than there may be. When there is no memory, the process is ended.
+    pub fn filled(allocator: &'a A, len: usize, byte: u8) -> Self {
+        let layout = Self::layout(len);
+        // SAFETY: the layout is not empty.
+        let block = unsafe { allocator.alloc(layout) };
+        if block.is_null() {
+            handle_alloc_error(layout);
+        }
+        // SAFETY: the block is as long, and is this one's until it is dropped.
+        let bytes = unsafe { slice::from_raw_parts_mut(block.cast::<MaybeUninit<u8>>(), len) };
+        bytes.fill(MaybeUninit::new(byte));
+        Self { allocator, bytes }
+    }
+
+    /// The sum of them.
+    #[must_use]
+    pub fn sum(&self) -> u64 {
+        // SAFETY: all of them were written.
+        let bytes = self.bytes.iter().map(|byte| unsafe { byte.assume_init() });
+        bytes.map(u64::from).sum()
+    }
+
+    fn layout(len: usize) -> Layout {
+        assert!(len > 0, "the block is empty; ask for a byte");
+        Layout::array::<u8>(len).expect("no more than there may be")
+    }
+}
+
+impl<A: GlobalAlloc> Drop for Bytes<'_, A> {
+    fn drop(&mut self) {
+        let block = self.bytes.as_mut_ptr().cast();
+        // SAFETY: it was allocated with this layout, and is not used again.
+        unsafe {
+            self.allocator
+                .dealloc(block, Self::layout(self.bytes.len()))
+        };
     }
 }
 

@@ -55,6 +55,7 @@ mod linux {
             ("kept_memory_goes_before_an_allocation_fails", addresses),
             ("mappings_that_the_program_splits_do_no_harm", split),
             ("mappings_that_run_out_do_no_harm", mappings),
+            ("addresses_that_are_lost_are_few", lost),
             ("mappings_do_not_add_up", long_run),
             ("child_of_a_fork_has_blocks_of_its_own", fork),
             ("threads_have_blocks_to_themselves", threads),
@@ -231,6 +232,18 @@ mod linux {
 
     fn resident() -> usize {
         resident_bytes().unwrap() as usize
+    }
+
+    /// Bytes of addresses that the process has.
+    fn mapped() -> usize {
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmSize:"));
+        let kib: usize = line.unwrap()[7..]
+            .trim_end_matches("kB")
+            .trim()
+            .parse()
+            .unwrap();
+        kib * KIB
     }
 
     /// Numbers that are the same each time.
@@ -506,14 +519,7 @@ mod linux {
             let heap = Heap::roomy();
             let lives = heap.alloc(MIB);
             heap.free(heap.alloc(128 * MIB));
-            let status = fs::read_to_string("/proc/self/status").unwrap();
-            let line = status.lines().find(|line| line.starts_with("VmSize:"));
-            let kib: u64 = line.unwrap()[7..]
-                .trim_end_matches("kB")
-                .trim()
-                .parse()
-                .unwrap();
-            let most = Some(kib * 1_024 + 64 * MIB as u64);
+            let most = Some((mapped() + 64 * MIB) as u64);
             let limit = Rlimit {
                 current: most,
                 maximum: most,
@@ -597,11 +603,16 @@ mod linux {
                 pages: pages.unwrap(),
                 count: 0,
             };
-            while taken.protect(taken.count, MprotectFlags::READ) {
-                taken.count += 1;
-            }
+            taken.take();
             assert!(2 * taken.count > most / 2);
             Some(taken)
+        }
+
+        /// Takes what there is again.
+        fn take(&mut self) {
+            while self.protect(self.count, MprotectFlags::READ) {
+                self.count += 1;
+            }
         }
 
         /// Leaves two more.
@@ -671,6 +682,33 @@ mod linux {
             heap.end();
             // Addresses that could not be given back are lost, what was there is not.
             assert!(resident() < before + 16 * MIB);
+        });
+    }
+
+    fn lost() {
+        in_child(|| {
+            let heap = Heap::roomy();
+            let lives = heap.alloc(MIB);
+            let Some(mut taken) = Taken::all() else {
+                return;
+            };
+            let before = mapped();
+            for _ in 0..100 {
+                // Enough for a block to be mapped, and too few for pages to be moved there.
+                taken.take();
+                taken.leave_two();
+                for size in [4 * MIB, 5 * MIB] {
+                    if let Some(block) = heap.try_alloc(layout(size, 8)) {
+                        heap.free_marked(block.marked());
+                    }
+                }
+                heap.0.release();
+            }
+            assert_eq!(heap.usage().moved, 0);
+            let lost = mapped() - before;
+            assert!((MIB..40 * MIB).contains(&lost), "{lost} bytes");
+            heap.free_marked(lives);
+            heap.end();
         });
     }
 

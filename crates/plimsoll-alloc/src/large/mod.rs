@@ -59,17 +59,29 @@ const ROOM: usize = 64 << 20;
 ///
 /// # Cost
 ///
-/// A lock and a search of less than a microsecond for each large block, and 48 KiB for who has what.
-/// Lengths are rounded up to 128 KiB, of which what was never touched is not in memory. Blocks of zeros
-/// are written where their pages are not new.
+/// A lock and a search of less than a microsecond for each large block, a system call for each piece that
+/// is moved or given back, and 48 KiB for who has what. Lengths are rounded up to 128 KiB, of which what was
+/// never touched is not in memory. Blocks of zeros are written where their pages are not new.
+///
+/// The room counts what lives: where more than that lives, nothing is kept, and each block is mapped and
+/// unmapped.
 ///
 /// # Use
 ///
-/// On Linux. Elsewhere all blocks come from the allocator inside. What it keeps is a range of addresses,
-/// some of which may never have been touched: it is not more than what is kept. At most 512 ranges are
-/// kept; the shortest is given back for one more. Pages are no longer moved where there are more than
-/// 4 000 mappings, until there are none. A process that forks and goes on without executing another
-/// program must not allocate large blocks in the child if other threads did so meanwhile.
+/// On Linux. Elsewhere all blocks come from the allocator inside, as those do that are aligned to more than
+/// 4 KiB. What it keeps is a range of addresses, some of which may never have been touched: it is not more
+/// than what is kept. At most 512 ranges are kept; the shortest is given back for one more. A block is made
+/// of 64 pieces at most, and new pages.
+///
+/// Pages are no longer moved where there are more than 4 000 mappings; where there are more than 4 096 once,
+/// or the system has refused to move some eight times, not until no block lives and none is kept. It refuses
+/// where a program has split mappings, by `madvise` say, and where there are as many as there may be. Addresses
+/// that pages were to be moved to are lost then, but not memory.
+///
+/// All that is kept is given back before an allocation fails. What is kept stays when this is dropped.
+///
+/// A process that forks and goes on without executing another program must not allocate large blocks in the
+/// child if other threads did so meanwhile: the lock may be held there for ever.
 #[derive(Debug)]
 pub struct LargeBlocks<A = System> {
     inner: A,

@@ -490,16 +490,21 @@ fn what_lives_and_what_is_kept_fit_into_the_room() {
 #[test]
 fn lengths_that_nobody_has_do_no_harm() {
     let mut book = Book::new(100 * GRAIN);
-    let kept = mapped(&mut book, [(0, 10)]);
-    assert_eq!(book.put(kept[0]), None);
+    let kept = mapped(&mut book, [(0, 10)])[0];
+    assert_eq!(book.put(kept), None);
     let most = usize::MAX / 2 + 1;
-    assert_eq!(pieces(book.take(most)), kept);
+    assert_eq!(pieces(book.take(most)), [kept]);
+    assert_eq!(book.put_back(kept), None);
     assert!(book.take(most).is_none());
-    assert!(!book.begin_to_lengthen(kept[0], most));
-    assert_eq!(book.put_back(kept[0]), None);
-    assert_eq!(book.surplus(), Some(kept[0]));
+    assert!(!book.begin_to_lengthen(kept, most));
+    let more = most - 5 * GRAIN;
+    assert_eq!(pieces(book.take(more)), [kept]);
+    assert_eq!(book.put_back(kept), None);
+    book.set_room(0);
+    assert_eq!(book.surplus(), Some(kept));
     assert_eq!(book.surplus(), None);
     book.failed(most);
+    book.failed(more);
     assert_eq!(book.usage().live, 0);
 }
 
