@@ -1,7 +1,7 @@
 //! The routes of *admin*: holdings and tasks here, others below.
 
 use crate::{
-    breakers, configuration, load_line, memory, openapi,
+    breakers, configuration, load_line, memory, openapi, page,
     problem::{self, Problem},
     shared::Shared,
     view::{HoldingsView, SweepView, SweptView, TasksView},
@@ -26,7 +26,8 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .merge(configuration::routes())
         .merge(load_line::routes())
         .merge(memory::routes())
-        .merge(openapi::routes());
+        .merge(openapi::routes())
+        .merge(page::routes());
     #[cfg(feature = "profile")]
     let router = router.merge(crate::profile::routes());
     router

@@ -270,6 +270,7 @@ impl ControlConfig {
 
     pub(crate) fn parts(&self) -> Parts {
         Parts {
+            has_probe: self.admin.is_some() && self.admin == self.probe_addr_or_default(),
             breakers: self.breakers.clone().unwrap_or_default(),
             configuration: self.configuration.clone(),
             edge: self.edge.clone(),

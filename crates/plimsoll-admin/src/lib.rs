@@ -9,6 +9,7 @@
 //! | probe | `GET /livez` | 200 as long as the thread lives |
 //! | probe | `GET /readyz` | 200 in [`Phase::Running`](plimsoll_core::Phase::Running), else 503 and the phase; or `pressure`, with [`ControlConfig::readiness_on_pressure`] |
 //! | probe | `GET /metrics` | Prometheus text; one scrape at a time |
+//! | admin | `GET /` | a page for people: the sentence of state, charts, and the ten that hold most |
 //! | admin | `GET /api/v1/holdings` | what every holding holds, and its sweeps |
 //! | admin | `POST /api/v1/holdings/{name}/sweep` | sweeps one holding now |
 //! | admin | `POST /api/v1/holdings/sweep` | sweeps them all |
@@ -93,6 +94,7 @@ mod guard;
 mod load_line;
 mod memory;
 mod openapi;
+mod page;
 mod probe;
 mod problem;
 #[cfg(feature = "profile")]

@@ -3,7 +3,7 @@
 mod settings;
 mod view;
 
-pub(crate) use self::settings::schema_of;
+pub(crate) use self::settings::{schema_of, values_of};
 
 use self::view::{HistoryView, MonitorView, ReclaimView, StatsView};
 use crate::{

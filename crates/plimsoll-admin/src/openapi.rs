@@ -10,7 +10,12 @@ use self::{
     schema::{flag, integer, made, number, one_of, range, reference, text},
     schemas::schemas,
 };
-use crate::{breakers::page::no_parameters, problem::Problem, shared::Shared};
+use crate::{
+    breakers::page::no_parameters,
+    page::{HTML, REFRESH},
+    problem::Problem,
+    shared::Shared,
+};
 use axum::{Json, Router, http::Uri, routing::get};
 use plimsoll_core::settings::Choice as _;
 use plimsoll_memory::history::Resolution;
@@ -134,7 +139,18 @@ fn paths() -> Value {
             number(),
         ),
     ];
+    let refresh = json!({ "anyOf": [range(*REFRESH.start(), *REFRESH.end()), one_of(&["off"])] });
     let operations = [
+        Operation {
+            media: HTML,
+            answer: text(),
+            ..operation(GET, "/", "A page for people.", "")
+        }
+        .takes([in_query(
+            "refresh",
+            "Has it read again so many seconds later; 5 by default.",
+            refresh,
+        )]),
         operation(
             GET,
             "/api/v1/memory/stats",

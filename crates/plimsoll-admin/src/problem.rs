@@ -94,7 +94,7 @@ pub(crate) async fn method_not_allowed(request: Request) -> Problem {
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
 }
 
-/// Answers tell of now, and none is a page.
+/// Answers tell of now, and are what they say they are.
 pub(crate) async fn with_headers(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -24,6 +24,8 @@ pub(crate) const MAX_SWEEPS: usize = 4;
 /// What a service has besides holdings and tasks, as far as it has.
 #[derive(Clone, Default)]
 pub(crate) struct Parts {
+    /// Whether *probe* is on the address of *admin*.
+    pub(crate) has_probe: bool,
     pub(crate) breakers: Breakers,
     pub(crate) configuration: Option<Arc<dyn Configuration>>,
     pub(crate) edge: Option<EdgeLayer>,

@@ -306,6 +306,61 @@ async fn parameters_that_mean_nothing_are_refused() {
 }
 
 #[tokio::test]
+async fn the_page_shows_what_the_routes_tell() {
+    let monitored = Monitored::at_ease();
+    let lifecycle = Lifecycle::new();
+    let (config, _breaker) = service(&monitored, &lifecycle).await;
+    let (_control, addr) = start(config, &monitored.registry, &lifecycle);
+    let page = get(addr, "/").body;
+    let stats = get(addr, STATS).json();
+    assert!(page.contains("<title>normal: Plimsoll</title>"), "{page}");
+    assert!(page.contains("<p class=\"state normal\">at ease: memory "));
+    let mib = |figure: &str| {
+        let bytes = stats["process"][figure].as_u64().unwrap();
+        format!(
+            ">{figure}</th><td>{:.0} MiB</td>",
+            bytes as f64 / 1_048_576.0
+        )
+    };
+    for figure in ["limit", "line"] {
+        assert!(page.contains(&mib(figure)), "{figure}: {page}");
+    }
+    for said in [
+        "Circuit breakers: 1 open. <bdi>orders</bdi>: open.",
+        "Last 10 min: ",
+        "Last 6 h: ",
+        "<caption>Mode: observe</caption>",
+        "Nothing is seen to leak.",
+        "<bdi>orders</bdi>",
+        "<bdi>/found</bdi></th><td>1</td><td>0</td>",
+        "<a href=\"api/v1/memory/requests\">",
+        "<a href=\"api/v1/config\">",
+    ] {
+        assert!(page.contains(said), "{said}: {page}");
+    }
+    assert_eq!(
+        page.matches("<path class=\"used\" d=\"M").count(),
+        2,
+        "{page}"
+    );
+}
+
+#[tokio::test]
+async fn the_page_of_a_service_at_its_line_says_so() {
+    let monitored = Monitored::with_limit(1 << 20);
+    monitored.wait_for(PressureLevel::Critical);
+    let (_control, addr) = monitored.serve(monitored.config());
+    let page = get(addr, "/?refresh=off").body;
+    assert!(page.contains("<title>critical: Plimsoll</title>"), "{page}");
+    assert!(page.contains("<p class=\"state critical\">critical pressure for "));
+    assert!(
+        page.contains(">limit</th><td>1.0 MiB</td><td>100 %</td>"),
+        "{page}"
+    );
+    assert!(!page.contains("http-equiv"), "{page}");
+}
+
+#[tokio::test]
 async fn holdings_are_those_of_the_registry() {
     let monitored = Monitored::at_ease();
     let (_control, addr) = monitored.serve(monitored.config());
@@ -481,7 +536,10 @@ fn held_against(document: &Document, addr: SocketAddr, asked: &Asked) -> Answer 
         Some(media),
         "{method} {path}"
     );
-    let value = serde_json::from_str(&answer.body).unwrap();
+    let value = match media.contains("json") {
+        true => serde_json::from_str(&answer.body).unwrap(),
+        false => json!(answer.body),
+    };
     let faults = document.faults(schema, &value);
     assert!(faults.is_empty(), "{method} {path}: {faults:#?}");
     answer
@@ -513,7 +571,12 @@ const fn post_of(route: &'static str, path: &'static str) -> Asked {
 }
 
 /// Profiles are left out: where they are not turned on, there are none.
-const ASKED: [Asked; 24] = [
+const ASKED: [Asked; 26] = [
+    get_of("/", "/"),
+    Asked {
+        status: 400,
+        ..get_of("/", "/?refresh=0")
+    },
     // First, so that there is something to tell.
     post_of(GC, GC),
     get_of(STATS, STATS),

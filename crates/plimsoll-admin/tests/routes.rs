@@ -377,3 +377,121 @@ async fn a_body_does_no_harm() {
     assert_eq!(get(addr, "/livez").status, 200);
     control.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_is_html_that_may_do_nothing() {
+    let (_control, addr) = start(&Registry::new(), &Lifecycle::new(), None);
+    let page = get(addr, "/");
+    assert_eq!(page.status, 200);
+    for (name, value) in [
+        ("content-type", "text/html; charset=utf-8"),
+        ("cache-control", "no-store"),
+        ("x-content-type-options", "nosniff"),
+    ] {
+        assert_eq!(page.header(name), Some(value));
+    }
+    let policy = page.header("content-security-policy").unwrap();
+    let mut rules = policy.split("; ");
+    assert_eq!(rules.next(), Some("default-src 'none'"));
+    let style = rules.next().unwrap();
+    assert!(style.starts_with("style-src 'sha256-"), "{policy}");
+    let rest = [
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    ];
+    assert_eq!(rules.collect::<Vec<_>>(), rest);
+    assert!(page.body.starts_with("<!DOCTYPE html>\n"), "{}", page.body);
+    assert!(page.body.ends_with("</html>\n"));
+    assert!(page.body.contains("the service has no memory monitor"));
+    assert!(page.body.contains("<a href=\"readyz\">"));
+    assert!(page.body.contains("metrics: not on this listener"));
+
+    let head = ask(addr, "HEAD", "/", "");
+    assert_eq!((head.status, &*head.body), (200, ""));
+    let refused = ask(addr, "POST", "/", "");
+    refused.problem(405, "Method Not Allowed");
+    assert_eq!(refused.header("allow"), Some("GET,HEAD"));
+    for (query, told) in [
+        (
+            "refresh=0",
+            "`refresh` is \"0\": use off, or a whole number of seconds from 1 to 60",
+        ),
+        (
+            "reload=5",
+            "`reload` is \"5\": there is no such parameter, use refresh",
+        ),
+        (
+            "refresh=5&refresh=6",
+            "`refresh` is \"6\": it is given twice, once will do",
+        ),
+    ] {
+        assert_eq!(
+            get(addr, &format!("/?{query}")).problem(400, "Bad Request"),
+            told
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_is_guarded_as_the_api_is() {
+    let config = ControlConfig::new().admin_addr(any_port()).token(TOKEN);
+    let config = config.probe_addr(([0, 0, 0, 0], 0).into());
+    let registry = Registry::new();
+    let control = Control::start(config, registry.clone(), Lifecycle::new(), None).unwrap();
+    let addr = control.admin_addr().unwrap();
+    get(addr, "/").problem(401, "Unauthorized");
+    let bearer = format!("Authorization: Bearer {TOKEN}\r\n");
+    let page = ask(addr, "GET", "/", &bearer);
+    assert_eq!(page.status, 200);
+    assert!(!page.body.contains("readyz"), "it is on another listener");
+    let probe = ([127, 0, 0, 1], control.probe_addr().unwrap().port()).into();
+    get(probe, "/").problem(404, "Not Found");
+
+    let (_control, open) = start(&registry, &Lifecycle::new(), None);
+    let rebound = "GET / HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n";
+    send(open, rebound).problem(403, "Forbidden");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_shows_the_holdings_that_hold_most_and_counts_all() {
+    let registry = Registry::new();
+    let (_control, addr) = start(&registry, &Lifecycle::new(), None);
+    let holdings = (1..=12).map(|number| {
+        let holding = FakeHolding::new(&format!("<script>{number}"), HOUR);
+        let holding = registry.register(holding).unwrap();
+        holding.insert(number);
+        holding
+    });
+    let _holdings: Vec<_> = holdings.collect();
+    let page = get(addr, "/").body;
+    assert!(page.contains("In all: 78 entries, 7.6 KiB."), "{page}");
+    assert!(page.contains("What holds most (10 of 12)"), "{page}");
+    assert!(!page.contains("<script"), "{page}");
+    let place = |number: u64| page.find(&format!("<bdi>&lt;script&gt;{number}</bdi>"));
+    let places: Vec<_> = (3..=12)
+        .rev()
+        .map(|number| place(number).unwrap())
+        .collect();
+    assert!(places.is_sorted());
+    assert_eq!([1, 2].map(place), [None; 2]);
+    assert_eq!(get(addr, "/api/v1/holdings").json()["total"]["entries"], 78);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_is_there_while_a_holding_hangs() {
+    let registry = Registry::new();
+    let (_control, addr) = start(&registry, &Lifecycle::new(), None);
+    let (hanging, asked) = Odd::hanging("hanging");
+    let held = hanging.lock.lock().unwrap();
+    let _hanging = registry.register(hanging.clone()).unwrap();
+    let page = get(addr, "/");
+    asked.recv().unwrap();
+    assert_eq!(page.status, 200);
+    assert!(
+        page.body.contains("A holding does not answer"),
+        "{}",
+        page.body
+    );
+    drop(held);
+}

@@ -4,7 +4,7 @@ use plimsoll_core::settings::{self, Kind, Setting, Settings};
 use serde_json::{Map, Value, json};
 
 /// The values of a group, by their keys. Words that stand for a value are told as they are.
-pub(super) fn values_of(group: &(impl Settings + Clone)) -> Map<String, Value> {
+pub(crate) fn values_of(group: &(impl Settings + Clone)) -> Map<String, Value> {
     visited(group, |_, setting| value(setting.value()))
 }
 

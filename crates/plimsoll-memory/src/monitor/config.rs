@@ -266,8 +266,9 @@ impl MonitorConfig {
         lower(self.limit, system)
     }
 
-    /// The line for a limit.
-    pub(crate) fn line_of(&self, limit: Option<u64>) -> Option<u64> {
+    /// The line for a limit, in bytes.
+    #[must_use]
+    pub fn line_of(&self, limit: Option<u64>) -> Option<u64> {
         lower(limit.map(|limit| share(limit, self.line)), self.line_bytes)
     }
 

@@ -1,0 +1,185 @@
+//! Writes HTML. Text can only come in by [`Html::text`] and [`Html::name`], which escape it.
+
+use plimsoll_core::Name;
+use std::{
+    fmt::{self, Display, Write as _},
+    time::Duration,
+};
+
+/// HTML that grows.
+#[derive(Debug, Default)]
+pub(super) struct Html(String);
+
+/// Takes text, and makes it such that it ends no tag, no attribute and no element.
+struct Escaped<'a>(&'a mut String);
+
+/// Bytes, in MiB where it is one at least.
+#[derive(Clone, Copy)]
+pub(super) struct Size(pub(super) u64);
+
+/// A time in its largest unit.
+#[derive(Clone, Copy)]
+pub(super) struct Span(pub(super) Duration);
+
+/// A share in percent, 1 being all.
+#[derive(Clone, Copy)]
+pub(super) struct Percent(pub(super) f64);
+
+/// What may not be known, or not be there.
+#[derive(Clone, Copy)]
+pub(super) struct Known<T>(pub(super) Option<T>);
+
+impl Html {
+    /// Writes what is part of the program.
+    pub(super) fn markup(&mut self, markup: &'static str) {
+        self.0.push_str(markup);
+    }
+
+    /// Writes text between tags, or between quotes within one.
+    pub(super) fn text(&mut self, text: impl Display) {
+        // Nothing that is written here fails.
+        let _ = write!(Escaped(&mut self.0), "{text}");
+    }
+
+    /// Writes a name that was chosen elsewhere, and no more of it than a name is long. The direction
+    /// that it is written in is its own.
+    pub(super) fn name(&mut self, name: &str) {
+        let cut = floor_char_boundary(name, Name::MAX_LEN);
+        self.markup("<bdi>");
+        self.text(cut);
+        if cut.len() < name.len() {
+            self.markup("…");
+        }
+        self.markup("</bdi>");
+    }
+
+    pub(super) fn into_string(self) -> String {
+        self.0
+    }
+}
+
+/// The beginning of a text, of so many bytes at the most.
+pub(super) fn floor_char_boundary(text: &str, most: usize) -> &str {
+    let mut end = text.len().min(most);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+impl fmt::Write for Escaped<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for character in text.chars() {
+            match character {
+                '&' => self.0.push_str("&amp;"),
+                '<' => self.0.push_str("&lt;"),
+                '>' => self.0.push_str("&gt;"),
+                '"' => self.0.push_str("&#34;"),
+                '\'' => self.0.push_str("&#39;"),
+                // HTML has no place for them.
+                control if control.is_control() => self.0.push(char::REPLACEMENT_CHARACTER),
+                other => self.0.push(other),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (size, unit) = match self.0 {
+            bytes @ 0..1_024 => return write!(f, "{bytes} B"),
+            // What would be rounded to 1024 is one of the next unit.
+            bytes @ 1_024..1_048_064 => (bytes as f64 / 1_024.0, "KiB"),
+            bytes => (bytes as f64 / 1_048_576.0, "MiB"),
+        };
+        let digits = usize::from(size < 99.95);
+        write!(f, "{size:.digits$} {unit}")
+    }
+}
+
+impl Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_secs() {
+            seconds @ 0..120 => write!(f, "{seconds} s"),
+            seconds @ 120..7_200 => write!(f, "{} min", seconds / 60),
+            seconds @ 7_200..172_800 => write!(f, "{} h", seconds / 3_600),
+            seconds => write!(f, "{} days", seconds / 86_400),
+        }
+    }
+}
+
+impl Display for Percent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.0} %", self.0 * 100.0)
+    }
+}
+
+impl<T: Display> Display for Known<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(known) => known.fmt(f),
+            None => f.write_str("–"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(write: impl FnOnce(&mut Html)) -> String {
+        let mut html = Html::default();
+        write(&mut html);
+        html.into_string()
+    }
+
+    #[test]
+    fn text_ends_no_tag_no_attribute_and_no_element() {
+        let hostile = r#"</title><script>alert('1' & "2")</script>"#;
+        assert_eq!(
+            written(|html| html.text(hostile)),
+            "&lt;/title&gt;&lt;script&gt;alert(&#39;1&#39; &amp; &#34;2&#34;)&lt;/script&gt;"
+        );
+        assert_eq!(
+            written(|html| html.text("a\0b\x1b\u{85}é")),
+            "a\u{fffd}b\u{fffd}\u{fffd}é"
+        );
+    }
+
+    #[test]
+    fn names_are_cut_where_a_name_ends() {
+        assert_eq!(written(|html| html.name("/a<b")), "<bdi>/a&lt;b</bdi>");
+        let long = "é".repeat(100);
+        let cut = format!("<bdi>{}…</bdi>", "é".repeat(64));
+        assert_eq!(written(|html| html.name(&long)), cut);
+    }
+
+    #[test]
+    fn sizes_and_times_are_short() {
+        for (bytes, shown) in [
+            (0, "0 B"),
+            (1_023, "1023 B"),
+            (1_024, "1.0 KiB"),
+            (102_400, "100 KiB"),
+            (1_048_063, "1023 KiB"),
+            (1_048_064, "1.0 MiB"),
+            (512 << 20, "512 MiB"),
+            (3 << 30, "3072 MiB"),
+        ] {
+            assert_eq!(Size(bytes).to_string(), shown);
+        }
+        for (seconds, shown) in [
+            (0, "0 s"),
+            (119, "119 s"),
+            (840, "14 min"),
+            (7_200, "2 h"),
+            (172_800, "2 days"),
+        ] {
+            assert_eq!(Span(Duration::from_secs(seconds)).to_string(), shown);
+        }
+        assert_eq!(Percent(0.914).to_string(), "91 %");
+        assert_eq!(Known(Some(3)).to_string(), "3");
+        assert_eq!(Known::<u64>(None).to_string(), "–");
+    }
+}

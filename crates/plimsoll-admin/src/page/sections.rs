@@ -1,0 +1,418 @@
+//! What stands on the page, from its top to its end.
+
+use super::{
+    Refresh,
+    chart::bar,
+    facts::{BreakerFacts, Facts, Holders, LineFacts, Links, Route, Top},
+    html::{Html, Known, Percent, Size, Span, floor_char_boundary},
+};
+use plimsoll_core::registry::HoldingSnapshot;
+use plimsoll_memory::{MemoryFigures, admission::AdmissionStats, verdict::Verdict};
+use std::{fmt::Display, time::Duration};
+use tokio::time::Instant;
+
+/// The longest sentence of state, in bytes. It has five names at the most.
+const SENTENCE: usize = 1_024;
+
+/// Writes what stands in the body.
+pub(super) fn write(html: &mut Html, facts: &Facts, refresh: Refresh) {
+    html.markup("<header><h1>Plimsoll</h1>");
+    refreshed(html, refresh);
+    html.markup("</header><main>");
+    let none = "the service has no memory monitor";
+    let state = facts.line.as_ref().map_or(none, |line| &line.state);
+    let level = facts
+        .line
+        .as_ref()
+        .map_or("", |line| line.figures.level.as_str());
+    html.markup("<p class=\"state ");
+    html.text(level);
+    html.markup("\">");
+    html.text(floor_char_boundary(state, SENTENCE));
+    html.markup("</p>");
+    service(html, facts);
+    if let Some(line) = &facts.line {
+        memory(html, line);
+        admission(html, line);
+        leaks(html, &line.leaks, facts.now);
+    }
+    match &facts.holders {
+        Some(holders) => {
+            holdings(html, holders, facts.now);
+            routes(html, holders.routes.as_ref());
+        }
+        None => html.markup(
+            "<section><h2>Holdings and routes</h2><p>A holding does not answer, so nobody knows \
+             now who holds what.</p></section>",
+        ),
+    }
+    links(html, facts.links);
+    html.markup("</main>");
+}
+
+fn refreshed(html: &mut Html, refresh: Refresh) {
+    html.markup("<p>");
+    match refresh {
+        Refresh::Off => html.markup("Not read again by itself."),
+        Refresh::Every(seconds) => html.text(format_args!("Read again every {seconds} s.")),
+    }
+    html.markup(
+        " <a href=\"?refresh=1\">1 s</a> <a href=\"?refresh=5\">5 s</a> \
+         <a href=\"?refresh=30\">30 s</a> <a href=\"?refresh=off\">off</a></p>",
+    );
+}
+
+fn service(html: &mut Html, facts: &Facts) {
+    html.markup("<section><h2>Service</h2><ul><li>");
+    match facts.unready {
+        None => html.markup("Ready."),
+        Some(why) => {
+            html.markup("Not ready: ");
+            html.text(why);
+            html.markup(".");
+        }
+    }
+    html.text(format_args!(
+        " Phase: {}. Named tasks: {}.",
+        facts.phase.as_str(),
+        facts.tasks
+    ));
+    html.markup("</li><li>");
+    match &facts.breakers {
+        None => html.markup("A circuit breaker does not answer."),
+        Some(known) => breakers(html, known),
+    }
+    html.markup("</li></ul></section>");
+}
+
+fn breakers(html: &mut Html, known: &BreakerFacts) {
+    if known.counts.is_empty() {
+        html.markup("No circuit breaker.");
+        return;
+    }
+    html.markup("Circuit breakers:");
+    for (number, (state, count)) in known.counts.iter().enumerate() {
+        html.markup(if number > 0 { ", " } else { " " });
+        html.text(format_args!("{count} {}", state.replace('_', " ")));
+    }
+    html.markup(".");
+    for (name, state) in &known.refusing.rows {
+        html.markup(" ");
+        html.name(name.as_str());
+        html.text(format_args!(": {}.", state.as_str().replace('_', " ")));
+    }
+    if let Some(more @ 1..) = known.refusing.of.checked_sub(known.refusing.rows.len()) {
+        html.text(format_args!(" And {more} more."));
+    }
+}
+
+fn memory(html: &mut Html, line: &LineFacts) {
+    let figures = &line.figures;
+    html.markup("<section><h2>Memory of the process</h2>");
+    if let (Some(used), Some(limit)) = (figures.used, figures.limit.or(figures.line)) {
+        let kept = figures.kept_blocks.unwrap_or(0);
+        bar(html, used, kept, figures.line, limit);
+    }
+    figures_of(html, figures);
+    html.markup(
+        "<p class=\"key\"><span class=\"used\">used</span> <span class=\"kept\">kept blocks</span> \
+         <span class=\"line\">line, as it is set now (dashed)</span> \
+         <span class=\"limit\">limit (solid)</span></p>",
+    );
+    for past in &line.past {
+        past.write(html);
+    }
+    html.markup("</section>");
+}
+
+fn figures_of(html: &mut Html, figures: &MemoryFigures) {
+    html.markup(
+        "<table><caption>At the last look; – is not known</caption><thead><tr>\
+         <th scope=\"col\">figure</th><th scope=\"col\">value</th>\
+         <th scope=\"col\">of the limit</th></tr></thead><tbody>",
+    );
+    row(html, "level", |html| {
+        let (level, lasts) = (figures.level, Span(figures.level_for));
+        cell(html, format_args!("{level} for {lasts}"));
+        cell(html, "");
+    });
+    row(html, "pressure (100 % is at the line)", |html| {
+        cell(html, Known(figures.pressure.value().map(Percent)));
+        cell(html, "");
+    });
+    for (heading, bytes) in [
+        ("used", figures.used),
+        ("line", figures.line),
+        ("limit", figures.limit),
+        ("headroom", figures.headroom),
+        ("kept blocks", figures.kept_blocks),
+        ("tracked", figures.tracked),
+        ("unattributed", figures.unattributed),
+    ] {
+        row(html, heading, |html| {
+            cell(html, Known(bytes.map(Size)));
+            let share = |(bytes, limit): (u64, u64)| Percent(bytes as f64 / limit as f64);
+            let limit = figures.limit.filter(|limit| *limit > 0);
+            cell(html, Known(bytes.zip(limit).map(share)));
+        });
+    }
+    html.markup("</tbody></table>");
+}
+
+fn admission(html: &mut Html, line: &LineFacts) {
+    let AdmissionStats {
+        running,
+        waiting,
+        held,
+        admitted,
+        waited,
+        would_wait,
+        would_reject,
+        cancelled,
+        ..
+    } = line.admission;
+    html.markup("<section><h2>Admission</h2><table><caption>Mode: ");
+    html.text(&line.mode);
+    html.markup(
+        "</caption><thead><tr><th scope=\"col\">requests</th>\
+         <th scope=\"col\">how many</th></tr></thead><tbody>",
+    );
+    row(html, "large, running", |html| {
+        cell(html, format_args!("{running}, with {}", Size(held)));
+    });
+    for (heading, count) in [
+        ("waiting", waiting as u64),
+        ("let in", admitted),
+        ("of these had to wait", waited),
+        ("refused", line.admission.refused()),
+        ("cancelled", cancelled),
+        ("would have waited", would_wait),
+        ("would have been refused", would_reject),
+    ] {
+        row(html, heading, |html| cell(html, count));
+    }
+    html.markup("</tbody></table></section>");
+}
+
+fn leaks(html: &mut Html, leaks: &Top<Verdict>, now: Instant) {
+    html.markup("<section><h2>Leaks</h2>");
+    if leaks.rows.is_empty() {
+        html.markup("<p>Nothing is seen to leak.</p></section>");
+        return;
+    }
+    let heads = [
+        "name",
+        "kind",
+        "grows by",
+        "confidence",
+        "holds",
+        "limit in",
+        "since",
+    ];
+    table(
+        html,
+        "What leaks, the worst first",
+        leaks,
+        &heads,
+        |html, leak| {
+            name_of_row(html, leak.name.as_str());
+            cell(html, leak.kind.as_str());
+            if leak.kind.is_in_bytes() {
+                // Saturates.
+                cell(html, format_args!("{}/s", Size(leak.slope as u64)));
+            } else {
+                cell(html, format_args!("{:.2}/s", leak.slope));
+            }
+            cell(html, Percent(leak.confidence));
+            if leak.kind.is_in_bytes() {
+                cell(html, Size(leak.held));
+            } else {
+                cell(html, leak.held);
+            }
+            cell(html, Known(leak.time_to_limit.map(Span)));
+            cell(html, Ago(now, leak.since));
+        },
+    );
+    html.markup("</section>");
+}
+
+fn holdings(html: &mut Html, holders: &Holders, now: Instant) {
+    html.markup("<section><h2>Holdings</h2>");
+    if holders.holdings.rows.is_empty() {
+        html.markup("<p>No holding is registered.</p></section>");
+        return;
+    }
+    html.markup("<p>");
+    html.text(format_args!(
+        "In all: {} entries, {}.",
+        holders.entries,
+        Size(holders.bytes)
+    ));
+    html.markup("</p>");
+    let heads = [
+        "name",
+        "entries",
+        "most entries",
+        "bytes",
+        "most bytes",
+        "full",
+        "last sweep",
+        "removed",
+    ];
+    let about = "What holds most";
+    table(html, about, &holders.holdings, &heads, |html, holding| {
+        one_holding(html, holding, now);
+    });
+    html.markup("</section>");
+}
+
+fn one_holding(html: &mut Html, holding: &HoldingSnapshot, now: Instant) {
+    let usage = holding.usage;
+    name_of_row(html, holding.name.as_str());
+    cell(html, Known(usage.map(|usage| usage.entries)));
+    cell(html, Known(usage.and_then(|usage| usage.max_entries)));
+    cell(html, Known(usage.map(|usage| Size(usage.bytes))));
+    let most = usage.and_then(|usage| usage.max_bytes);
+    cell(html, Known(most.map(Size)));
+    let full = usage.and_then(|usage| usage.utilisation());
+    cell(html, Known(full.map(Percent)));
+    html.markup("<td>");
+    html.text(Known(holding.stats.last.map(|(at, _)| Ago(now, at))));
+    html.markup(if holding.overdue { ", overdue" } else { "" });
+    html.markup("</td><td>");
+    let removed = holding.totals.map(|totals| totals.removed);
+    match removed {
+        Some(removed) if removed.total() > 0 => {
+            for (number, (reason, count)) in removed.iter().enumerate() {
+                html.markup(if number > 0 { ", " } else { "" });
+                html.text(format_args!("{} {count}", reason.as_str()));
+            }
+        }
+        removed => html.text(Known(removed.map(|_| 0))),
+    }
+    html.markup("</td>");
+}
+
+fn routes(html: &mut Html, routes: Option<&Top<Route>>) {
+    html.markup("<section><h2>Routes</h2>");
+    match routes {
+        None => html.markup("<p>The service has no edge to be shown.</p>"),
+        Some(routes) if routes.rows.is_empty() => {
+            html.markup("<p>No request has come yet.</p>");
+        }
+        Some(routes) => {
+            let heads = [
+                "name",
+                "requests",
+                "in flight",
+                "hold",
+                "retain",
+                "next one expected to hold",
+                "over budget",
+                "refused",
+            ];
+            let about = "Whose requests retain most after their end";
+            table(html, about, routes, &heads, |html, route| {
+                name_of_row(html, route.name.as_str());
+                cell(html, route.requests);
+                cell(html, route.in_flight);
+                cell(html, Known(route.live.map(Size)));
+                cell(html, Known(route.retained.map(Size)));
+                cell(html, Known(route.expected.map(Size)));
+                cell(html, route.over_budget);
+                cell(html, route.refused);
+            });
+        }
+    }
+    html.markup("</section>");
+}
+
+/// Relative, so that they lead to the same place from behind a proxy.
+fn links(html: &mut Html, links: Links) {
+    html.markup("<nav aria-label=\"For programs\"><h2>For programs</h2><ul>");
+    if links.has_monitor {
+        html.markup(
+            "<li><a href=\"api/v1/memory/stats\">memory</a></li>\
+             <li><a href=\"api/v1/memory/monitor\">monitor</a></li>\
+             <li><a href=\"api/v1/memory/history?resolution=1s\">last 10 minutes</a></li>\
+             <li><a href=\"api/v1/memory/history?resolution=30s\">last 6 hours</a></li>\
+             <li><a href=\"api/v1/memory/history?resolution=10m\">last 48 hours</a></li>",
+        );
+    }
+    html.markup("<li><a href=\"api/v1/memory/holdings\">holdings</a></li>");
+    if links.has_edge {
+        html.markup("<li><a href=\"api/v1/memory/requests\">requests</a></li>");
+    }
+    html.markup(
+        "<li><a href=\"api/v1/tasks\">tasks</a></li>\
+         <li><a href=\"api/v1/breakers\">circuit breakers</a></li>",
+    );
+    if links.has_configuration {
+        html.markup("<li><a href=\"api/v1/config\">configuration</a></li>");
+    }
+    html.markup("<li><a href=\"api/v1/openapi.json\">OpenAPI</a></li>");
+    if links.has_probe {
+        html.markup("<li><a href=\"readyz\">readiness</a></li>");
+    }
+    html.markup(match links.has_metrics {
+        true => "<li><a href=\"metrics\">metrics</a></li>",
+        false => "<li>metrics: not on this listener</li>",
+    });
+    html.markup("</ul></nav>");
+}
+
+/// Writes a table, and in its caption how many rows there would be.
+fn table<T>(
+    html: &mut Html,
+    about: &'static str,
+    top: &Top<T>,
+    heads: &[&'static str],
+    mut row: impl FnMut(&mut Html, &T),
+) {
+    html.markup("<table><caption>");
+    html.markup(about);
+    html.text(format_args!(" ({} of {})", top.rows.len(), top.of));
+    html.markup("</caption><thead><tr>");
+    for head in heads {
+        html.markup("<th scope=\"col\">");
+        html.markup(head);
+        html.markup("</th>");
+    }
+    html.markup("</tr></thead><tbody>");
+    for each in &top.rows {
+        html.markup("<tr>");
+        row(html, each);
+        html.markup("</tr>");
+    }
+    html.markup("</tbody></table>");
+}
+
+fn row(html: &mut Html, heading: &'static str, cells: impl FnOnce(&mut Html)) {
+    html.markup("<tr><th scope=\"row\">");
+    html.markup(heading);
+    html.markup("</th>");
+    cells(html);
+    html.markup("</tr>");
+}
+
+fn name_of_row(html: &mut Html, name: &str) {
+    html.markup("<th scope=\"row\">");
+    html.name(name);
+    html.markup("</th>");
+}
+
+fn cell(html: &mut Html, text: impl Display) {
+    html.markup("<td>");
+    html.text(text);
+    html.markup("</td>");
+}
+
+/// How long before a time another was.
+struct Ago(Instant, Instant);
+
+impl Display for Ago {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ago: Duration = self.0.saturating_duration_since(self.1);
+        write!(f, "{} ago", Span(ago))
+    }
+}
