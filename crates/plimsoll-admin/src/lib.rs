@@ -75,12 +75,13 @@
 //! Each listener takes 64 connections; more wait to be accepted. The head of a request has to
 //! arrive within 5 seconds, counted from when the connection is idle, and fit 16 KiB. A body
 //! announced as longer than 1 KiB is refused, and none is read. A connection ends after a minute,
-//! or after three where an answer is under way. There is one heap profile at a time, of 16 MiB and
-//! for 60 seconds at the most; that takes another 30 to be written.
+//! or after three where an answer is under way. The page has 96 KiB at the most. There is one heap
+//! profile at a time, of 16 MiB and for 60 seconds at the most; that takes another 30 to be written.
 //!
 //! A holding that does not answer within 2 seconds costs one thread, however often it is asked
-//! for; the listing says 503 meanwhile, and metrics show the figures from before. The same holds
-//! for circuit breakers, whose observers are called by whoever looks at them or operates them.
+//! for; the listing says 503 meanwhile, the page says so, and metrics show the figures from
+//! before. The same holds for circuit breakers, whose observers are called by whoever looks at
+//! them or operates them.
 
 mod api;
 mod ask;

@@ -41,7 +41,7 @@ pub(crate) const REFRESH: RangeInclusive<u64> = 1..=60;
 
 /// Whoever gets markup into the page all the same can neither run a script nor have anything fetched,
 /// and no other page can show this one within itself. The style is let in by its digest.
-const POLICY: &str = "default-src 'none'; style-src 'sha256-+dS5/3yYd/hPR5i46o/NipM3X99m9x5Y/Q/cWa0Lq6k='; base-uri 'none'; \
+const POLICY: &str = "default-src 'none'; style-src 'sha256-HnLAhgGgO2BYGcvdD9j6Se/ISruiRx1DTPJafrSIG4k='; base-uri 'none'; \
     form-action 'none'; frame-ancestors 'none'";
 
 const STYLE: &str = "
@@ -58,7 +58,8 @@ header p, .ends, figcaption, caption { color: var(--soft); margin: 0; }
 .state { border-left: .4rem solid var(--used); font-size: 1.3rem; margin: 1rem 0; padding: .3rem .8rem; overflow-wrap: anywhere; }
 .state.elevated, .state.high { border-color: var(--line); }
 .state.critical { border-color: var(--limit); }
-table { border-collapse: collapse; display: block; margin: .6rem 0; overflow-x: auto; }
+.wide { margin: .6rem 0; overflow-x: auto; }
+table { border-collapse: collapse; }
 caption { text-align: left; }
 th, td { border-bottom: 1px solid var(--room); font-variant-numeric: tabular-nums; font-weight: normal; padding: .15rem .9rem .15rem 0; text-align: right; vertical-align: top; }
 th[scope=row], th:first-child { overflow-wrap: anywhere; text-align: left; }

@@ -273,6 +273,24 @@ async fn a_command_that_hangs_is_answered_and_readers_see_what_became_of_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_page_is_there_while_a_breaker_hangs() {
+    let orders = CircuitBreaker::new("orders", CircuitBreakerConfig::new()).unwrap();
+    let wait = Duration::from_secs(60);
+    orders.open_for(wait).unwrap();
+    let (router, release, entered) = with_an_observer_that_hangs(&orders);
+    advance(wait).await;
+    let page = ask_in_vain(&router, Method::GET, "/", entered).await;
+    assert_eq!(page.status(), StatusCode::OK);
+    let page = text(page).await;
+    assert!(
+        page.contains("A circuit breaker does not answer."),
+        "{page}"
+    );
+    assert!(page.contains("No holding is registered."), "{page}");
+    drop(release);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_reader_that_hangs_keeps_no_operator_from_a_command() {
     let orders = CircuitBreaker::new("orders", CircuitBreakerConfig::new()).unwrap();
     let wait = Duration::from_secs(60);

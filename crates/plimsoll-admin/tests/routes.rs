@@ -464,9 +464,11 @@ async fn the_page_shows_the_holdings_that_hold_most_and_counts_all() {
         holding
     });
     let _holdings: Vec<_> = holdings.collect();
+    let _panicking = registry.register(Odd::panicking("panicking")).unwrap();
     let page = get(addr, "/").body;
+    assert!(page.contains(" Panicked when asked: 1."), "{page}");
     assert!(page.contains("In all: 78 entries, 7.6 KiB."), "{page}");
-    assert!(page.contains("What holds most (10 of 12)"), "{page}");
+    assert!(page.contains("What holds most (10 of 13)"), "{page}");
     assert!(!page.contains("<script"), "{page}");
     let place = |number: u64| page.find(&format!("<bdi>&lt;script&gt;{number}</bdi>"));
     let places: Vec<_> = (3..=12)

@@ -51,6 +51,9 @@ pub(super) struct Holders {
     pub(super) holdings: Top<HoldingSnapshot>,
     pub(super) entries: u64,
     pub(super) bytes: u64,
+    /// How many holdings panicked when they were asked, and how many have not been swept in time.
+    pub(super) panicked: usize,
+    pub(super) overdue: usize,
     /// None where neither an edge nor admission knows any.
     pub(super) routes: Option<Top<Route>>,
 }
@@ -174,6 +177,8 @@ impl Holders {
         Self {
             entries,
             bytes,
+            panicked: holdings.len() - usages().count(),
+            overdue: holdings.iter().filter(|holding| holding.overdue).count(),
             holdings: Top::most(holdings, |holding| holding.usage.map(|usage| usage.bytes)),
             routes,
         }

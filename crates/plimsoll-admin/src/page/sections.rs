@@ -126,37 +126,34 @@ fn memory(html: &mut Html, line: &LineFacts) {
 }
 
 fn figures_of(html: &mut Html, figures: &MemoryFigures) {
-    html.markup(
-        "<table><caption>At the last look; – is not known</caption><thead><tr>\
-         <th scope=\"col\">figure</th><th scope=\"col\">value</th>\
-         <th scope=\"col\">of the limit</th></tr></thead><tbody>",
-    );
-    row(html, "level", |html| {
-        let (level, lasts) = (figures.level, Span(figures.level_for));
-        cell(html, format_args!("{level} for {lasts}"));
-        cell(html, "");
-    });
-    row(html, "pressure (100 % is at the line)", |html| {
-        cell(html, Known(figures.pressure.value().map(Percent)));
-        cell(html, "");
-    });
-    for (heading, bytes) in [
-        ("used", figures.used),
-        ("line", figures.line),
-        ("limit", figures.limit),
-        ("headroom", figures.headroom),
-        ("kept blocks", figures.kept_blocks),
-        ("tracked", figures.tracked),
-        ("unattributed", figures.unattributed),
-    ] {
-        row(html, heading, |html| {
-            cell(html, Known(bytes.map(Size)));
-            let share = |(bytes, limit): (u64, u64)| Percent(bytes as f64 / limit as f64);
-            let limit = figures.limit.filter(|limit| *limit > 0);
-            cell(html, Known(bytes.zip(limit).map(share)));
+    let about = "At the last look; – is not known";
+    table(html, about, &["figure", "value", "of the limit"], |html| {
+        row(html, "level", |html| {
+            let (level, lasts) = (figures.level, Span(figures.level_for));
+            cell(html, format_args!("{level} for {lasts}"));
+            cell(html, "");
         });
-    }
-    html.markup("</tbody></table>");
+        row(html, "pressure (100 % is at the line)", |html| {
+            cell(html, Known(figures.pressure.value().map(Percent)));
+            cell(html, "");
+        });
+        for (heading, bytes) in [
+            ("used", figures.used),
+            ("line", figures.line),
+            ("limit", figures.limit),
+            ("headroom", figures.headroom),
+            ("kept blocks", figures.kept_blocks),
+            ("tracked", figures.tracked),
+            ("unattributed", figures.unattributed),
+        ] {
+            row(html, heading, |html| {
+                cell(html, Known(bytes.map(Size)));
+                let share = |(bytes, limit): (u64, u64)| Percent(bytes as f64 / limit as f64);
+                let limit = figures.limit.filter(|limit| *limit > 0);
+                cell(html, Known(bytes.zip(limit).map(share)));
+            });
+        }
+    });
 }
 
 fn admission(html: &mut Html, line: &LineFacts) {
@@ -171,27 +168,25 @@ fn admission(html: &mut Html, line: &LineFacts) {
         cancelled,
         ..
     } = line.admission;
-    html.markup("<section><h2>Admission</h2><table><caption>Mode: ");
-    html.text(&line.mode);
-    html.markup(
-        "</caption><thead><tr><th scope=\"col\">requests</th>\
-         <th scope=\"col\">how many</th></tr></thead><tbody>",
-    );
-    row(html, "large, running", |html| {
-        cell(html, format_args!("{running}, with {}", Size(held)));
+    html.markup("<section><h2>Admission</h2>");
+    let about = format_args!("Mode: {}", line.mode);
+    table(html, about, &["requests", "how many"], |html| {
+        row(html, "large, running", |html| {
+            cell(html, format_args!("{running}, with {}", Size(held)));
+        });
+        for (heading, count) in [
+            ("waiting", waiting as u64),
+            ("let in", admitted),
+            ("of these had to wait", waited),
+            ("refused", line.admission.refused()),
+            ("cancelled", cancelled),
+            ("would have waited", would_wait),
+            ("would have been refused", would_reject),
+        ] {
+            row(html, heading, |html| cell(html, count));
+        }
     });
-    for (heading, count) in [
-        ("waiting", waiting as u64),
-        ("let in", admitted),
-        ("of these had to wait", waited),
-        ("refused", line.admission.refused()),
-        ("cancelled", cancelled),
-        ("would have waited", would_wait),
-        ("would have been refused", would_reject),
-    ] {
-        row(html, heading, |html| cell(html, count));
-    }
-    html.markup("</tbody></table></section>");
+    html.markup("</section>");
 }
 
 fn leaks(html: &mut Html, leaks: &Top<Verdict>, now: Instant) {
@@ -209,7 +204,7 @@ fn leaks(html: &mut Html, leaks: &Top<Verdict>, now: Instant) {
         "limit in",
         "since",
     ];
-    table(
+    table_of(
         html,
         "What leaks, the worst first",
         leaks,
@@ -243,11 +238,14 @@ fn holdings(html: &mut Html, holders: &Holders, now: Instant) {
         return;
     }
     html.markup("<p>");
-    html.text(format_args!(
-        "In all: {} entries, {}.",
-        holders.entries,
-        Size(holders.bytes)
-    ));
+    let (entries, bytes) = (holders.entries, Size(holders.bytes));
+    html.text(format_args!("In all: {entries} entries, {bytes}."));
+    if holders.panicked > 0 {
+        html.text(format_args!(" Panicked when asked: {}.", holders.panicked));
+    }
+    if holders.overdue > 0 {
+        html.text(format_args!(" Sweeps overdue: {}.", holders.overdue));
+    }
     html.markup("</p>");
     let heads = [
         "name",
@@ -260,7 +258,7 @@ fn holdings(html: &mut Html, holders: &Holders, now: Instant) {
         "removed",
     ];
     let about = "What holds most";
-    table(html, about, &holders.holdings, &heads, |html, holding| {
+    table_of(html, about, &holders.holdings, &heads, |html, holding| {
         one_holding(html, holding, now);
     });
     html.markup("</section>");
@@ -312,7 +310,7 @@ fn routes(html: &mut Html, routes: Option<&Top<Route>>) {
                 "refused",
             ];
             let about = "Whose requests retain most after their end";
-            table(html, about, routes, &heads, |html, route| {
+            table_of(html, about, routes, &heads, |html, route| {
                 name_of_row(html, route.name.as_str());
                 cell(html, route.requests);
                 cell(html, route.in_flight);
@@ -361,17 +359,33 @@ fn links(html: &mut Html, links: Links) {
     html.markup("</ul></nav>");
 }
 
-/// Writes a table, and in its caption how many rows there would be.
-fn table<T>(
+/// Writes a table of names, and in its caption how many rows there would be.
+fn table_of<T>(
     html: &mut Html,
     about: &'static str,
     top: &Top<T>,
     heads: &[&'static str],
-    mut row: impl FnMut(&mut Html, &T),
+    mut one: impl FnMut(&mut Html, &T),
 ) {
-    html.markup("<table><caption>");
-    html.markup(about);
-    html.text(format_args!(" ({} of {})", top.rows.len(), top.of));
+    let about = format_args!("{about} ({} of {})", top.rows.len(), top.of);
+    table(html, about, heads, |html| {
+        for each in &top.rows {
+            html.markup("<tr>");
+            one(html, each);
+            html.markup("</tr>");
+        }
+    });
+}
+
+/// Wide ones can be moved below their edges, and are tables to screen readers all the same.
+fn table(
+    html: &mut Html,
+    about: impl Display,
+    heads: &[&'static str],
+    rows: impl FnOnce(&mut Html),
+) {
+    html.markup("<div class=\"wide\"><table><caption>");
+    html.text(about);
     html.markup("</caption><thead><tr>");
     for head in heads {
         html.markup("<th scope=\"col\">");
@@ -379,12 +393,8 @@ fn table<T>(
         html.markup("</th>");
     }
     html.markup("</tr></thead><tbody>");
-    for each in &top.rows {
-        html.markup("<tr>");
-        row(html, each);
-        html.markup("</tr>");
-    }
-    html.markup("</tbody></table>");
+    rows(html);
+    html.markup("</tbody></table></div>");
 }
 
 fn row(html: &mut Html, heading: &'static str, cells: impl FnOnce(&mut Html)) {
