@@ -6,8 +6,12 @@
 
 #[cfg(feature = "profile")]
 use crate::records::{self, is_sampled};
+#[cfg(not(plimsoll_loom))]
+use crate::slot::STRIPES;
 use crate::slot::{self, Entry, ROOT, UNCOUNTED};
 use std::cell::Cell;
+#[cfg(not(plimsoll_loom))]
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// The most bytes by which a batch may be off.
 pub(crate) const BATCH: i64 = 64 << 10;
@@ -17,6 +21,9 @@ struct Local {
     current: Cell<u64>,
     /// Of what belongs to no scope, and of the scope.
     batches: [Batch; 2],
+    /// One more than the stripe of the thread; 0 before it is asked for.
+    #[cfg(not(plimsoll_loom))]
+    stripe: Cell<usize>,
 }
 
 /// Counts of one tag. They wrap, and only their differences mean something.
@@ -36,7 +43,12 @@ thread_local! {
     // Constant, and without a drop: it can be used by the first and by the last instruction of a
     // thread, and using it never allocates.
     static LOCAL: Local = const {
-        Local { current: Cell::new(ROOT), batches: [Batch::new(0), Batch::new(BATCH)] }
+        Local {
+            current: Cell::new(ROOT),
+            batches: [Batch::new(0), Batch::new(BATCH)],
+            #[cfg(not(plimsoll_loom))]
+            stripe: Cell::new(0),
+        }
     };
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     static EXIT: Exit = const { Exit };
@@ -77,6 +89,15 @@ impl Local {
     #[inline(always)]
     const fn batch(&self, tag: u64) -> &Batch {
         &self.batches[(tag != ROOT) as usize]
+    }
+
+    #[cfg(not(plimsoll_loom))]
+    #[cold]
+    fn take_turn(&self) -> usize {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let stripe = NEXT.fetch_add(1, Relaxed) % STRIPES;
+        self.stripe.set(stripe + 1);
+        stripe
     }
 
     fn flush(&self) {
@@ -245,6 +266,16 @@ pub(crate) fn allocated_here() -> u64 {
     LOCAL.with(|local| {
         let allocated = local.batches.iter().map(|batch| batch.allocated.get());
         allocated.fold(0, u64::wrapping_add)
+    })
+}
+
+/// The stripe that this thread is of. Threads take turns when they open or end their first scope.
+#[cfg(not(plimsoll_loom))]
+#[inline]
+pub(crate) fn stripe() -> usize {
+    LOCAL.with(|local| match local.stripe.get().checked_sub(1) {
+        Some(stripe) => stripe,
+        None => local.take_turn(),
     })
 }
 

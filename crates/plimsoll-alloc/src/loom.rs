@@ -1,10 +1,14 @@
 //! The races for a slot, in every order with a few switches of threads where none is needed.
 //!
-//! The slab has three slots besides that of the process. Every model ends with all handles dropped
-//! and all bytes freed, and then every slot has to be free again, once.
+//! The slab has five slots besides that of the process, of which a group takes one more for each of the
+//! two stripes of threads. Every model ends with all handles dropped and all bytes freed, and then
+//! every slot has to be free again, once.
 #![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 
-use crate::slot::{self, Entry, ROOT, SLOTS};
+use crate::{
+    slot::{self, Entry, ROOT, SLOTS},
+    sync::STRIPE,
+};
 use ::loom::{model::Builder, thread};
 use std::collections::BTreeSet;
 
@@ -33,6 +37,20 @@ fn allocated(tag: u64, bytes: u64) {
 
 fn live(tag: u64) -> Option<i64> {
     slot::held(tag).map(|held| held.live)
+}
+
+/// Has all slots taken but for so many.
+fn leave(free: usize) -> Vec<u64> {
+    let taken = (free + 1..SLOTS).map(|_| slot::open(None).unwrap());
+    taken.collect()
+}
+
+/// A thread of the other stripe.
+fn on_other_stripe<T: 'static>(work: impl FnOnce() -> T + 'static) -> thread::JoinHandle<T> {
+    thread::spawn(|| {
+        STRIPE.with(|stripe| stripe.set(1));
+        work()
+    })
 }
 
 /// Every slot can be taken, once, and holds nothing.
@@ -143,6 +161,7 @@ fn group_outlives_its_scopes_and_is_free_after_them() {
 #[test]
 fn bytes_of_a_scope_that_is_given_up_are_orphans_until_they_are_freed() {
     check(3, || {
+        let taken = leave(4);
         let group = slot::open_group().unwrap();
         let kept = scope(Some(group), 10);
         let open = slot::open(None).unwrap();
@@ -158,7 +177,7 @@ fn bytes_of_a_scope_that_is_given_up_are_orphans_until_they_are_freed() {
         slot::freed_elsewhere(kept, 6);
         assert_eq!(slot::bound().orphans, 0);
         slot::freed_elsewhere(next, 3);
-        for tag in [next, open, group] {
+        for tag in [next, open, group].into_iter().chain(taken) {
             slot::close(tag, 2);
         }
         assert_all_are_free();
@@ -168,6 +187,7 @@ fn bytes_of_a_scope_that_is_given_up_are_orphans_until_they_are_freed() {
 #[test]
 fn two_who_need_a_slot_do_not_get_the_same() {
     check(3, || {
+        let taken = leave(3);
         let kept = scope(None, 10);
         let used = slot::open(None).unwrap();
         slot::close(kept, 1);
@@ -179,7 +199,7 @@ fn two_who_need_a_slot_do_not_get_the_same() {
         let slots: BTreeSet<_> = tags.iter().flatten().map(|tag| *tag as u32).collect();
         assert_eq!(slots.len(), 2);
         slot::freed_elsewhere(kept, 10);
-        for tag in tags.into_iter().flatten() {
+        for tag in tags.into_iter().flatten().chain(taken) {
             slot::close(tag, 2);
         }
         assert_all_are_free();
@@ -241,6 +261,7 @@ fn reader_of_what_is_retained_sees_a_scope_of_the_group_or_nothing() {
 #[test]
 fn group_is_not_given_up_while_the_last_frees_of_its_scopes_reach_it() {
     check(3, || {
+        let taken = leave(4);
         let group = slot::open_group().unwrap();
         let kept = scope(Some(group), 10);
         let open = slot::open(None).unwrap();
@@ -253,7 +274,7 @@ fn group_is_not_given_up_while_the_last_frees_of_its_scopes_reach_it() {
             free.join().unwrap();
         }
         assert_eq!(slot::bound().orphans, 0);
-        for tag in next.into_iter().chain([open]) {
+        for tag in next.into_iter().chain([open]).chain(taken) {
             slot::close(tag, 2);
         }
         assert_all_are_free();
@@ -323,6 +344,7 @@ fn scope_ends_while_the_one_it_is_within_does_on_another_thread() {
 #[test]
 fn scope_is_freed_while_the_one_it_is_within_is_given_up() {
     check(3, || {
+        let taken = leave(3);
         let outer = scope(None, 5);
         let inner = scope_within(None, outer, 10);
         let open = slot::open(None).unwrap();
@@ -340,7 +362,7 @@ fn scope_is_freed_while_the_one_it_is_within_is_given_up() {
         slot::freed_elsewhere(inner, 6);
         last.join().unwrap();
         assert_eq!(slot::bound().orphans, 0);
-        for tag in [next, open] {
+        for tag in [next, open].into_iter().chain(taken) {
             slot::close(tag, 2);
         }
         assert_all_are_free();
@@ -350,6 +372,7 @@ fn scope_is_freed_while_the_one_it_is_within_is_given_up() {
 #[test]
 fn scope_is_given_up_while_it_and_the_one_it_is_within_are_freed() {
     check(3, || {
+        let taken = leave(3);
         let outer = scope(None, 5);
         let inner = scope_within(None, outer, 10);
         let open = slot::open(None).unwrap();
@@ -365,7 +388,7 @@ fn scope_is_given_up_while_it_and_the_one_it_is_within_are_freed() {
         slot::freed_elsewhere(outer, 5);
         last.join().unwrap();
         assert_eq!(slot::bound().orphans, 0);
-        for tag in [next, open, outer] {
+        for tag in [next, open, outer].into_iter().chain(taken) {
             slot::close(tag, 2);
         }
         assert_all_are_free();
@@ -376,6 +399,7 @@ fn scope_is_given_up_while_it_and_the_one_it_is_within_are_freed() {
 fn scope_and_the_one_it_is_within_are_given_up_at_once() {
     for ends in [[1, 2], [2, 1]] {
         check(3, move || {
+            let taken = leave(3);
             let outer = scope(None, 5);
             let inner = scope_within(None, outer, 10);
             let open = slot::open(None).unwrap();
@@ -388,7 +412,7 @@ fn scope_and_the_one_it_is_within_are_given_up_at_once() {
             slot::freed_elsewhere(inner, 10);
             slot::freed_elsewhere(outer, 5);
             assert_eq!(slot::bound().orphans, 0);
-            for tag in tags.into_iter().flatten().chain([open]) {
+            for tag in tags.into_iter().flatten().chain([open]).chain(taken) {
                 slot::close(tag, 2);
             }
             assert_all_are_free();
@@ -497,6 +521,95 @@ fn reader_of_what_all_groups_retain_names_the_group_of_that_scope() {
         let right = |seen| seen == first || seen == second;
         assert!(seen.iter().copied().all(right), "{seen:?}");
         slot::freed_elsewhere(next, 7);
+        assert_all_are_free();
+    });
+}
+
+#[test]
+fn group_is_over_after_the_last_scope_of_any_of_its_stripes() {
+    check(3, || {
+        let group = slot::open_group().unwrap();
+        let tag = scope(Some(group), 10);
+        slot::clone(group);
+        let other = on_other_stripe(move || {
+            let tag = scope(Some(group), 5);
+            slot::close(group, 1);
+            slot::close(tag, 1);
+            slot::freed_elsewhere(tag, 5);
+        });
+        slot::close(tag, 1);
+        slot::close(group, 1);
+        slot::freed_elsewhere(tag, 10);
+        other.join().unwrap();
+        assert_eq!(slot::bound().orphans, 0);
+        assert_all_are_free();
+    });
+}
+
+#[test]
+fn stripe_that_two_threads_make_at_once_is_one() {
+    check(3, || {
+        let group = slot::open_group().unwrap();
+        slot::clone(group);
+        let other = thread::spawn(move || {
+            let tag = scope(Some(group), 5);
+            slot::close(group, 1);
+            tag
+        });
+        let tag = scope(Some(group), 10);
+        let tags = [tag, other.join().unwrap()];
+        assert_eq!(live(group), Some(15));
+        // Group, stripe, and two scopes.
+        let free = slot::open(None).unwrap();
+        assert_eq!(slot::open(None), None);
+        for (tag, bytes) in tags.into_iter().zip([10, 5]) {
+            slot::freed_elsewhere(tag, bytes);
+        }
+        for tag in tags.into_iter().chain([free, group]) {
+            slot::close(tag, 1);
+        }
+        assert_all_are_free();
+    });
+}
+
+#[test]
+fn group_holds_what_all_of_its_stripes_do_and_did_at_most() {
+    check(3, || {
+        let group = slot::open_group().unwrap();
+        let tag = scope(Some(group), 10);
+        let other = on_other_stripe(move || scope(Some(group), 500_000));
+        allocated(tag, 300_000);
+        let tags = [tag, other.join().unwrap()];
+        let held = slot::held(group).unwrap();
+        assert_eq!((held.live, held.allocated), (800_010, 800_010));
+        assert_eq!(held.peak, 800_010);
+        for (tag, bytes) in tags.into_iter().zip([300_010, 500_000]) {
+            slot::freed_elsewhere(tag, bytes);
+            slot::close(tag, 1);
+        }
+        assert_eq!(live(group), Some(0));
+        slot::close(group, 1);
+        assert_all_are_free();
+    });
+}
+
+#[test]
+fn slot_that_was_freed_on_another_stripe_is_found() {
+    check(3, || {
+        let taken = leave(1);
+        let [mine, theirs] = [slot::open(None).unwrap(), taken[0]];
+        let other = on_other_stripe(move || {
+            slot::close(theirs, 1);
+            slot::open(None)
+        });
+        slot::close(mine, 1);
+        let next = slot::open(None);
+        let tags = [next, other.join().unwrap()];
+        let slots: BTreeSet<_> = tags.iter().flatten().map(|tag| *tag as u32).collect();
+        assert_eq!(slots.len(), 2);
+        for tag in tags.into_iter().flatten().chain(taken.into_iter().skip(1)) {
+            slot::close(tag, 1);
+        }
         assert_all_are_free();
     });
 }

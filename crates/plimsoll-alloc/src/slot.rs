@@ -12,23 +12,34 @@
 //! both, and so on upwards. It keeps the other one open while it is open itself: after that, what
 //! it holds keeps the other one's slot, since that holds it as well. Its group it keeps as long as
 //! it has a slot.
+//!
+//! Threads that open scopes of one group at once would wait for each other's cache lines. So a group
+//! has several slots, its *stripes*: one for each stripe of threads that has opened a scope of it.
+//! Scopes are in a stripe, by which they keep the group, and what a group holds is what its stripes
+//! do. The group itself keeps its stripes open as long as it has a handle, and holds as many "bytes"
+//! as it has stripes: so it is over after the last of them. Free slots are kept by stripes of threads
+//! as well.
 
 use crate::sync::{
     AtomicI64, AtomicU32, AtomicU64,
-    Ordering::{AcqRel, Acquire, Relaxed, Release},
+    Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst},
     fence,
 };
+use crate::{local::BATCH, sync::stripe};
 use std::iter;
 
 /// Scopes and groups there can be at a time, the process as a whole included. Checkers look at all
 /// of them again and again.
 pub(crate) const SLOTS: usize = if cfg!(plimsoll_loom) {
-    4
+    6
 } else if cfg!(miri) {
     1_024
 } else {
     65_536
 };
+
+/// Stripes of threads.
+pub(crate) const STRIPES: usize = if cfg!(plimsoll_loom) { 2 } else { 4 };
 
 /// The tag of what belongs to no scope, and of the group of what is in none.
 pub(crate) const ROOT: u64 = 0;
@@ -53,22 +64,29 @@ loom::lazy_static! {
 #[cfg_attr(plimsoll_loom, derive(Default))]
 struct Slab {
     slots: [Slot; SLOTS],
-    /// Slots that were used and are free: the first one, 0 if there is none, and in the upper half
-    /// how often that changed, so that a thread that slept between its look and its exchange
-    /// notices.
-    free: AtomicU64,
+    stripes: [Stripe; STRIPES],
     /// How many were ever used. The root is, and is not among them.
     used: AtomicU32,
     /// Where to look for one to give up.
     look_at: AtomicU32,
-    /// Slots that have ended and hold something. Below zero for a moment.
-    ended: AtomicI64,
     /// Bytes that are held in the name of generations that were given up.
     orphans: AtomicI64,
     /// Slots that were given up.
     given_up: AtomicU64,
     /// How often no slot was found.
     refused: AtomicU64,
+}
+
+/// What the threads of a stripe have for themselves, as long as others need nothing of it.
+#[repr(align(128))]
+#[cfg_attr(plimsoll_loom, derive(Default))]
+struct Stripe {
+    /// Slots that were used and are free: the first one, 0 if there is none, and in the upper half
+    /// how often that changed, so that a thread that slept between its look and its exchange
+    /// notices.
+    free: AtomicU64,
+    /// Slots that have ended and hold something. They are added by one stripe and taken by another.
+    ended: AtomicI64,
 }
 
 /// 64 bytes, a cache line.
@@ -79,24 +97,28 @@ struct Slot {
     word: AtomicU64,
     peak: AtomicI64,
     allocated: AtomicU64,
-    /// One more than the most bytes that may live; 0 is no limit.
+    /// One more than the most bytes that may live; 0 is no limit. Of a group: the indices of its
+    /// [stripes](lane).
     limit: AtomicU64,
-    /// When its last handle was dropped, as whoever dropped it tells time.
+    /// When its last handle was dropped, as whoever dropped it tells time. Of an open stripe: with
+    /// how many bytes there is to be a look at all of the group next.
     ended: AtomicU64,
-    /// The tag of the scope it is within; the root if within none.
+    /// The tag of the scope it is within; the root if within none. Of a stripe: that of its group.
     outer: AtomicU64,
     /// The upper half of tags. Changes just after that of the word.
     generation: AtomicU32,
-    /// Handles to it, open scopes within it and scopes of a group included; 0 once it has ended.
+    /// Handles to it, open scopes within it and scopes of a stripe included; 0 once it has ended.
     handles: AtomicU32,
     /// Of a free slot: the next one.
     next: AtomicU32,
-    /// The index of the group it is in, 0 if in none; [`A_GROUP`] if it is one.
+    /// The index of the stripe it is in, 0 if in none; [`A_GROUP`] or [`A_STRIPE`] if it is one.
     group: AtomicU32,
 }
 
-/// In the place of the group that a slot is in: it is one itself.
+/// In the place of the stripe that a slot is in: it is a group itself.
 const A_GROUP: u32 = u32::MAX;
+/// It is a stripe of a group.
+const A_STRIPE: u32 = u32::MAX - 1;
 
 /// Bytes held in the upper 48 bits, signed; whether the slot has ended in bit 15; the lower 15 bits
 /// of its generation. These are enough to notice that the generation has changed since a look at
@@ -165,6 +187,12 @@ fn slot(tag: u64) -> Option<&'static Slot> {
     SLAB.slots.get(index(tag) as usize)
 }
 
+/// The index of a stripe of a group, 0 if it has none, by what the group has in place of a limit.
+#[inline(always)]
+const fn lane(lanes: u64, stripe: usize) -> u32 {
+    (lanes >> (16 * stripe)) as u32 & 0xffff
+}
+
 /// A batch of a thread, about to be written down.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Entry {
@@ -204,9 +232,9 @@ pub(crate) struct Full {
 struct Change {
     /// Bytes held before.
     before: i64,
-    /// The tag of the scope it is within.
+    /// The tag of the scope it is within; of a stripe, that of its group.
     outer: u64,
-    /// The tag of its group.
+    /// The tag of the stripe it is in.
     group: u64,
     /// Whether it has ended.
     ended: bool,
@@ -219,14 +247,71 @@ impl Slab {
     const fn new() -> Self {
         Self {
             slots: [const { Slot::new() }; SLOTS],
-            free: AtomicU64::new(0),
+            stripes: [const { Stripe::new() }; STRIPES],
             used: AtomicU32::new(0),
             look_at: AtomicU32::new(0),
-            ended: AtomicI64::new(0),
             orphans: AtomicI64::new(0),
             given_up: AtomicU64::new(0),
             refused: AtomicU64::new(0),
         }
+    }
+}
+
+#[cfg(not(plimsoll_loom))]
+impl Stripe {
+    const fn new() -> Self {
+        Self {
+            free: AtomicU64::new(0),
+            ended: AtomicI64::new(0),
+        }
+    }
+}
+
+impl Stripe {
+    fn put_free(&self, index: u32, slot: &Slot) {
+        let mut head = self.free.load(Relaxed);
+        loop {
+            slot.next.store(head as u32, Relaxed);
+            let new = (head >> 32).wrapping_add(1) << 32 | u64::from(index);
+            match self.free.compare_exchange_weak(head, new, Release, Relaxed) {
+                Ok(_) => return,
+                Err(now) => head = now,
+            }
+        }
+    }
+
+    fn take_free(&self) -> Option<u32> {
+        let mut head = self.free.load(Acquire);
+        loop {
+            let index = head as u32;
+            if index == 0 {
+                return None;
+            }
+            let below = SLAB.slots.get(index as usize)?.next.load(Relaxed);
+            let new = (head >> 32).wrapping_add(1) << 32 | u64::from(below);
+            match self.free.compare_exchange_weak(head, new, Acquire, Acquire) {
+                Ok(_) => return Some(index),
+                Err(now) => head = now,
+            }
+        }
+    }
+}
+
+/// What the threads have of the stripe that this one is in.
+#[inline]
+fn own() -> Option<&'static Stripe> {
+    SLAB.stripes.get(stripe())
+}
+
+/// How many slots have ended and hold something. Below zero for a moment.
+fn ended() -> i64 {
+    let stripes = SLAB.stripes.iter();
+    stripes.map(|stripe| stripe.ended.load(Relaxed)).sum()
+}
+
+fn add_ended(slots: i64) {
+    if let Some(own) = own() {
+        own.ended.fetch_add(slots, Relaxed);
     }
 }
 
@@ -259,7 +344,7 @@ impl Slot {
             if !word.is_of(tag) {
                 return None;
             }
-            let (outer, group) = (self.outer.load(Relaxed), self.group());
+            let (outer, group) = (self.outer.load(Relaxed), self.stripe());
             // Pairs with the fence of `open`: if these are of a later generation, the exchange
             // below fails.
             fence(Acquire);
@@ -290,7 +375,7 @@ impl Slot {
         let change = self.change(tag, |word| word.plus(entry.net))?;
         // Somebody else resizes a block of a scope that has ended. It may be given up just now, and
         // nobody asks any more for what it allocated.
-        if change.ended && !self.is_group() {
+        if change.ended && self.is_scope() {
             return Some(change);
         }
         // Relaxed: these are sums, and nothing is published by them. It is the same generation
@@ -299,18 +384,81 @@ impl Slot {
             self.allocated.fetch_add(entry.allocated, Relaxed);
         }
         // Whoever only frees may come late, and whoever made it as much as it was before says so.
-        let high = change.before + entry.high;
-        if entry.high > 0 && high > self.peak.load(Relaxed) {
-            self.peak.fetch_max(high, Relaxed);
+        if entry.high > 0 {
+            self.held_at_most(change.before, change.before + entry.high);
         }
         Some(change)
     }
 
+    /// It has held so many bytes at most, since it held what it did before.
+    #[inline]
+    fn held_at_most(&self, before: i64, high: i64) {
+        if high > self.peak.load(Relaxed) {
+            self.peak.fetch_max(high, Relaxed);
+        }
+        if self.is_stripe() {
+            let look = (self.ended.load(Relaxed) as i64).min(before + BATCH);
+            if high > look {
+                self.look_at_group(high);
+            } else {
+                // Or nobody would look at what comes on top of others after it held less.
+                self.ended.store(look as u64, Relaxed);
+            }
+        }
+    }
+
+    /// A stripe has held so many bytes: looks at what the group does, of which nobody knows the peak
+    /// otherwise. Again when it has held a batch more.
+    #[cold]
+    fn look_at_group(&self, high: i64) {
+        self.ended.store((high + BATCH) as u64, Relaxed);
+        // Of two that look at once, one sees what the other holds.
+        fence(SeqCst);
+        if let Some(group) = slot(self.outer.load(Relaxed)) {
+            group.peak.fetch_max(high + self.others(), Relaxed);
+        }
+    }
+
+    /// What other stripes of the same group hold.
+    fn others(&self) -> i64 {
+        if !self.is_stripe() {
+            return 0;
+        }
+        let group = slot(self.outer.load(Relaxed));
+        let stripes = group.into_iter().flat_map(Self::stripes);
+        stripes.map(|(_, stripe)| stripe.live()).sum::<i64>() - self.live()
+    }
+
+    /// The stripes of a group, for whoever has a handle to it or to one of them.
+    fn stripes(&self) -> impl Iterator<Item = (u32, &'static Self)> + use<> {
+        // Pairs with `make_stripe`.
+        let lanes = self.limit.load(Acquire);
+        let indices = (0..STRIPES).map(move |stripe| lane(lanes, stripe));
+        let made = indices.filter(|index| *index != 0);
+        made.filter_map(|index| Some((index, SLAB.slots.get(index as usize)?)))
+    }
+
+    /// What all stripes of a group hold.
+    fn held_by_stripes(&self) -> Held {
+        let all = Held {
+            peak: self.peak.load(Relaxed),
+            ..Held::default()
+        };
+        self.stripes().fold(all, |all, (_, stripe)| Held {
+            live: all.live + stripe.live(),
+            // Of one stripe it is known to the byte.
+            peak: all.peak.max(stripe.peak.load(Relaxed)),
+            allocated: all.allocated + stripe.allocated.load(Relaxed),
+            limit: None,
+        })
+    }
+
     /// Counts bytes, if there may be so many. For whoever has a handle: it cannot end meanwhile.
     fn reserve(&self, bytes: u64) -> Result<(), Full> {
+        let most = MOST_CHARGED.saturating_sub(self.others()).max(0) as u64;
         let limit = match self.limit.load(Relaxed) {
-            0 => MOST_CHARGED as u64,
-            limit => (limit - 1).min(MOST_CHARGED as u64),
+            0 => most,
+            limit => (limit - 1).min(most),
         };
         let live = |word: u64| u64::try_from(Word(word).live()).unwrap_or(0);
         let more = |word: u64| {
@@ -326,20 +474,39 @@ impl Slot {
         }
     }
 
-    /// The tag of the group it is in; the root if in none, or if it is one. Its slot keeps its
-    /// group, so that there is no other generation of it.
-    fn group(&self) -> u64 {
+    /// The tag of the stripe it is in; the root if in none. Its slot keeps that open, so that there is
+    /// no other generation of it.
+    fn stripe(&self) -> u64 {
         match self.group.load(Relaxed) {
-            0 | A_GROUP => ROOT,
+            0 | A_GROUP | A_STRIPE => ROOT,
             index => SLAB
                 .slots
                 .get(index as usize)
-                .map_or(ROOT, |group| tag(index, group.generation.load(Relaxed))),
+                .map_or(ROOT, |stripe| tag(index, stripe.generation.load(Relaxed))),
         }
+    }
+
+    /// The tag of the group it is in; the root if in none.
+    fn group(&self) -> u64 {
+        match self.group.load(Relaxed) {
+            0 | A_GROUP | A_STRIPE => ROOT,
+            index => SLAB
+                .slots
+                .get(index as usize)
+                .map_or(ROOT, |stripe| stripe.outer.load(Relaxed)),
+        }
+    }
+
+    fn is_scope(&self) -> bool {
+        self.group.load(Relaxed) < A_STRIPE
     }
 
     fn is_group(&self) -> bool {
         self.group.load(Relaxed) == A_GROUP
+    }
+
+    fn is_stripe(&self) -> bool {
+        self.group.load(Relaxed) == A_STRIPE
     }
 
     fn live(&self) -> i64 {
@@ -361,9 +528,9 @@ pub(crate) fn add(tag: u64, entry: Entry) {
             SLAB.orphans.fetch_add(entry.net, Relaxed);
             return;
         };
-        add_to_group(change.group, entry);
+        add_to_stripe(change.group, entry);
         if change.over {
-            retire(slot, tag, change.group, true);
+            retire(slot, tag, &change, true);
         }
         if change.outer == ROOT {
             return;
@@ -372,22 +539,23 @@ pub(crate) fn add(tag: u64, entry: Entry) {
     }
 }
 
-fn add_to_group(group: u64, entry: Entry) {
-    if group == ROOT {
+fn add_to_stripe(stripe: u64, entry: Entry) {
+    if stripe == ROOT {
         return;
     }
-    let change = slot(group).and_then(|slot| Some((slot, slot.add(group, entry)?)));
+    let change = slot(stripe).and_then(|slot| Some((slot, slot.add(stripe, entry)?)));
     // The last scope of it ended just before, on another thread.
-    if let Some((slot, Change { over: true, .. })) = change {
-        retire(slot, group, ROOT, true);
+    if let Some((slot, change @ Change { over: true, .. })) = change {
+        retire(slot, stripe, &change, true);
     }
 }
 
-/// All slots that count what is in the name of a tag, for whoever has a handle to it.
+/// All slots that count what is in the name of a tag, for whoever has a handle to it: scopes, and
+/// stripes of groups.
 fn all_above(tag: u64) -> impl Iterator<Item = &'static Slot> {
     let above = |tag| if tag == ROOT { None } else { slot(tag) };
     let scopes = iter::successors(slot(tag), move |slot| above(slot.outer.load(Relaxed)));
-    scopes.flat_map(move |slot| iter::once(slot).chain(above(slot.group())))
+    scopes.flat_map(move |slot| iter::once(slot).chain(above(slot.stripe())))
 }
 
 /// Bytes are freed that were counted in the name of `tag`, by somebody else.
@@ -401,7 +569,10 @@ pub(crate) fn freed_elsewhere(tag: u64, bytes: u64) {
 
 /// Counts bytes in the name of `tag`, no more than there may be. How many it has counted.
 pub(crate) fn charge(tag: u64, bytes: u64) -> u64 {
-    let room = |slot: &Slot| MOST_CHARGED.saturating_sub(slot.live()).max(0) as u64;
+    let room = |slot: &Slot| {
+        let held = slot.live() + slot.others();
+        MOST_CHARGED.saturating_sub(held).max(0) as u64
+    };
     let bytes = all_above(tag).map(room).fold(bytes, u64::min);
     let entry = Entry {
         net: bytes as i64,
@@ -427,7 +598,8 @@ pub(crate) fn try_charge(tag: u64, bytes: u64) -> Result<(), Full> {
     // meanwhile.
     for slot in all_above(tag) {
         slot.allocated.fetch_add(bytes, Relaxed);
-        slot.peak.fetch_max(slot.live(), Relaxed);
+        let live = slot.live();
+        slot.held_at_most(live - bytes as i64, live);
     }
     Ok(())
 }
@@ -448,28 +620,32 @@ pub(crate) fn open(group: Option<u64>) -> Option<u64> {
 
 /// Opens a slot for a scope within another one. None if all are taken.
 pub(crate) fn open_within(group: Option<u64>, outer: Option<u64>) -> Option<u64> {
-    let (tag, slot) = take()?;
     let outer = outer.unwrap_or(ROOT);
+    let own = stripe();
+    // A group counts once what comes to it from below.
+    let group = match outer {
+        ROOT => group,
+        _ => group.filter(|group| all_above(outer).all(|above| above.group() != *group)),
+    };
+    let stripe = match group {
+        Some(group) => stripe_of(group, own)?,
+        None => 0,
+    };
+    let (tag, slot) = take(own)?;
     if outer != ROOT {
         // It stays open as long as there is something open in it.
         clone(outer);
     }
-    let mut group = group.map_or(0, index);
-    let mut above = all_above(outer);
-    // A group counts once what comes to it from below.
-    if group != 0 && above.any(|above| above.group.load(Relaxed) == group) {
-        group = 0;
-    }
-    if group != 0
-        && let Some(group) = SLAB.slots.get(group as usize)
+    if stripe != 0
+        && let Some(stripe) = SLAB.slots.get(stripe as usize)
     {
-        // The group stays as long as there is something in it.
-        group.handles.fetch_add(1, Relaxed);
+        // The stripe stays as long as there is something in it.
+        stripe.handles.fetch_add(1, Relaxed);
     }
     // What the former generation did happened before: whoever reads these sees that.
     fence(Release);
     slot.outer.store(outer, Relaxed);
-    slot.group.store(group, Relaxed);
+    slot.group.store(stripe, Relaxed);
     // Pairs with `upgrade`.
     slot.handles.store(1, Release);
     Some(tag)
@@ -477,7 +653,7 @@ pub(crate) fn open_within(group: Option<u64>, outer: Option<u64>) -> Option<u64>
 
 /// Opens a slot for a group. None if all are taken.
 pub(crate) fn open_group() -> Option<u64> {
-    let (tag, slot) = take()?;
+    let (tag, slot) = take(stripe())?;
     fence(Release);
     slot.outer.store(ROOT, Relaxed);
     slot.group.store(A_GROUP, Relaxed);
@@ -485,12 +661,63 @@ pub(crate) fn open_group() -> Option<u64> {
     Some(tag)
 }
 
-fn take() -> Option<(u64, &'static Slot)> {
-    let index = take_free().or_else(take_unused).or_else(give_up_on_one);
-    let Some(index) = index else {
-        SLAB.refused.fetch_add(1, Relaxed);
-        return None;
+/// The index of the stripe in which threads of a stripe count for a group, for whoever has a handle to
+/// the group. None if it has no stripe, and all slots are taken.
+#[inline]
+fn stripe_of(group: u64, stripe: usize) -> Option<u32> {
+    // Pairs with `make_stripe`.
+    let lanes = slot(group)?.limit.load(Acquire);
+    match lane(lanes, stripe) {
+        0 => make_stripe(group, stripe),
+        index => Some(index),
+    }
+}
+
+#[cold]
+fn make_stripe(group: u64, stripe: usize) -> Option<u32> {
+    let of = slot(group)?;
+    // Nothing is given up for a second one.
+    let free = take_free(stripe).or_else(take_unused);
+    let (tag, new) = match (free, of.stripes().next()) {
+        (Some(index), _) => fresh(index)?,
+        (None, Some((index, _))) => return Some(index),
+        (None, None) => take(stripe)?,
     };
+    new.ended.store(0, Relaxed);
+    fence(Release);
+    new.outer.store(group, Relaxed);
+    new.group.store(A_STRIPE, Relaxed);
+    // The group keeps it open.
+    new.handles.store(1, Release);
+    of.change(group, |word| word.plus(1))?;
+    let index = index(tag);
+    let add = |lanes| (lane(lanes, stripe) == 0).then(|| lanes | u64::from(index) << (16 * stripe));
+    match of.limit.fetch_update(AcqRel, Acquire, add) {
+        Ok(_) => Some(index),
+        // Another thread of the same stripe was first.
+        Err(lanes) => {
+            close(tag, 0);
+            Some(lane(lanes, stripe))
+        }
+    }
+}
+
+fn take(stripe: usize) -> Option<(u64, &'static Slot)> {
+    let index = take_free(stripe)
+        .or_else(take_unused)
+        .or_else(give_up_on_one);
+    match index {
+        Some(index) => fresh(index),
+        None => {
+            SLAB.refused.fetch_add(1, Relaxed);
+            None
+        }
+    }
+}
+
+/// A slot that nobody else has, with nothing of its former generation.
+#[inline]
+fn fresh(index: u32) -> Option<(u64, &'static Slot)> {
     let slot = SLAB.slots.get(index as usize)?;
     slot.peak.store(0, Relaxed);
     slot.allocated.store(0, Relaxed);
@@ -535,16 +762,20 @@ pub(crate) fn close(tag: u64, now: u64) {
         if slot.handles.fetch_sub(1, AcqRel) != 1 {
             return;
         }
+        if slot.is_group() {
+            close_stripes(slot);
+        }
+        let is_scope = slot.is_scope();
         slot.ended.store(now, Relaxed);
         let Some(change) = slot.change(tag, Word::ended) else {
             return;
         };
         if change.over {
-            retire(slot, tag, change.group, false);
+            retire(slot, tag, &change, false);
         } else {
-            SLAB.ended.fetch_add(1, Relaxed);
+            add_ended(1);
         }
-        if change.outer == ROOT {
+        if change.outer == ROOT || !is_scope {
             return;
         }
         // What it holds keeps no scope open.
@@ -552,16 +783,39 @@ pub(crate) fn close(tag: u64, now: u64) {
     }
 }
 
+/// Nobody has a handle to a group any more. Its stripes end with their last scopes.
+#[cold]
+fn close_stripes(group: &Slot) {
+    for (index, stripe) in group.stripes() {
+        close(tag(index, stripe.generation.load(Relaxed)), 0);
+    }
+}
+
 /// Puts a slot whose word is of the next generation among the free ones.
-fn retire(slot: &Slot, tag: u64, group: u64, had_ended: bool) {
+fn retire(slot: &Slot, tag: u64, change: &Change, had_ended: bool) {
     if had_ended {
-        SLAB.ended.fetch_sub(1, Relaxed);
+        add_ended(-1);
     }
     let ended = slot.ended.load(Relaxed);
+    let is_stripe = slot.is_stripe();
     next_generation(slot);
-    put_free(index(tag), slot);
-    if group != ROOT {
-        close(group, ended);
+    if let Some(own) = own() {
+        own.put_free(index(tag), slot);
+    }
+    if is_stripe {
+        lose_stripe(change.outer);
+    } else if change.group != ROOT {
+        close(change.group, ended);
+    }
+}
+
+/// A stripe of a group is over, by which the group may be.
+#[cold]
+fn lose_stripe(group: u64) {
+    let change =
+        slot(group).and_then(|slot| Some((slot, slot.change(group, |word| word.plus(-1))?)));
+    if let Some((slot, change @ Change { over: true, .. })) = change {
+        retire(slot, group, &change, true);
     }
 }
 
@@ -573,32 +827,11 @@ fn next_generation(slot: &Slot) {
         .store(generation.wrapping_add(1) & GENERATIONS, Release);
 }
 
-fn put_free(index: u32, slot: &Slot) {
-    let mut head = SLAB.free.load(Relaxed);
-    loop {
-        slot.next.store(head as u32, Relaxed);
-        let new = (head >> 32).wrapping_add(1) << 32 | u64::from(index);
-        match SLAB.free.compare_exchange_weak(head, new, Release, Relaxed) {
-            Ok(_) => return,
-            Err(now) => head = now,
-        }
-    }
-}
-
-fn take_free() -> Option<u32> {
-    let mut head = SLAB.free.load(Acquire);
-    loop {
-        let index = head as u32;
-        if index == 0 {
-            return None;
-        }
-        let below = SLAB.slots.get(index as usize)?.next.load(Relaxed);
-        let new = (head >> 32).wrapping_add(1) << 32 | u64::from(below);
-        match SLAB.free.compare_exchange_weak(head, new, Acquire, Acquire) {
-            Ok(_) => return Some(index),
-            Err(now) => head = now,
-        }
-    }
+/// Takes a free slot: one of threads of that stripe, or of others if they have none.
+fn take_free(stripe: usize) -> Option<u32> {
+    let (before, after) = SLAB.stripes.split_at_checked(stripe)?;
+    let mut stripes = after.iter().chain(before);
+    stripes.find_map(Stripe::take_free)
 }
 
 fn take_unused() -> Option<u32> {
@@ -612,7 +845,7 @@ fn take_unused() -> Option<u32> {
 #[cold]
 fn give_up_on_one() -> Option<u32> {
     for _ in 0..SLOTS as u32 / LOOK_AT {
-        if SLAB.ended.load(Relaxed) <= 0 {
+        if ended() <= 0 {
             return None;
         }
         let from = SLAB.look_at.fetch_add(LOOK_AT, Relaxed);
@@ -621,7 +854,7 @@ fn give_up_on_one() -> Option<u32> {
             let slot = SLAB.slots.get(index as usize)?;
             let word = Word(slot.word.load(Acquire));
             // A group holds what its scopes do, and is over soon after the last of them.
-            let one = word.has_ended() && !slot.is_group();
+            let one = word.has_ended() && slot.is_scope();
             one.then(|| (slot.ended.load(Relaxed), index))
         });
         if let Some((_, index)) = ended.min()
@@ -653,19 +886,19 @@ fn give_up(index: u32) -> bool {
     }
     // The slot is this thread's. What is freed from now on in its former name is an orphan.
     let held = word.live();
-    let (outer, group) = (slot.outer.load(Relaxed), slot.group());
+    let (outer, stripe) = (slot.outer.load(Relaxed), slot.stripe());
     let ended = slot.ended.load(Relaxed);
     next_generation(slot);
-    SLAB.ended.fetch_sub(1, Relaxed);
+    add_ended(-1);
     SLAB.orphans.fetch_add(held, Relaxed);
     SLAB.given_up.fetch_add(1, Relaxed);
     let entry = Entry {
         net: -held,
         ..Entry::default()
     };
-    if group != ROOT {
-        add_to_group(group, entry);
-        close(group, ended);
+    if stripe != ROOT {
+        add_to_stripe(stripe, entry);
+        close(stripe, ended);
     }
     if outer != ROOT {
         // Where that was given up before, they were orphans already, and are once again.
@@ -677,12 +910,16 @@ fn give_up(index: u32) -> bool {
 /// What is held in the name of a tag; none if its generation is over.
 pub(crate) fn held(tag: u64) -> Option<Held> {
     let slot = slot(tag)?;
-    slot.is_of(tag).then(|| Held {
-        live: slot.live(),
-        peak: slot.peak.load(Relaxed),
-        allocated: slot.allocated.load(Relaxed),
-        limit: slot.limit.load(Relaxed).checked_sub(1),
-    })
+    let held = |slot: &Slot| match slot.is_group() {
+        true => slot.held_by_stripes(),
+        false => Held {
+            live: slot.live(),
+            peak: slot.peak.load(Relaxed),
+            allocated: slot.allocated.load(Relaxed),
+            limit: slot.limit.load(Relaxed).checked_sub(1),
+        },
+    };
+    slot.is_of(tag).then(|| held(slot))
 }
 
 /// Sets the most bytes that may live.
@@ -707,7 +944,7 @@ pub(crate) fn scoped() -> i64 {
     let used = SLAB.used.load(Relaxed) as usize;
     let slots = SLAB.slots.iter().take(used + 1).skip(1);
     // A group holds what its scopes do, and a scope what those within it do.
-    let topmost = slots.filter(|slot| !slot.is_group() && slot.outer.load(Relaxed) == ROOT);
+    let topmost = slots.filter(|slot| slot.is_scope() && slot.outer.load(Relaxed) == ROOT);
     topmost
         .map(|slot| Word(slot.word.load(Relaxed)).live())
         .sum()

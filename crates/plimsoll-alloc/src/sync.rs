@@ -6,3 +6,18 @@ use loom::sync::atomic as imp;
 use std::sync::atomic as imp;
 
 pub(crate) use imp::{AtomicI64, AtomicU32, AtomicU64, Ordering, fence};
+
+/// The stripe that this thread is of.
+#[cfg(not(plimsoll_loom))]
+pub(crate) use crate::local::stripe;
+
+#[cfg(plimsoll_loom)]
+loom::thread_local! {
+    /// A model says of which stripe a thread is.
+    pub(crate) static STRIPE: std::cell::Cell<usize> = std::cell::Cell::new(0);
+}
+
+#[cfg(plimsoll_loom)]
+pub(crate) fn stripe() -> usize {
+    STRIPE.with(std::cell::Cell::get)
+}

@@ -1,8 +1,8 @@
-//! What it costs a small request to be let in, which takes no lock, against the same request without
-//! admission.
+//! What it costs a request to be let in, against the same request without admission: a small one, which
+//! takes no lock, and a large one, which is counted by itself.
 
 use clap::Parser;
-use plimsoll_alloc::TrackingAllocator;
+use plimsoll_alloc::{MemoryScope, TrackingAllocator};
 use plimsoll_bench::{Error, Options, Suite};
 use plimsoll_memory::{
     Admission, AdmissionConfig, AdmissionMode, Admitted, Ask, HeavyLog, MustAsk, Weigher, Weighing,
@@ -22,6 +22,9 @@ struct Args {
 
 const LINE: u64 = 460 << 20;
 
+const SMALL: u64 = 4 << 10;
+const LARGE: u64 = 4 << 20;
+
 /// What is used, far from the line.
 struct Fixed;
 
@@ -34,31 +37,32 @@ impl Meter for Fixed {
 fn main() -> Result<(), Error> {
     let mut suite = Suite::new("Admission", Args::parse().options);
     let alone = Arc::new(Weigher::new("alone".into(), HeavyLog::none(), None));
-    let small = admitted("small", 4 << 10)?;
-    for (name, weigher) in [("none", &alone), ("small", &small)] {
+    let small = admitted("small", SMALL)?;
+    let large = admitted("large", LARGE)?;
+    for (name, weigher, held, baseline) in [
+        ("none", &alone, 0, "none"),
+        ("small", &small, 0, "none"),
+        ("holds 4 MiB, none", &alone, LARGE, "holds 4 MiB, none"),
+        ("holds 4 MiB, large", &large, LARGE, "holds 4 MiB, none"),
+    ] {
         let one = weigher.clone();
-        let single = suite.single(name, move |ops| requests(&one, ops));
-        single.versus("none 1T");
+        let single = suite.single(name, move |ops| requests(&one, held, ops));
+        single.versus(&format!("{baseline} 1T"));
         let two = weigher.clone();
-        let double = suite.double(name, move |_, ops| requests(&two, ops));
+        let double = suite.double(name, move |_, ops| requests(&two, held, ops));
         double.versus(&format!("{name} 1T"));
     }
     suite.run()
 }
 
 /// Requests of a route that hold so much.
-fn admitted(name: &'static str, peak: usize) -> Result<Arc<Weigher>, Error> {
+fn admitted(name: &'static str, peak: u64) -> Result<Arc<Weigher>, Error> {
     let config = AdmissionConfig::new().mode(AdmissionMode::Enforce);
     let admission = Admission::with_config(&config)?;
     admission.set_meter(Fixed);
     admission.set_line(Some(LINE));
     let weigher = Weigher::new(name.into(), HeavyLog::none(), None).admitted_by(&admission);
-    for _ in 0..1_000 {
-        let weighing = begin(&weigher);
-        let entered = weighing.as_ref().map(|weighing| weighing.enter());
-        drop(black_box(Vec::<u8>::with_capacity(peak)));
-        drop(entered);
-    }
+    requests(&weigher, peak, 1_000);
     Ok(Arc::new(weigher))
 }
 
@@ -72,8 +76,15 @@ fn begin(weigher: &Weigher) -> Option<Weighing> {
         })
 }
 
-fn requests(weigher: &Weigher, ops: u64) {
+fn requests(weigher: &Weigher, held: u64, ops: u64) {
     for _ in 0..ops {
-        drop(black_box(begin(weigher)));
+        let weighing = begin(weigher);
+        if held > 0 {
+            let entered = weighing.as_ref().map(|weighing| weighing.enter());
+            // Counted, and not allocated: what the allocator takes for so much is not what is measured.
+            drop(black_box(MemoryScope::current().map(|it| it.charge(held))));
+            drop(entered);
+        }
+        drop(black_box(weighing));
     }
 }

@@ -121,11 +121,31 @@ fn scopes(suite: &mut Suite) {
             black_box(MemoryScope::new());
         }
     });
-    suite.single("scope of a group opened and ended", move |n| {
-        for _ in 0..n {
-            black_box(group.scope());
+    // As requests of one route do.
+    let opened = |group: MemoryGroup, blocks: u64| {
+        move |n| {
+            for _ in 0..n {
+                let scope = group.scope();
+                if blocks > 0 {
+                    scope.run(|| pairs(&SYSTEM, layout, blocks));
+                }
+                black_box(&scope);
+            }
         }
-    });
+    };
+    for (name, blocks) in [
+        ("scope of a group opened and ended", 0),
+        (
+            "scope of a group opened and ended, 1 block of 64 B in it",
+            1,
+        ),
+    ] {
+        suite.single(name, opened(group.clone(), blocks));
+        let both = opened(group.clone(), blocks);
+        suite
+            .double(name, move |_, n| both(n))
+            .versus(&format!("{name} 1T"));
+    }
     let mut future = Box::pin(MemoryScope::new().scoped(std::future::pending::<()>()));
     suite.single("future polled in a scope", move |n| {
         let mut cx = Context::from_waker(Waker::noop());
