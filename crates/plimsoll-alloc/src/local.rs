@@ -24,6 +24,9 @@ struct Local {
     /// One more than the stripe of the thread; 0 before it is asked for.
     #[cfg(not(plimsoll_loom))]
     stripe: Cell<usize>,
+    /// A free slot that the thread has for itself; 0 if it has none.
+    #[cfg(not(plimsoll_loom))]
+    spare: Cell<u32>,
 }
 
 /// Counts of one tag. They wrap, and only their differences mean something.
@@ -48,6 +51,8 @@ thread_local! {
             batches: [Batch::new(0), Batch::new(BATCH)],
             #[cfg(not(plimsoll_loom))]
             stripe: Cell::new(0),
+            #[cfg(not(plimsoll_loom))]
+            spare: Cell::new(0),
         }
     };
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -65,6 +70,10 @@ impl Drop for Exit {
             local.flush();
             for batch in &local.batches {
                 batch.mark.set(0);
+            }
+            #[cfg(not(plimsoll_loom))]
+            if let Some(spare) = take_spare() {
+                slot::put_spare(spare);
             }
         });
     }
@@ -277,6 +286,29 @@ pub(crate) fn stripe() -> usize {
         Some(stripe) => stripe,
         None => local.take_turn(),
     })
+}
+
+/// Keeps a free slot for the thread, if it has none and can give it back when it ends.
+#[cfg(not(plimsoll_loom))]
+#[inline]
+pub(crate) fn keep_spare(index: u32) -> bool {
+    LOCAL.with(|local| {
+        // It is 0 before the thread is known to tell its end, and from then on.
+        let tells =
+            cfg!(all(target_os = "linux", target_env = "gnu")) && local.batches[0].mark.get() != 0;
+        let keeps = tells && local.spare.get() == 0;
+        if keeps {
+            local.spare.set(index);
+        }
+        keeps
+    })
+}
+
+/// Takes the slot that the thread has kept.
+#[cfg(not(plimsoll_loom))]
+#[inline]
+pub(crate) fn take_spare() -> Option<u32> {
+    LOCAL.with(|local| Some(local.spare.replace(0)).filter(|spare| *spare != 0))
 }
 
 /// The tag of the scope that the thread is in.

@@ -66,7 +66,7 @@ fn assert_all_are_free() {
 fn slot_that_is_taken_and_freed_meanwhile_is_given_once() {
     check(3, || {
         let both = [slot::open(None).unwrap(), slot::open(None).unwrap()];
-        both.map(|tag| slot::close(tag, 1));
+        both.into_iter().for_each(|tag| slot::close(tag, 1));
         let other = thread::spawn(|| {
             let [first, second] = [slot::open(None), slot::open(None)];
             first.map(|tag| slot::close(tag, 1));

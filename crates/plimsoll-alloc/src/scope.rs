@@ -97,7 +97,8 @@ pub fn process_usage() -> ProcessUsage {
 /// # Places
 ///
 /// There can be 65 535 scopes and groups at a time, those that have ended and retain something
-/// included. When there are no places left, that of a scope that ended is taken, and what it retains
+/// included; a group takes [a few places](MemoryGroup), and each thread may keep one free for the
+/// scope that it opens next. When there are no places left, that of a scope that ended is taken, and what it retains
 /// becomes an [orphan](ProcessUsage::orphaned). If none has ended, a new scope counts nothing
 /// and [says so](Self::is_counted).
 ///
@@ -114,8 +115,11 @@ pub struct MemoryScope {
 ///
 /// Scopes [within](Self::scope_within) those of other groups count for it as well.
 ///
-/// Cloning it gives another handle to the same group. It takes a place among scopes, and keeps it as
-/// long as one of its scopes has one.
+/// Cloning it gives another handle to the same group. It takes two places among scopes, and keeps them
+/// as long as one of its scopes has one.
+///
+/// Threads that open scopes of one group count in up to four stripes, so that they do not wait for each
+/// other. Each but the first takes another place.
 #[derive(Clone)]
 pub struct MemoryGroup {
     scope: MemoryScope,
@@ -162,7 +166,8 @@ pub struct MemoryUsage {
     /// Allocated and not freed.
     pub live: u64,
     /// The most that was live at a time. For several threads in the scope at once, within 64 KiB for
-    /// each, and a charge that one of them tried and was refused.
+    /// each, and a charge that one of them tried and was refused. For a group of which several threads
+    /// have opened scopes, within another 64 KiB or a 64th, for each of its stripes.
     pub peak: u64,
     /// Allocated in all, without what a thread that is in the scope has allocated and freed again
     /// since it told last. A block that grows or shrinks counts as one of its new size.
@@ -419,7 +424,8 @@ impl MemoryGroup {
         retained
     }
 
-    /// What its scopes hold, those that have ended included.
+    /// What its scopes hold, those that have ended included. It is added up from the stripes of the
+    /// group, while others count on.
     #[must_use]
     pub fn usage(&self) -> MemoryUsage {
         local::flush_all();

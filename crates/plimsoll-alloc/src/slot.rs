@@ -18,14 +18,16 @@
 //! Scopes are in a stripe, by which they keep the group, and what a group holds is what its stripes
 //! do. The group itself keeps its stripes open as long as it has a handle, and holds as many "bytes"
 //! as it has stripes: so it is over after the last of them. Free slots are kept by stripes of threads
-//! as well.
+//! as well, and each thread keeps one for the scope that it opens next.
 
-use crate::sync::{
-    AtomicI64, AtomicU32, AtomicU64,
-    Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst},
-    fence,
+use crate::{
+    local::BATCH,
+    sync::{
+        AtomicI64, AtomicU32, AtomicU64,
+        Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst},
+        fence, keep_spare, stripe, take_spare,
+    },
 };
-use crate::{local::BATCH, sync::stripe};
 use std::iter;
 
 /// Scopes and groups there can be at a time, the process as a whole included. Checkers look at all
@@ -49,6 +51,9 @@ pub(crate) const UNCOUNTED: u64 = u32::MAX as u64;
 /// The most bytes that may be live by [charges](charge): 64 TiB. A word has room for twice that, since
 /// two who charge at once may both find room.
 pub(crate) const MOST_CHARGED: i64 = 1 << 46;
+
+/// What is no more than this part of the peak of a group may be missing of it, for each stripe.
+const UNSEEN: i64 = 64;
 
 /// How many slots are looked at before one of them is given up.
 const LOOK_AT: u32 = if SLOTS < 256 { SLOTS as u32 } else { 256 };
@@ -100,8 +105,8 @@ struct Slot {
     /// One more than the most bytes that may live; 0 is no limit. Of a group: the indices of its
     /// [stripes](lane).
     limit: AtomicU64,
-    /// When its last handle was dropped, as whoever dropped it tells time. Of an open stripe: with
-    /// how many bytes there is to be a look at all of the group next.
+    /// When its last handle was dropped, as whoever dropped it tells time. Of a stripe: what it held
+    /// when it looked at the peak of its group last, or the least since then.
     ended: AtomicU64,
     /// The tag of the scope it is within; the root if within none. Of a stripe: that of its group.
     outer: AtomicU64,
@@ -235,7 +240,7 @@ struct Change {
     /// The tag of the scope it is within; of a stripe, that of its group.
     outer: u64,
     /// The tag of the stripe it is in.
-    group: u64,
+    stripe: u64,
     /// Whether it has ended.
     ended: bool,
     /// Whether the generation is over by this. Whoever did it has the slot to itself.
@@ -344,7 +349,7 @@ impl Slot {
             if !word.is_of(tag) {
                 return None;
             }
-            let (outer, group) = (self.outer.load(Relaxed), self.stripe());
+            let (outer, stripe) = (self.outer.load(Relaxed), self.stripe());
             // Pairs with the fence of `open`: if these are of a later generation, the exchange
             // below fails.
             fence(Acquire);
@@ -359,7 +364,7 @@ impl Slot {
                     return Some(Change {
                         before: word.live(),
                         outer,
-                        group,
+                        stripe,
                         ended: changed.has_ended(),
                         over,
                     });
@@ -397,26 +402,34 @@ impl Slot {
             self.peak.fetch_max(high, Relaxed);
         }
         if self.is_stripe() {
-            let look = (self.ended.load(Relaxed) as i64).min(before + BATCH);
-            if high > look {
-                self.look_at_group(high);
+            let low = self.ended.load(Relaxed) as i64;
+            let low = if before < low {
+                self.ended.store(before as u64, Relaxed);
+                before
             } else {
-                // Or nobody would look at what comes on top of others after it held less.
-                self.ended.store(look as u64, Relaxed);
+                low
+            };
+            if high - low > BATCH {
+                self.look_at_group(low, high);
             }
         }
     }
 
-    /// A stripe has held so many bytes: looks at what the group does, of which nobody knows the peak
-    /// otherwise. Again when it has held a batch more.
+    /// A stripe holds so many bytes more than when it looked last, or than it did after that. Looks at
+    /// what the whole group holds, of which nobody knows the peak otherwise, unless that is so little
+    /// more that it need not be seen.
     #[cold]
-    fn look_at_group(&self, high: i64) {
-        self.ended.store((high + BATCH) as u64, Relaxed);
+    fn look_at_group(&self, low: i64, high: i64) {
+        let Some(group) = slot(self.outer.load(Relaxed)) else {
+            return;
+        };
+        if high - low <= group.peak.load(Relaxed) / UNSEEN {
+            return;
+        }
+        self.ended.store(high as u64, Relaxed);
         // Of two that look at once, one sees what the other holds.
         fence(SeqCst);
-        if let Some(group) = slot(self.outer.load(Relaxed)) {
-            group.peak.fetch_max(high + self.others(), Relaxed);
-        }
+        group.peak.fetch_max(high + self.others(), Relaxed);
     }
 
     /// What other stripes of the same group hold.
@@ -431,7 +444,7 @@ impl Slot {
 
     /// The stripes of a group, for whoever has a handle to it or to one of them.
     fn stripes(&self) -> impl Iterator<Item = (u32, &'static Self)> + use<> {
-        // Pairs with `make_stripe`.
+        // Pairs with `open_stripe`.
         let lanes = self.limit.load(Acquire);
         let indices = (0..STRIPES).map(move |stripe| lane(lanes, stripe));
         let made = indices.filter(|index| *index != 0);
@@ -528,9 +541,10 @@ pub(crate) fn add(tag: u64, entry: Entry) {
             SLAB.orphans.fetch_add(entry.net, Relaxed);
             return;
         };
-        add_to_stripe(change.group, entry);
+        add_to_stripe(change.stripe, entry);
         if change.over {
-            retire(slot, tag, &change, true);
+            add_ended(-1);
+            retire(slot, tag, change.stripe);
         }
         if change.outer == ROOT {
             return;
@@ -546,7 +560,8 @@ fn add_to_stripe(stripe: u64, entry: Entry) {
     let change = slot(stripe).and_then(|slot| Some((slot, slot.add(stripe, entry)?)));
     // The last scope of it ended just before, on another thread.
     if let Some((slot, change @ Change { over: true, .. })) = change {
-        retire(slot, stripe, &change, true);
+        add_ended(-1);
+        retire_group(slot, stripe, &change);
     }
 }
 
@@ -651,21 +666,27 @@ pub(crate) fn open_within(group: Option<u64>, outer: Option<u64>) -> Option<u64>
     Some(tag)
 }
 
-/// Opens a slot for a group. None if all are taken.
+/// Opens a slot for a group, and one for its first stripe. None if all are taken.
 pub(crate) fn open_group() -> Option<u64> {
-    let (tag, slot) = take(stripe())?;
+    let own = stripe();
+    let (tag, slot) = take(own)?;
     fence(Release);
     slot.outer.store(ROOT, Relaxed);
     slot.group.store(A_GROUP, Relaxed);
     slot.handles.store(1, Release);
+    let stripe = take(own).and_then(|(stripe, slot)| open_stripe(stripe, slot, tag, own));
+    if stripe.is_none() {
+        close(tag, 0);
+        return None;
+    }
     Some(tag)
 }
 
 /// The index of the stripe in which threads of a stripe count for a group, for whoever has a handle to
-/// the group. None if it has no stripe, and all slots are taken.
+/// the group.
 #[inline]
 fn stripe_of(group: u64, stripe: usize) -> Option<u32> {
-    // Pairs with `make_stripe`.
+    // Pairs with `open_stripe`.
     let lanes = slot(group)?.limit.load(Acquire);
     match lane(lanes, stripe) {
         0 => make_stripe(group, stripe),
@@ -675,14 +696,18 @@ fn stripe_of(group: u64, stripe: usize) -> Option<u32> {
 
 #[cold]
 fn make_stripe(group: u64, stripe: usize) -> Option<u32> {
+    // Nothing is given up for another one.
+    let free = take_free(stripe).or_else(take_unused).and_then(fresh);
+    match free {
+        Some((tag, slot)) => open_stripe(tag, slot, group, stripe),
+        None => Some(slot(group)?.stripes().next()?.0),
+    }
+}
+
+/// Opens a slot as that of a stripe, if the group has none of it by now, for whoever has a handle to the
+/// group. The index of the one that it has.
+fn open_stripe(tag: u64, new: &Slot, group: u64, stripe: usize) -> Option<u32> {
     let of = slot(group)?;
-    // Nothing is given up for a second one.
-    let free = take_free(stripe).or_else(take_unused);
-    let (tag, new) = match (free, of.stripes().next()) {
-        (Some(index), _) => fresh(index)?,
-        (None, Some((index, _))) => return Some(index),
-        (None, None) => take(stripe)?,
-    };
     new.ended.store(0, Relaxed);
     fence(Release);
     new.outer.store(group, Relaxed);
@@ -696,14 +721,16 @@ fn make_stripe(group: u64, stripe: usize) -> Option<u32> {
         Ok(_) => Some(index),
         // Another thread of the same stripe was first.
         Err(lanes) => {
-            close(tag, 0);
+            leave(tag);
             Some(lane(lanes, stripe))
         }
     }
 }
 
+#[inline]
 fn take(stripe: usize) -> Option<(u64, &'static Slot)> {
-    let index = take_free(stripe)
+    let index = take_spare()
+        .or_else(|| take_free(stripe))
         .or_else(take_unused)
         .or_else(give_up_on_one);
     match index {
@@ -762,20 +789,19 @@ pub(crate) fn close(tag: u64, now: u64) {
         if slot.handles.fetch_sub(1, AcqRel) != 1 {
             return;
         }
-        if slot.is_group() {
-            close_stripes(slot);
+        if !slot.is_scope() {
+            return end(slot, tag);
         }
-        let is_scope = slot.is_scope();
         slot.ended.store(now, Relaxed);
         let Some(change) = slot.change(tag, Word::ended) else {
             return;
         };
         if change.over {
-            retire(slot, tag, &change, false);
+            retire(slot, tag, change.stripe);
         } else {
             add_ended(1);
         }
-        if change.outer == ROOT || !is_scope {
+        if change.outer == ROOT {
             return;
         }
         // What it holds keeps no scope open.
@@ -783,39 +809,57 @@ pub(crate) fn close(tag: u64, now: u64) {
     }
 }
 
-/// Nobody has a handle to a group any more. Its stripes end with their last scopes.
-#[cold]
-fn close_stripes(group: &Slot) {
-    for (index, stripe) in group.stripes() {
-        close(tag(index, stripe.generation.load(Relaxed)), 0);
+/// Puts the slot of a scope whose word is of the next generation among the free ones.
+fn retire(slot: &Slot, tag: u64, stripe: u64) {
+    next_generation(slot);
+    let index = index(tag);
+    if !keep_spare(index) {
+        put_free(index, slot);
+    }
+    if stripe != ROOT {
+        leave(stripe);
     }
 }
 
-/// Puts a slot whose word is of the next generation among the free ones.
-fn retire(slot: &Slot, tag: u64, change: &Change, had_ended: bool) {
-    if had_ended {
-        add_ended(-1);
+/// A scope is not in a stripe any more.
+fn leave(stripe: u64) {
+    if let Some(slot) = slot(stripe)
+        && slot.handles.fetch_sub(1, AcqRel) == 1
+    {
+        end(slot, stripe);
     }
-    let ended = slot.ended.load(Relaxed);
+}
+
+/// Nobody has a handle to a group any more, or nothing is in a stripe whose group is closed.
+#[cold]
+fn end(slot: &Slot, tag: u64) {
+    if slot.is_group() {
+        // They end with their last scopes.
+        for (index, stripe) in slot.stripes() {
+            leave(self::tag(index, stripe.generation.load(Relaxed)));
+        }
+    }
+    match slot.change(tag, Word::ended) {
+        Some(change) if change.over => retire_group(slot, tag, &change),
+        Some(_) => add_ended(1),
+        None => {}
+    }
+}
+
+/// The same as [`retire`], for a group or a stripe. A group may be over by the last of its stripes.
+#[cold]
+fn retire_group(slot: &Slot, tag: u64, change: &Change) {
     let is_stripe = slot.is_stripe();
     next_generation(slot);
-    if let Some(own) = own() {
-        own.put_free(index(tag), slot);
+    put_free(index(tag), slot);
+    if !is_stripe {
+        return;
     }
-    if is_stripe {
-        lose_stripe(change.outer);
-    } else if change.group != ROOT {
-        close(change.group, ended);
-    }
-}
-
-/// A stripe of a group is over, by which the group may be.
-#[cold]
-fn lose_stripe(group: u64) {
-    let change =
-        slot(group).and_then(|slot| Some((slot, slot.change(group, |word| word.plus(-1))?)));
-    if let Some((slot, change @ Change { over: true, .. })) = change {
-        retire(slot, group, &change, true);
+    let (tag, group) = (change.outer, self::slot(change.outer));
+    let change = group.and_then(|group| Some((group, group.change(tag, |word| word.plus(-1))?)));
+    if let Some((group, change @ Change { over: true, .. })) = change {
+        add_ended(-1);
+        retire_group(group, tag, &change);
     }
 }
 
@@ -827,11 +871,25 @@ fn next_generation(slot: &Slot) {
         .store(generation.wrapping_add(1) & GENERATIONS, Release);
 }
 
+/// Gives back what a thread has kept for itself.
+#[cfg(all(target_os = "linux", target_env = "gnu", not(plimsoll_loom)))]
+pub(crate) fn put_spare(index: u32) {
+    if let Some(slot) = SLAB.slots.get(index as usize) {
+        put_free(index, slot);
+    }
+}
+
+fn put_free(index: u32, slot: &Slot) {
+    if let Some(own) = own() {
+        own.put_free(index, slot);
+    }
+}
+
 /// Takes a free slot: one of threads of that stripe, or of others if they have none.
+#[inline]
 fn take_free(stripe: usize) -> Option<u32> {
-    let (before, after) = SLAB.stripes.split_at_checked(stripe)?;
-    let mut stripes = after.iter().chain(before);
-    stripes.find_map(Stripe::take_free)
+    let own = SLAB.stripes.get(stripe)?.take_free();
+    own.or_else(|| SLAB.stripes.iter().find_map(Stripe::take_free))
 }
 
 fn take_unused() -> Option<u32> {
@@ -887,7 +945,6 @@ fn give_up(index: u32) -> bool {
     // The slot is this thread's. What is freed from now on in its former name is an orphan.
     let held = word.live();
     let (outer, stripe) = (slot.outer.load(Relaxed), slot.stripe());
-    let ended = slot.ended.load(Relaxed);
     next_generation(slot);
     add_ended(-1);
     SLAB.orphans.fetch_add(held, Relaxed);
@@ -898,7 +955,7 @@ fn give_up(index: u32) -> bool {
     };
     if stripe != ROOT {
         add_to_stripe(stripe, entry);
-        close(stripe, ended);
+        leave(stripe);
     }
     if outer != ROOT {
         // Where that was given up before, they were orphans already, and are once again.

@@ -7,9 +7,8 @@ use std::sync::atomic as imp;
 
 pub(crate) use imp::{AtomicI64, AtomicU32, AtomicU64, Ordering, fence};
 
-/// The stripe that this thread is of.
 #[cfg(not(plimsoll_loom))]
-pub(crate) use crate::local::stripe;
+pub(crate) use crate::local::{keep_spare, stripe, take_spare};
 
 #[cfg(plimsoll_loom)]
 loom::thread_local! {
@@ -20,4 +19,15 @@ loom::thread_local! {
 #[cfg(plimsoll_loom)]
 pub(crate) fn stripe() -> usize {
     STRIPE.with(std::cell::Cell::get)
+}
+
+/// No slot is kept by a thread.
+#[cfg(plimsoll_loom)]
+pub(crate) const fn keep_spare(_: u32) -> bool {
+    false
+}
+
+#[cfg(plimsoll_loom)]
+pub(crate) const fn take_spare() -> Option<u32> {
+    None
 }
