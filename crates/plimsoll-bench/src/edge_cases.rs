@@ -13,7 +13,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use plimsoll_admin::install_recorder;
 use plimsoll_alloc::{Mode, is_installed, set_mode};
 use plimsoll_http::EdgeLayer;
-use plimsoll_memory::{BudgetMode, MemoryConfig};
+use plimsoll_memory::{BudgetMode, MemoryConfig, admission::Meter};
 use std::convert::Infallible;
 use tower::{Layer, Service};
 
@@ -26,6 +26,15 @@ const MOST_OPS: u64 = 500_000;
 struct Args {
     #[command(flatten)]
     options: Options,
+}
+
+/// What is used, far from the line.
+struct Fixed;
+
+impl Meter for Fixed {
+    fn used(&mut self) -> Option<u64> {
+        Some(100 << 20)
+    }
 }
 
 struct Cases {
@@ -96,6 +105,11 @@ impl Cases {
         let layer = EdgeLayer::new().memory(&budget)?;
         let with_budget = router().layer(layer).with_state(());
         self.add("axum", "edge, with a budget", with_budget);
+        let layer = EdgeLayer::new();
+        layer.admission().set_meter(Fixed);
+        layer.admission().set_line(Some(1 << 30));
+        let admitted = router().layer(layer).with_state(());
+        self.add("axum", "edge, with admission", admitted);
         for (variant, mode) in [("edge, counters", Mode::Counters), ("edge, off", Mode::Off)] {
             let edge = edge.clone();
             // On one thread only, since the mode is that of the process.

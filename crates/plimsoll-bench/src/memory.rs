@@ -7,12 +7,19 @@ use crate::{
 };
 use axum::{Json, Router, extract::Request, middleware::Next, response::Response, routing::get};
 use clap::{Parser, ValueEnum};
+use plimsoll::{Config, ControlConfig, Plimsoll};
 use plimsoll_admin::install_recorder;
 use plimsoll_alloc::{Mode, profile, set_mode};
 use plimsoll_http::EdgeLayer;
 use plimsoll_memory::{BudgetMode, MemoryConfig, MemoryStats, process};
 use serde::Serialize;
-use std::{fs, io, net::SocketAddr, thread, time::Duration};
+use std::{
+    fs,
+    io::{self, Write},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    thread,
+    time::Duration,
+};
 
 /// The arguments of a server.
 #[derive(Clone, Copy, Debug, Parser)]
@@ -42,6 +49,11 @@ enum Layer {
     Edge,
     /// The edge with a budget that is enforced, and that nobody meets.
     EdgeBudget,
+    /// All that a service gets that adds `plimsoll` and changes nothing, but for the address of the
+    /// admin listener. Once a second somebody asks that for metrics.
+    Stack,
+    /// The same, but for the server.
+    StackOnAxum,
 }
 
 /// [`Mode`], as an argument.
@@ -68,8 +80,11 @@ impl Server {
         if self.sample {
             profile::start(profile::Sampling::new());
         }
-        let edge = self.layer.edge()?;
         let router = router().route("/json", get(json));
+        if matches!(self.layer, Layer::Stack | Layer::StackOnAxum) {
+            return self.serve_stack(router);
+        }
+        let edge = self.layer.edge()?;
         let router = match (self.layer, &edge) {
             (_, Some(edge)) => router.layer(edge.clone()),
             (Layer::NaiveRss, _) => router.layer(axum::middleware::from_fn(naive_rss)),
@@ -77,12 +92,55 @@ impl Server {
             _ => router,
         };
         let addr = start(router, edge.clone(), self.workers.into())?;
-        println!("{addr}");
-        // Whoever started it has it end so, even by dying.
-        io::copy(&mut io::stdin().lock(), &mut io::sink())?;
+        wait(addr)?;
         println!("{}", edge.map_or_else(String::new, |edge| weighed(&edge)));
         Ok(())
     }
+
+    /// Serves with everything that there is by default.
+    fn serve_stack(self, router: Router) -> Result<(), Error> {
+        let workers = self.workers.into();
+        let runtime = server::runtime(workers)?;
+        let context = runtime.enter();
+        let admin = ControlConfig::new().admin_addr((Ipv4Addr::LOCALHOST, 0).into());
+        let plimsoll = Plimsoll::start(Config::new().control(admin))?;
+        let router = router.layer(plimsoll.layer()).with_state(());
+        let listener = server::listen()?;
+        let addr = listener.local_addr()?;
+        if self.layer == Layer::Stack {
+            let service = plimsoll.clone();
+            runtime.spawn(async move { service.serve(listener, router).await });
+        } else {
+            runtime.spawn(serve_by_axum(listener, router));
+        }
+        drop(context);
+        thread::spawn(move || server::run(&runtime, workers));
+        let metrics = plimsoll.admin_addr().ok_or("there is no admin listener")?;
+        thread::spawn(move || {
+            while scrape(metrics).is_ok() {
+                thread::sleep(Duration::from_secs(1));
+            }
+        });
+        wait(addr)?;
+        println!("{}", weighed(&plimsoll.layer()));
+        Ok(())
+    }
+}
+
+/// Says where it is, and waits for the standard input to end: whoever started it has it end so, even by
+/// dying.
+fn wait(addr: SocketAddr) -> io::Result<()> {
+    println!("{addr}");
+    io::copy(&mut io::stdin().lock(), &mut io::sink())?;
+    Ok(())
+}
+
+fn scrape(addr: SocketAddr) -> io::Result<()> {
+    let mut stream = TcpStream::connect(addr)?;
+    let request = format!("GET /metrics HTTP/1.1\r\nhost: {addr}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
+    io::copy(&mut stream, &mut io::sink())?;
+    Ok(())
 }
 
 impl Layer {

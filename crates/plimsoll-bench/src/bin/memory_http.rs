@@ -20,9 +20,13 @@ const BARE: &str = "system, bare";
 const NO_OP: &str = "system, no-op layer";
 const TRACKING_NO_OP: &str = "tracking, no-op layer";
 const EDGE: &str = "tracking, edge";
+const STACK: &str = "tracking, stack";
+const STACK_ON_AXUM: &str = "tracking, stack on axum::serve";
 
 /// How much of the no-op layer's throughput the edge has to reach at `/hello`.
 const BAR: f64 = 0.97;
+/// How much of what the bare server does all has to reach that there is by default.
+const STACK_BAR: f64 = 0.90;
 
 /// Name, program, its arguments, and how requests are to be weighed.
 type Spec = (
@@ -32,11 +36,12 @@ type Spec = (
     Option<Attribution>,
 );
 
-const VARIANTS: [Spec; 11] = [
+const VARIANTS: [Spec; 14] = [
     (BARE, SYSTEM, &["bare"], None),
     (NO_OP, SYSTEM, &["no-op"], None),
     ("system, naive RSS", SYSTEM, &["naive-rss"], None),
     ("system, edge", SYSTEM, &["edge"], Some(Estimated)),
+    ("system, stack", SYSTEM, &["stack"], Some(Estimated)),
     ("tracking, bare", TRACKING, &["bare"], None),
     (TRACKING_NO_OP, TRACKING, &["no-op"], None),
     (EDGE, TRACKING, &["edge"], Some(Exact)),
@@ -64,6 +69,8 @@ const VARIANTS: [Spec; 11] = [
         &["edge", "--mode=off"],
         Some(Estimated),
     ),
+    (STACK, TRACKING, &["stack"], Some(Exact)),
+    (STACK_ON_AXUM, TRACKING, &["stack-on-axum"], Some(Exact)),
 ];
 
 #[derive(Parser)]
@@ -239,12 +246,14 @@ fn print(load: &Load, path: &str, variants: &[&Variant]) {
         ]);
     }
     println!("{table}");
-    // The bar is for a handler that does next to nothing.
-    let bar = (path == "/hello").then_some(BAR);
+    // The bars are for a handler that does next to nothing.
+    let [bar, stack_bar] = [BAR, STACK_BAR].map(|bar| (path == "/hello").then_some(bar));
     for (what, name, base, bar) in [
         ("the allocator and the edge have", EDGE, NO_OP, bar),
         ("the edge alone has", EDGE, TRACKING_NO_OP, bar),
         ("the allocator alone has", TRACKING_NO_OP, NO_OP, None),
+        ("all there is by default has", STACK, BARE, stack_bar),
+        ("the same but for the server has", STACK_ON_AXUM, BARE, None),
     ] {
         let (Some(runs), Some(to)) = (find(name), find(base)) else {
             continue;

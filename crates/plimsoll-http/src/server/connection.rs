@@ -13,13 +13,13 @@ use plimsoll_core::{BoxError, Lifecycle, Phase};
 use std::{
     pin::pin,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{
             AtomicBool, AtomicU64, AtomicUsize,
-            Ordering::{Acquire, Relaxed, Release},
+            Ordering::{AcqRel, Acquire, Relaxed, Release},
         },
     },
-    task::Poll,
+    task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
 use tokio::{
@@ -81,6 +81,54 @@ enum Event<T> {
     Timer,
 }
 
+/// Whether the drain phase, the cut, or the time of a connection may have come.
+///
+/// To ask them takes locks, some of which all connections have in common, so they are asked only once
+/// they have woken somebody.
+#[derive(Debug)]
+struct Signals {
+    come: AtomicBool,
+    task: Mutex<Option<Waker>>,
+}
+
+impl Signals {
+    const fn new() -> Self {
+        Self {
+            // They have to be asked once, to know whom to wake.
+            come: AtomicBool::new(true),
+            task: Mutex::new(None),
+        }
+    }
+
+    /// Whether they are to be asked, by a task that has this waker. `known` is what it had before.
+    fn have_come(&self, known: &mut Option<Waker>, waker: &Waker) -> bool {
+        if !known.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *known = Some(waker.clone());
+            *self.lock() = Some(waker.clone());
+        }
+        // Before they are asked, so that what comes meanwhile is not lost.
+        self.come.load(Relaxed) && self.come.swap(false, AcqRel)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Waker>> {
+        self.task.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Wake for Signals {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.come.store(true, Release);
+        let task = self.lock().clone();
+        if let Some(task) = task {
+            task.wake();
+        }
+    }
+}
+
 /// Serves one connection to its end.
 pub(super) async fn serve_connection<I, S, B>(
     builder: Arc<auto::Builder<CutExecutor>>,
@@ -102,6 +150,9 @@ pub(super) async fn serve_connection<I, S, B>(
     let mut hyper = pin!(builder.serve_connection_with_upgrades(io, service));
     let mut draining = pin!(conn.lifecycle.draining());
     let mut cut = pin!(conn.cut.cancelled());
+    let signals = Arc::new(Signals::new());
+    let told = Waker::from(signals.clone());
+    let mut task = None;
     // A request of HTTP/2, a task of its own, may end just after it has woken this one.
     let first = conn.config().head_timeout.min(conn.config().idle_timeout);
     let mut timer = pin!(tokio::time::sleep(first));
@@ -109,15 +160,19 @@ pub(super) async fn serve_connection<I, S, B>(
     let mut closing = false;
     let mut drain_seen = false;
     loop {
+        // Whether the timer knows whom to wake. It was set anew by what came last.
+        let mut timed = false;
         let event = std::future::poll_fn(|cx| {
             // First, so that a request that has arrived is seen before its connection is closed.
             if let Poll::Ready(result) = hyper.as_mut().poll(cx) {
                 return Poll::Ready(Event::Ended(result));
             }
-            if cut.as_mut().poll(cx).is_ready() {
+            let come = signals.have_come(&mut task, cx.waker());
+            let mut told = Context::from_waker(&told);
+            if come && cut.as_mut().poll(&mut told).is_ready() {
                 return Poll::Ready(Event::Cut);
             }
-            if !drain_seen && draining.as_mut().poll(cx).is_ready() {
+            if come && !drain_seen && draining.as_mut().poll(&mut told).is_ready() {
                 return Poll::Ready(Event::Draining);
             }
             // The first bytes of a head may have come in this poll, which bring the time nearer.
@@ -125,10 +180,15 @@ pub(super) async fn serve_connection<I, S, B>(
             match conn.deadline() {
                 Some((deadline, _)) if !closing && deadline < timer.deadline() => {
                     timer.as_mut().reset(deadline);
+                    timed = false;
                 }
                 Some(_) | None => {}
             }
-            timer.as_mut().poll(cx).map(|()| Event::Timer)
+            if timed && !come {
+                return Poll::Pending;
+            }
+            timed = true;
+            timer.as_mut().poll(&mut told).map(|()| Event::Timer)
         })
         .await;
         match event {
