@@ -429,7 +429,8 @@ impl Slot {
         self.ended.store(high as u64, Relaxed);
         // Of two that look at once, one sees what the other holds.
         fence(SeqCst);
-        group.peak.fetch_max(high + self.others(), Relaxed);
+        let own = high.max(self.live());
+        group.peak.fetch_max(own + self.others(), Relaxed);
     }
 
     /// What other stripes of the same group hold.
@@ -642,11 +643,9 @@ pub(crate) fn open_within(group: Option<u64>, outer: Option<u64>) -> Option<u64>
         ROOT => group,
         _ => group.filter(|group| all_above(outer).all(|above| above.group() != *group)),
     };
-    let stripe = match group {
-        Some(group) => stripe_of(group, own)?,
-        None => 0,
-    };
+    // Before the stripe: the last place is rather one for the scope.
     let (tag, slot) = take(own)?;
+    let stripe = group.and_then(|group| stripe_of(group, own)).unwrap_or(0);
     if outer != ROOT {
         // It stays open as long as there is something open in it.
         clone(outer);

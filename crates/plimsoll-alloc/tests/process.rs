@@ -55,6 +55,11 @@ fn main() -> ExitCode {
         ),
         trial("mode_can_be_switched_under_load", switched),
         trial("places_of_scopes_that_ended_are_used_again", places),
+        trial("places_that_threads_keep_are_free_when_they_end", kept),
+        trial(
+            "thread_without_a_stripe_of_its_own_counts_in_another_one",
+            other_stripe,
+        ),
         trial("scopes_without_a_place_count_nothing_and_say_so", refused),
         trial(
             "oldest_of_what_is_retained_is_given_up_for_a_new_scope",
@@ -357,6 +362,35 @@ fn places() {
     assert_eq!(all_places().len(), PLACES);
     assert_eq!(process_usage().given_up, before.given_up);
     assert_eq!(process_usage().refused, before.refused + 3);
+}
+
+fn kept() {
+    let threads: Vec<_> = (0..20)
+        .map(|_| thread::spawn(|| drop((bytes(100), MemoryScope::new()))))
+        .collect();
+    threads
+        .into_iter()
+        .for_each(|thread| thread.join().unwrap());
+    assert_eq!(all_places().len(), PLACES);
+}
+
+fn other_stripe() {
+    let group = MemoryGroup::new();
+    let mut scopes = all_places();
+    // The first place is kept by this thread.
+    scopes.truncate(scopes.len() - 2);
+    let before = process_usage().refused;
+    let other = thread::scope(|threads| {
+        let opened = threads.spawn(|| {
+            let scope = group.scope();
+            let kept = scope.run(|| bytes(1_000));
+            (scope.is_counted(), scope, kept)
+        });
+        opened.join().unwrap()
+    });
+    assert!(other.0);
+    assert_eq!(process_usage().refused, before);
+    assert_eq!(group.usage().live, 1_000);
 }
 
 #[expect(

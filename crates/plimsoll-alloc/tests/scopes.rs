@@ -15,7 +15,7 @@ use std::{
     panic::{self, AssertUnwindSafe, catch_unwind, resume_unwind},
     pin::{Pin, pin},
     sync::{
-        Once,
+        Barrier, Once,
         atomic::{
             AtomicBool, AtomicU32,
             Ordering::{Acquire, Relaxed, Release, SeqCst},
@@ -562,6 +562,40 @@ fn limit_of_nothing_is_one_and_the_largest_is_never_met() {
     scope.set_limit(u64::MAX);
     scope.check().unwrap();
     drop(kept);
+}
+
+#[test]
+fn group_holds_what_scopes_of_all_threads_do_and_did_at_most() {
+    const THREADS: usize = 6;
+    const EACH: u64 = 300_000;
+    let group = MemoryGroup::new();
+    let barrier = Barrier::new(THREADS + 1);
+    thread::scope(|threads| {
+        for _ in 0..THREADS {
+            threads.spawn(|| {
+                let scope = group.scope();
+                let kept = scope.run(|| bytes(EACH as usize));
+                barrier.wait();
+                barrier.wait();
+                drop(scope);
+                barrier.wait();
+                barrier.wait();
+                drop(kept);
+            });
+        }
+        let all = THREADS as u64 * EACH;
+        barrier.wait();
+        let usage = group.usage();
+        assert_eq!([usage.live, usage.peak, usage.allocated], [all; 3]);
+        assert_eq!(retained(&group), [0, 0]);
+        barrier.wait();
+        barrier.wait();
+        assert_eq!(retained(&group), [THREADS as u64, all]);
+        barrier.wait();
+    });
+    assert_eq!(group.usage().live, 0);
+    assert_eq!(group.usage().peak, THREADS as u64 * EACH);
+    assert_eq!(retained(&group), [0, 0]);
 }
 
 #[test]

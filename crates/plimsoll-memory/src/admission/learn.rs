@@ -4,7 +4,7 @@ use super::growth::Spread;
 use std::{
     mem,
     sync::{
-        Mutex, PoisonError,
+        Mutex, PoisonError, TryLockError,
         atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
 };
@@ -18,6 +18,9 @@ const HALVED_AT: u32 = 1_024;
 
 /// How many requests it takes until their distribution counts, rather than their largest.
 const ENOUGH: u32 = 32;
+
+/// Of a sample, every so many are looked at together.
+const SAMPLES: u32 = 8;
 
 /// Who holds less has not begun: it may not have been polled yet, and tells nothing of how much it grows.
 pub(super) const BEGUN: u64 = 64 << 10;
@@ -111,15 +114,36 @@ impl Learned {
     ) {
         let mut peaks = self.peaks.lock().unwrap_or_else(PoisonError::into_inner);
         peaks.add(peak, weight, ages);
+        self.tell(&mut peaks, quantile, guess);
+    }
+
+    /// Counts one of a sample that has ended, as so many, unless somebody else counts just now: waiting
+    /// for that costs more than one of a sample is worth. What it changes is seen by every few of them;
+    /// `by` says the quantile and the guess then.
+    pub(super) fn sample(&self, peak: u64, weight: u32, by: impl FnOnce() -> (f64, u64)) {
+        let mut peaks = match self.peaks.try_lock() {
+            Ok(peaks) => peaks,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        peaks.add(peak, weight, None);
+        if peaks.seen < ENOUGH || peaks.seen.is_multiple_of(SAMPLES) {
+            let (quantile, guess) = by();
+            self.tell(&mut peaks, quantile, guess);
+        }
+    }
+
+    /// Says what is known by now. What is as it was is not written: others read it for each request.
+    fn tell(&self, peaks: &mut Peaks, quantile: f64, guess: u64) {
         if peaks.seen < ENOUGH {
             peaks.largest = peaks.largest.max(self.running.load(Relaxed));
         } else {
-            self.running.store(u64::MAX, Relaxed);
+            set(&self.running, u64::MAX);
         }
         let spread = peaks.spread(quantile, guess);
-        self.expected.store(spread.most, Relaxed);
-        self.mean.store(spread.mean as u64, Relaxed);
-        self.deviation.store(spread.deviation as u64, Relaxed);
+        set(&self.expected, spread.most);
+        set(&self.mean, spread.mean as u64);
+        set(&self.deviation, spread.deviation as u64);
     }
 
     /// What a new one may come to hold, which is `most` as far as one of those before it held less.
@@ -187,9 +211,15 @@ impl Learned {
     }
 }
 
+fn set(word: &AtomicU64, value: u64) {
+    if word.load(Relaxed) != value {
+        word.store(value, Relaxed);
+    }
+}
+
 impl Peaks {
     fn add(&mut self, peak: u64, weight: u32, ages: Option<&Ages>) {
-        self.seen = self.seen.saturating_add(1);
+        self.seen = self.seen.checked_add(1).unwrap_or(ENOUGH);
         self.counts[bin(peak)] += weight;
         self.total += weight;
         if self.total >= HALVED_AT {
@@ -469,6 +499,18 @@ mod tests {
             learned.record(32 * MIB, 1, 0.9, Some(&ages), u64::MAX);
         }
         assert_eq!(learned.expected_of(&ages, 0, 0), 32 * MIB);
+    }
+
+    #[test]
+    fn one_of_a_sample_is_not_waited_for_and_counts_as_any_where_it_need_not_be() {
+        let learned = learned([MIB; 40]);
+        let sample = || learned.sample(64 * MIB, 40, || (0.9, u64::MAX));
+        let counting = learned.peaks.lock().unwrap();
+        (0..100).for_each(|_| sample());
+        drop(counting);
+        assert_eq!(learned.expected(), Some(MIB));
+        (0..SAMPLES).for_each(|_| sample());
+        assert_eq!(learned.expected(), Some(64 * MIB));
     }
 
     #[test]

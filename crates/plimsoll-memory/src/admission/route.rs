@@ -230,8 +230,9 @@ impl Route {
             let (quantile, guess) = (self.ledger.quantile(), self.ledger.guess());
             learned.record(peak, 1, quantile, None, guess);
         } else if (began >> 5).is_multiple_of(SAMPLED.into()) {
-            let (quantile, guess) = (self.ledger.quantile(), self.ledger.guess());
-            learned.record(peak, SAMPLED, quantile, None, guess);
+            learned.sample(peak, SAMPLED, || {
+                (self.ledger.quantile(), self.ledger.guess())
+            });
         }
     }
 }
