@@ -63,6 +63,8 @@ pub enum Load {
     C,
     /// As A, but up to 120 MB.
     D,
+    /// As A, but every other request takes its memory in blocks of 64 KiB.
+    E,
 }
 
 /// The arguments of the driver.
@@ -168,7 +170,7 @@ impl Driver {
         if gone.is_none() {
             sleep(IDLE).await;
             probes.insert("cheap".to_owned(), probe(&shared, "/cheap", 50).await);
-            let small = "/heavy?kib=1024&wait_ms=30&steps=1";
+            let small = "/heavy?kib=1024&block_kib=1024&wait_ms=30&steps=1";
             probes.insert("heavy".to_owned(), probe(&shared, small, 5).await);
         }
         let mut outcome = lock(&shared.record).outcome(self.seconds.into());
@@ -404,18 +406,22 @@ impl Load {
     /// The most that a heavy request takes.
     const fn max_mb(self) -> f64 {
         match self {
-            Self::A | Self::B | Self::C => 40.0,
+            Self::A | Self::B | Self::C | Self::E => 40.0,
             Self::D => 120.0,
         }
     }
 
     fn path(self, kib: u64) -> String {
         let (wait_ms, steps) = match self {
-            Self::A | Self::D => (30, 1),
+            Self::A | Self::D | Self::E => (30, 1),
             Self::B => (300, 1),
             Self::C => (300, 8),
         };
-        format!("/heavy?kib={kib}&wait_ms={wait_ms}&steps={steps}")
+        let block_kib = match self {
+            Self::E if kib % 2 == 1 => 64,
+            _ => kib,
+        };
+        format!("/heavy?kib={kib}&block_kib={block_kib}&wait_ms={wait_ms}&steps={steps}")
     }
 }
 

@@ -24,6 +24,12 @@ pub trait Reclaim {
     /// Gives free memory back to the system, without measuring what that did.
     fn release(&self);
 
+    /// Gives free memory back to the system, but for large blocks that are [kept](crate::LargeBlocks): for
+    /// whoever sets their room. As [`release`](Self::release) by default.
+    fn release_small(&self) {
+        self.release();
+    }
+
     /// Has memory given back to the system as soon as it is free, where that can be had, which makes
     /// large blocks slower: for as long as it is short. Does nothing by default.
     fn set_frugal(&self, _frugal: bool) {}
@@ -292,6 +298,10 @@ impl<A: Reclaim> Reclaim for TrackingAllocator<A> {
         self.inner().release();
     }
 
+    fn release_small(&self) {
+        self.inner().release_small();
+    }
+
     fn set_frugal(&self, frugal: bool) {
         self.inner().set_frugal(frugal);
     }
@@ -312,6 +322,10 @@ impl<A: Reclaim> Reclaim for TrackingAllocator<A> {
 impl<A: Reclaim> Reclaim for CountingAllocator<A> {
     fn release(&self) {
         self.inner().release();
+    }
+
+    fn release_small(&self) {
+        self.inner().release_small();
     }
 
     fn set_frugal(&self, frugal: bool) {

@@ -10,7 +10,7 @@ use crate::{
     admission::Meter,
     history::{History, HistoryPoint, Point, Resolution},
     monitor::{Source, SystemSource},
-    room::{ButForKept, Room},
+    room::{MeterWithoutKept, Room, SourceWithRoom},
     show::{Percent, Rate, Size, Span},
     verdict::{LeakConfig, LeakDetector, LeakKind, Verdict},
     worker::{Worker, WorkerStats},
@@ -112,7 +112,7 @@ struct Follower {
     admission: Admission,
     alerts: Alerts,
     allocator: Option<&'static (dyn Reclaim + Sync)>,
-    room: Option<Room>,
+    room: Option<Arc<Mutex<Room>>>,
     asker: Arc<Worker<Holders>>,
     /// The number of the answer that was taken note of last.
     answer: u64,
@@ -218,8 +218,10 @@ impl LoadLineBuilder {
         } = self;
         config.validate().map_err(ManagerError::Config)?;
         let room = allocator.and_then(Room::of);
-        admission.set_meter(ButForKept::new(meter, room.clone()));
-        let source = ButForKept::new(source, room.clone());
+        let room = room.map(|room| Arc::new(Mutex::new(room)));
+        let meter = MeterWithoutKept::new(meter, allocator);
+        admission.set_meter(meter.clone());
+        let source = SourceWithRoom::new(source, meter, room.clone());
         let known = Arc::new(Mutex::new(Kept {
             history: History::new(Instant::now(), SystemTime::now()),
             leaks: LeakDetector::new(config.leaks_config()),
@@ -420,8 +422,8 @@ impl LoadLine {
     }
 }
 
-fn lock(known: &Mutex<Kept>) -> MutexGuard<'_, Kept> {
-    known.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Kept {
@@ -524,10 +526,10 @@ impl Kept {
 
 impl Follower {
     fn follow(&mut self, now: Instant, figures: &MemoryFigures) {
-        self.admission.set_line(figures.line);
         if let Some(room) = &self.room {
-            room.set_line(figures.line);
+            lock(room).set_line(figures.line);
         }
+        self.admission.set_line(figures.line);
         let crowded = self.admission.crowded(figures);
         match shed(figures) {
             short if short >= crowded => self.admission.set_shed(short),
@@ -624,7 +626,7 @@ impl Drop for Follower {
         self.admission.set_line(None);
         self.admission.set_shed(0.0);
         if let Some(room) = &self.room {
-            room.leave();
+            lock(room).leave();
         }
         if let (true, Some(allocator)) = (self.frugality.is_on, self.allocator) {
             allocator.set_frugal(false);

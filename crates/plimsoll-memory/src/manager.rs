@@ -5,7 +5,7 @@ use crate::{
     PressureChange, PressureLevel, ReclaimError, ReclaimReport, Severity, Source,
     alert::{HookError, HookStats},
     monitor::{Monitor, ProcessSource, Step},
-    reclaim::{Freed, Purger, Reclaimer},
+    reclaim::{Freed, Purger, Reach, Reclaimer},
     show::{Percent, Rate, Size, Span},
     worker::Worker,
 };
@@ -494,7 +494,7 @@ impl Shared {
 
     fn relieve(&self, gap: Duration) -> bool {
         const WAIT: Duration = Duration::from_millis(500);
-        self.purger.purge(gap, WAIT).is_done()
+        self.purger.purge(Reach::Small, gap, WAIT).is_done()
     }
 }
 

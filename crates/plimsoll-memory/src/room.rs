@@ -7,7 +7,7 @@ use crate::{
 use plimsoll_alloc::{LargeBlockUsage, Reclaim};
 use std::{
     fmt, mem,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::time::Instant;
@@ -24,59 +24,58 @@ const LIVED_FOR: Duration = Duration::from_secs(10);
 const UNWATCHED: usize = 64 << 20;
 /// The room changes by no less.
 const STEP: u64 = 4 << 20;
+/// While this part of the line is used or kept, and that part of it is kept, it is looked so often. What is
+/// not a large block takes new pages, for which what is kept has to go: 20 to 40 MB in that time.
+const WATCHED_FROM: f64 = 0.70;
+const WATCHED_PART: u64 = 64;
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// Leaves to the [large blocks](plimsoll_alloc::LargeBlocks) of an allocator what the line leaves.
 ///
 /// What they keep counts against the limit and not against the line: whoever needs room has it.
-#[derive(Clone)]
 pub(crate) struct Room {
     allocator: &'static (dyn Reclaim + Sync),
-    seen: Arc<Mutex<Seen>>,
-}
-
-struct Seen {
     line: Option<u64>,
-    others: Highest,
-    lived: Highest,
-    room: Option<u64>,
+    others: RecentMost,
+    lived: RecentMost,
 }
 
-/// The highest of a number lately.
-struct Highest {
+/// The most that a number was lately.
+struct RecentMost {
     period: Duration,
     since: Option<Instant>,
     now: u64,
     before: u64,
 }
 
-/// Tells what is used, but for what is kept.
-#[derive(Debug)]
-pub(crate) struct ButForKept<T> {
-    of: T,
-    room: Option<Room>,
+/// A meter that tells what is used but for what is kept. Clones are the same one.
+pub(crate) struct MeterWithoutKept {
+    of: Arc<Mutex<dyn Meter>>,
+    allocator: Option<&'static (dyn Reclaim + Sync)>,
+}
+
+/// A source that tells what is kept, and sets the room by what is used, also while it waits.
+pub(crate) struct SourceWithRoom<S> {
+    of: S,
+    meter: MeterWithoutKept,
+    room: Option<Arc<Mutex<Room>>>,
 }
 
 impl Room {
-    /// That of an allocator, if it has one.
+    /// That of an allocator, if it keeps large blocks.
     pub(crate) fn of(allocator: &'static (dyn Reclaim + Sync)) -> Option<Self> {
         allocator.large_blocks()?;
         Some(Self {
             allocator,
-            seen: Arc::new(Mutex::new(Seen {
-                line: None,
-                others: Highest::over(OTHERS_FOR),
-                lived: Highest::over(LIVED_FOR),
-                room: None,
-            })),
+            line: None,
+            others: RecentMost::over(OTHERS_FOR),
+            lived: RecentMost::over(LIVED_FOR),
         })
     }
 
     /// Sets the line. Without any, the room stays.
-    pub(crate) fn set_line(&self, line: Option<u64>) {
-        self.seen
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .line = line;
+    pub(crate) const fn set_line(&mut self, line: Option<u64>) {
+        self.line = line;
     }
 
     /// Nobody looks any more.
@@ -84,41 +83,30 @@ impl Room {
         self.allocator.set_room(UNWATCHED);
     }
 
-    /// Takes what is used, and sets the room by it. How many bytes are kept.
-    fn look(&self, now: Instant, used: u64) -> u64 {
-        let Some(blocks) = self.allocator.large_blocks() else {
-            return 0;
+    /// Sets the room by what is used with all that is kept. Whether to look again soon.
+    fn look(&mut self, now: Instant, used: u64) -> bool {
+        let (Some(line), Some(blocks)) = (self.line, self.allocator.large_blocks()) else {
+            return false;
         };
-        let room = {
-            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            seen.look(now, used, &blocks)
-        };
-        if let Some(room) = room {
+        let room = self.left(now, used, line, &blocks);
+        if room != blocks.room {
             self.allocator
                 .set_room(usize::try_from(room).unwrap_or(usize::MAX));
         }
-        // What was given back by that is seen by the next look.
-        blocks.kept
+        blocks.kept > line / WATCHED_PART && used as f64 > line as f64 * WATCHED_FROM
     }
-}
 
-impl Seen {
-    /// The room to be set, if it is another.
-    fn look(&mut self, now: Instant, used: u64, blocks: &LargeBlockUsage) -> Option<u64> {
+    fn left(&mut self, now: Instant, used: u64, line: u64, blocks: &LargeBlockUsage) -> u64 {
         let others = used.saturating_sub(blocks.live + blocks.kept);
         let others = self.others.of(now, others);
         let lived = self.lived.of(now, blocks.live);
-        let line = self.line?;
         let left = (line - line / MARGIN).saturating_sub(others);
         let least = (line / FLOOR).min(UNWATCHED as u64);
-        let room = left.min(lived.max(least)) / STEP * STEP;
-        let is_new = self.room != Some(room);
-        self.room = Some(room);
-        is_new.then_some(room)
+        left.min(lived.max(least)) / STEP * STEP
     }
 }
 
-impl Highest {
+impl RecentMost {
     const fn over(period: Duration) -> Self {
         Self {
             period,
@@ -143,38 +131,101 @@ impl Highest {
     }
 }
 
-impl<T> ButForKept<T> {
-    pub(crate) const fn new(of: T, room: Option<Room>) -> Self {
-        Self { of, room }
+/// What is kept of what is used. Some of it may never have been touched, so that it is not in memory; but
+/// what is used besides cannot be less than what is allocated.
+fn kept(
+    allocator: Option<&'static (dyn Reclaim + Sync)>,
+    used: u64,
+    tracked: Option<u64>,
+) -> Option<u64> {
+    let blocks = allocator?.large_blocks()?;
+    Some(blocks.kept.min(used.saturating_sub(tracked.unwrap_or(0))))
+}
+
+impl MeterWithoutKept {
+    pub(crate) fn new(
+        of: impl Meter + 'static,
+        allocator: Option<&'static (dyn Reclaim + Sync)>,
+    ) -> Self {
+        Self {
+            of: Arc::new(Mutex::new(of)),
+            allocator,
+        }
     }
 
-    fn kept(&self, used: Option<u64>) -> Option<u64> {
-        let (room, used) = self.room.as_ref().zip(used)?;
-        Some(room.look(Instant::now(), used))
+    fn meter(&self) -> MutexGuard<'_, dyn Meter + 'static> {
+        self.of.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<T: Meter> Meter for ButForKept<T> {
+impl Clone for MeterWithoutKept {
+    fn clone(&self) -> Self {
+        Self {
+            of: self.of.clone(),
+            allocator: self.allocator,
+        }
+    }
+}
+
+impl Meter for MeterWithoutKept {
     fn used(&mut self) -> Option<u64> {
-        let used = self.of.used();
-        let kept = self.kept(used).unwrap_or(0);
-        used.map(|used| used.saturating_sub(kept))
+        let mut meter = self.meter();
+        let (used, tracked) = (meter.used()?, meter.tracked());
+        drop(meter);
+        Some(used - kept(self.allocator, used, tracked).unwrap_or(0))
     }
 
     fn tracked(&mut self) -> Option<u64> {
-        self.of.tracked()
+        self.meter().tracked()
     }
 }
 
-impl<T: Source> Source for ButForKept<T> {
+impl<S: Source> SourceWithRoom<S> {
+    pub(crate) const fn new(
+        of: S,
+        meter: MeterWithoutKept,
+        room: Option<Arc<Mutex<Room>>>,
+    ) -> Self {
+        Self { of, meter, room }
+    }
+
+    /// Sets the room by what is used. Whether to look again soon.
+    fn look(&self, used: Option<u64>) -> bool {
+        let Some((room, used)) = self.room.as_ref().zip(used) else {
+            return false;
+        };
+        let mut room = room.lock().unwrap_or_else(PoisonError::into_inner);
+        room.look(Instant::now(), used)
+    }
+}
+
+impl<S: Source> Source for SourceWithRoom<S> {
     fn sample(&mut self) -> Signals {
         let mut signals = self.of.sample();
-        signals.kept_blocks = self.kept(signals.used()).or(signals.kept_blocks);
+        let used = signals.used();
+        self.look(used);
+        let kept = used.and_then(|used| kept(self.meter.allocator, used, signals.tracked));
+        signals.kept_blocks = kept.or(signals.kept_blocks);
         signals
     }
 
     fn wait(&mut self, timeout: Duration) {
-        self.of.wait(timeout);
+        let mut left = timeout;
+        while left > LOOK_EVERY && self.room.is_some() {
+            let used = self.meter.meter().used();
+            if !self.look(used) {
+                break;
+            }
+            let began = Instant::now();
+            self.of.wait(LOOK_EVERY);
+            let passed = began.elapsed();
+            if passed < LOOK_EVERY / 2 {
+                // There is a reason to.
+                return;
+            }
+            left = left.saturating_sub(passed);
+        }
+        self.of.wait(left);
     }
 
     fn waker(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
@@ -184,7 +235,9 @@ impl<T: Source> Source for ButForKept<T> {
 
 impl fmt::Debug for Room {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Room").finish_non_exhaustive()
+        f.debug_struct("Room")
+            .field("line", &self.line)
+            .finish_non_exhaustive()
     }
 }
 
@@ -195,84 +248,22 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    fn blocks(live: u64, kept: u64) -> LargeBlockUsage {
+    fn blocks(live: u64, kept: u64, room: u64) -> LargeBlockUsage {
         let mut blocks = LargeBlockUsage::default();
-        (blocks.live, blocks.kept) = (live * MIB, kept * MIB);
+        (blocks.live, blocks.kept, blocks.room) = (live * MIB, kept * MIB, room);
         blocks
     }
 
-    fn seen(line: Option<u64>) -> Seen {
-        Seen {
-            line: line.map(|line| line * MIB),
-            others: Highest::over(OTHERS_FOR),
-            lived: Highest::over(LIVED_FOR),
-            room: None,
-        }
-    }
-
-    #[test]
-    fn the_room_is_what_the_line_leaves_beside_others_and_a_margin() {
-        let mut seen = seen(Some(320));
-        let room = seen.look(Instant::now(), 350 * MIB, &blocks(280, 30));
-        // A thirty-second part of it is 10 MiB, others have 40, and it comes in steps of 4 MiB.
-        assert_eq!(room, Some(268 * MIB));
-    }
-
-    #[test]
-    fn others_count_for_a_while_after_they_have_gone() {
-        let (mut seen, start) = (seen(Some(320)), Instant::now());
-        let after = |millis| start + Duration::from_millis(millis);
-        let all = blocks(310, 0);
-        assert_eq!(seen.look(after(0), 410 * MIB, &all), Some(208 * MIB));
-        assert_eq!(seen.look(after(900), 310 * MIB, &all), None, "the same");
-        assert_eq!(seen.look(after(1_900), 310 * MIB, &all), None);
-        assert_eq!(seen.look(after(2_900), 310 * MIB, &all), Some(308 * MIB));
-    }
-
-    #[test]
-    fn no_more_is_kept_than_lived_lately_and_some_in_any_case() {
-        let (mut seen, start) = (seen(Some(320)), Instant::now());
-        let after = |secs| start + Duration::from_secs(secs);
-        assert_eq!(
-            seen.look(after(0), 200 * MIB, &blocks(200, 0)),
-            Some(200 * MIB)
-        );
-        assert_eq!(seen.look(after(9), 200 * MIB, &blocks(0, 200)), None);
-        assert_eq!(seen.look(after(19), 200 * MIB, &blocks(0, 200)), None);
-        assert_eq!(
-            seen.look(after(29), 200 * MIB, &blocks(0, 200)),
-            Some(20 * MIB)
-        );
-        // Not a part of all the memory that a machine has.
-        seen.line = Some(32 << 30);
-        assert_eq!(seen.look(after(39), 0, &blocks(0, 0)), Some(64 * MIB));
-    }
-
-    #[test]
-    fn without_a_line_the_room_stays() {
-        assert_eq!(
-            seen(None).look(Instant::now(), 350 * MIB, &blocks(280, 30)),
-            None
-        );
-    }
-
-    #[test]
-    fn a_line_below_what_others_use_leaves_no_room() {
-        let mut seen = seen(Some(100));
-        assert_eq!(
-            seen.look(Instant::now(), 150 * MIB, &blocks(0, 30)),
-            Some(0)
-        );
-    }
-
     /// An allocator that has 100 MiB and keeps 50.
-    struct Kept(AtomicUsize);
+    struct Keeps(AtomicUsize);
 
-    impl Reclaim for Kept {
+    static KEEPS: Keeps = Keeps(AtomicUsize::new(0));
+
+    impl Reclaim for Keeps {
         fn release(&self) {}
 
         fn large_blocks(&self) -> Option<LargeBlockUsage> {
-            Some(blocks(100, 50))
+            Some(blocks(100, 50, self.0.load(Relaxed) as u64))
         }
 
         fn set_room(&self, bytes: usize) {
@@ -280,11 +271,78 @@ mod tests {
         }
     }
 
-    struct Used(AtomicU64);
+    fn room() -> Room {
+        Room::of(&KEEPS).expect("it keeps large blocks")
+    }
+
+    #[test]
+    fn the_room_is_what_the_line_leaves_beside_others_and_a_margin() {
+        let left = room().left(Instant::now(), 350 * MIB, 320 * MIB, &blocks(280, 30, 0));
+        // A thirty-second part of it is 10 MiB, others have 40, and it comes in steps of 4 MiB.
+        assert_eq!(left, 268 * MIB);
+    }
+
+    #[test]
+    fn others_count_for_a_while_after_they_have_gone() {
+        let (mut room, start) = (room(), Instant::now());
+        let mut left = |millis, used| {
+            let now = start + Duration::from_millis(millis);
+            room.left(now, used * MIB, 320 * MIB, &blocks(310, 0, 0)) / MIB
+        };
+        assert_eq!(left(0, 410), 208);
+        assert_eq!(left(900, 310), 208);
+        assert_eq!(left(1_900, 310), 208);
+        assert_eq!(left(2_900, 310), 308);
+    }
+
+    #[test]
+    fn no_more_is_kept_than_lived_lately_and_some_in_any_case() {
+        let (mut room, start) = (room(), Instant::now());
+        let mut left = |secs, line, live| {
+            let now = start + Duration::from_secs(secs);
+            room.left(now, 200 * MIB, line, &blocks(live, 200 - live, 0)) / MIB
+        };
+        assert_eq!(left(0, 320 * MIB, 200), 200);
+        assert_eq!(left(9, 320 * MIB, 0), 200);
+        assert_eq!(left(19, 320 * MIB, 0), 200);
+        assert_eq!(left(29, 320 * MIB, 0), 20);
+        // Not a part of all the memory that a machine has.
+        assert_eq!(left(39, 32 << 30, 0), 64);
+    }
+
+    #[test]
+    fn a_line_below_what_others_use_leaves_no_room() {
+        let left = room().left(Instant::now(), 150 * MIB, 100 * MIB, &blocks(0, 30, 0));
+        assert_eq!(left, 0);
+    }
+
+    #[test]
+    fn without_a_line_the_room_stays() {
+        static KEEPS: Keeps = Keeps(AtomicUsize::new(7));
+        let mut room = Room::of(&KEEPS).expect("it keeps large blocks");
+        assert!(!room.look(Instant::now(), 350 * MIB));
+        assert_eq!(KEEPS.0.load(Relaxed), 7);
+        room.leave();
+        assert_eq!(KEEPS.0.load(Relaxed), 64 << 20, "little, if nobody looks");
+    }
+
+    #[test]
+    fn an_allocator_without_large_blocks_has_no_room() {
+        assert!(Room::of(&std::alloc::System).is_none());
+    }
+
+    /// Tells what is used, and remembers how long it was to wait. Less is used once it has waited three
+    /// times.
+    #[derive(Clone)]
+    struct Used(Arc<AtomicU64>, Arc<Mutex<Vec<Duration>>>);
 
     impl Meter for Used {
         fn used(&mut self) -> Option<u64> {
             Some(self.0.load(Relaxed))
+        }
+
+        fn tracked(&mut self) -> Option<u64> {
+            Some(110 * MIB)
         }
     }
 
@@ -292,37 +350,65 @@ mod tests {
         fn sample(&mut self) -> Signals {
             Signals {
                 used: self.used(),
-                tracked: Some(100 * MIB),
+                tracked: self.tracked(),
                 resident: Some(180 * MIB),
                 ..Signals::default()
             }
         }
+
+        fn wait(&mut self, timeout: Duration) {
+            let mut waits = self.1.lock().unwrap();
+            waits.push(timeout);
+            if waits.len() == 3 {
+                self.0.store(160 * MIB, Relaxed);
+            }
+            if timeout == LOOK_EVERY {
+                // Whoever returns sooner has something to tell.
+                std::thread::park_timeout(timeout);
+            }
+        }
+    }
+
+    fn told(
+        used: u64,
+        line: u64,
+        keeps: &'static Keeps,
+    ) -> (Used, MeterWithoutKept, SourceWithRoom<Used>) {
+        let of = Used(Arc::new(AtomicU64::new(used * MIB)), Arc::default());
+        let mut room = Room::of(keeps).expect("it keeps large blocks");
+        room.set_line(Some(line * MIB));
+        let meter = MeterWithoutKept::new(of.clone(), Some(keeps));
+        let room = Some(Arc::new(Mutex::new(room)));
+        let source = SourceWithRoom::new(of.clone(), meter.clone(), room);
+        (of, meter, source)
     }
 
     #[test]
     fn what_is_kept_is_not_used_to_the_meter_nor_to_the_monitor() {
-        static KEPT: Kept = Kept(AtomicUsize::new(0));
-        let room = Room::of(&KEPT).expect("it has large blocks");
-        room.set_line(Some(320 * MIB));
-        let mut told = ButForKept::new(Used(AtomicU64::new(200 * MIB)), Some(room));
-        assert_eq!(Meter::used(&mut told), Some(150 * MIB));
-        // As much as lives: the line leaves more.
-        assert_eq!(KEPT.0.load(Relaxed) as u64, 100 * MIB);
-        let signals = told.sample();
+        static KEEPS: Keeps = Keeps(AtomicUsize::new(0));
+        let (used, mut meter, mut source) = told(200, 320, &KEEPS);
+        assert_eq!(meter.used(), Some(150 * MIB));
+        let signals = source.sample();
         assert_eq!(signals.kept_blocks, Some(50 * MIB));
         assert_eq!(signals.used(), Some(150 * MIB));
-        assert_eq!(signals.unattributed(), Some(30 * MIB));
+        assert_eq!(signals.unattributed(), Some(20 * MIB));
+        // As much as lives: the line leaves more.
+        assert_eq!(KEEPS.0.load(Relaxed) as u64, 100 * MIB);
+        // Of what is kept some was never touched: no less is used than is allocated.
+        used.0.store(140 * MIB, Relaxed);
+        assert_eq!(meter.used(), Some(110 * MIB));
+        assert_eq!(source.sample().kept_blocks, Some(30 * MIB));
     }
 
     #[test]
-    fn when_nobody_looks_any_more_little_is_kept() {
-        static KEPT: Kept = Kept(AtomicUsize::new(usize::MAX));
-        Room::of(&KEPT).expect("it has large blocks").leave();
-        assert_eq!(KEPT.0.load(Relaxed), 64 << 20);
-    }
-
-    #[test]
-    fn an_allocator_without_large_blocks_has_no_room() {
-        assert!(Room::of(&std::alloc::System).is_none());
+    fn it_is_looked_often_while_much_is_kept_near_the_line() {
+        static KEEPS: Keeps = Keeps(AtomicUsize::new(0));
+        const HOUR: Duration = Duration::from_secs(3_600);
+        let (used, _, mut source) = told(200, 240, &KEEPS);
+        source.wait(HOUR);
+        let waits = used.1.lock().unwrap().clone();
+        assert_eq!(waits[..3], [LOOK_EVERY; 3]);
+        // Far from the line nothing is lost by a look that comes late.
+        assert!(waits.len() == 4 && waits[3] > HOUR / 2, "{waits:?}");
     }
 }

@@ -3,7 +3,7 @@
 //! | route | what it does |
 //! |---|---|
 //! | `GET /cheap` | makes a few KB of JSON |
-//! | `GET /heavy?kib=&wait_ms=&steps=` | takes so much memory and touches it, at once or in steps while it waits, and goes over all of it in the end |
+//! | `GET /heavy?kib=&block_kib=&wait_ms=&steps=` | takes so much memory in blocks of that size and touches it, at once or in steps while it waits, and goes over all of it in the end |
 //! | `GET /stream?frames=` | frames of 16 KiB, made as the client reads |
 //! | `GET /cache/{key}` | a value of 64 KiB, from a cache of 64 MiB |
 //! | `POST /leak` | keeps 10 KiB for ever |
@@ -198,12 +198,18 @@ async fn cheap() -> String {
 async fn heavy(RawQuery(query): RawQuery) -> Result<String, StatusCode> {
     let query = query.unwrap_or_default();
     let kib = number(&query, "kib", 1..=1 << 20)? as usize;
+    let block_kib = number(&query, "block_kib", 1..=1 << 20)? as usize;
     let steps = number(&query, "steps", 1..=64)?;
     let wait = Duration::from_millis(number(&query, "wait_ms", 0..=60_000)?.into()) / steps;
-    let mut blocks = Vec::with_capacity(steps as usize);
+    let mut blocks = Vec::new();
     for step in 0..steps {
-        // Not of zeros, which the system has without touching them.
-        blocks.push(vec![1 + step as u8; (kib << 10) / steps as usize]);
+        let mut left = (kib << 10) / steps as usize;
+        while left > 0 {
+            let len = left.min(block_kib << 10);
+            // Not of zeros, which the system has without touching them.
+            blocks.push(vec![1 + step as u8; len]);
+            left -= len;
+        }
         sleep(wait).await;
     }
     let sums = blocks.iter().map(|block| checksum(block));

@@ -390,6 +390,10 @@ impl<A: Reclaim> Reclaim for LargeBlocks<A> {
         self.inner.release();
     }
 
+    fn release_small(&self) {
+        self.inner.release_small();
+    }
+
     fn set_frugal(&self, frugal: bool) {
         self.inner.set_frugal(frugal);
     }

@@ -12,6 +12,7 @@ use crate::{
     worker::LEFT_BEHIND_AFTER,
 };
 use futures_util::FutureExt as _;
+use plimsoll_alloc::LargeBlockUsage;
 use plimsoll_core::{
     Bounded, BoxFuture, CloseReport, Rejected, Removed, Step, Totals, Usage, test_util::FakeHolding,
 };
@@ -388,6 +389,52 @@ fn requests_are_refused_where_tasks_or_descriptors_are_too_many_whatever_memory_
     assert!((admission.stats().shed - 0.52).abs() < 1e-9);
     // What nobody knows refuses nobody.
     assert_eq!(asked(&mut follower, &figures(100)), 0);
+}
+
+#[test]
+fn large_blocks_have_the_room_that_the_line_leaves_until_nobody_looks_any_more() {
+    /// Keeps 200 MiB.
+    struct Keeps(AtomicU64);
+
+    static KEEPS: Keeps = Keeps(AtomicU64::new(0));
+
+    impl Keeps {
+        fn room(&self) -> u64 {
+            self.0.load(Relaxed) / MIB
+        }
+    }
+
+    impl Reclaim for Keeps {
+        fn release(&self) {}
+
+        fn large_blocks(&self) -> Option<LargeBlockUsage> {
+            let mut usage = LargeBlockUsage::default();
+            (usage.live, usage.kept, usage.room) = (500 * MIB, 200 * MIB, self.0.load(Relaxed));
+            Some(usage)
+        }
+
+        fn set_room(&self, bytes: usize) {
+            self.0.store(bytes as u64, Relaxed);
+        }
+    }
+
+    let config = MemoryConfig::new();
+    let (line, guard, script, _) = started(LoadLine::builder(&config).allocator(&KEEPS));
+    script.used(800);
+    script.used(800);
+    assert_eq!(line.manager().figures().kept_blocks, Some(200 * MIB));
+    assert_eq!(line.manager().figures().used, Some(600 * MIB));
+    // Of 900 MiB less a thirty-second part others have 100.
+    assert_eq!(KEEPS.room(), 500, "as much as lived");
+    script.sample(Some(Signals {
+        limit: Some(500 * MIB),
+        resident: Some(800 * MIB),
+        ..Signals::default()
+    }));
+    until(|| KEEPS.room() == 332);
+    drop(guard);
+    drop(script);
+    until(|| KEEPS.room() == 64);
 }
 
 #[test]

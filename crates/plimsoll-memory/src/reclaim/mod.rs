@@ -24,7 +24,7 @@ pub use self::{
     run::{Freed, ReclaimKind, ReclaimReport, ReclaimStep, Why},
 };
 pub(crate) use self::{
-    purge::Purger,
+    purge::{Purger, Reach},
     run::{Ask, Depth, Reclaimer},
 };
 use std::fmt;

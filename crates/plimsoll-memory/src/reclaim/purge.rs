@@ -1,7 +1,7 @@
 //! Asking the allocator for what it has free, which stops others for a while: by one at a time, and
 //! not too often.
 
-use plimsoll_alloc::Reclaim;
+use plimsoll_alloc::{Reclaim, resident_bytes};
 use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -30,6 +30,15 @@ struct State {
     last: Option<Purge>,
     /// What the allocator still had after it was asked, if whoever asked knew what it had.
     kept: u64,
+}
+
+/// What the allocator is asked for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Reach {
+    /// All that is free.
+    All,
+    /// Not the large blocks that it keeps: these are given back as room is needed.
+    Small,
 }
 
 /// One time that the allocator was asked.
@@ -77,7 +86,7 @@ impl Purger {
     /// Asks the allocator for what it has free, unless it was asked less than `gap` ago, or that would
     /// take too much of the time. A gap of zero asks in any case, and what that takes counts as if it
     /// had been part of the one before. Waits for somebody who is at it already, but not longer than `wait`.
-    pub(crate) fn purge(&self, gap: Duration, wait: Duration) -> Purged {
+    pub(crate) fn purge(&self, reach: Reach, gap: Duration, wait: Duration) -> Purged {
         let mut state = self.lock();
         if state.running {
             let count = state.count;
@@ -96,12 +105,19 @@ impl Purger {
         }
         state.running = true;
         drop(state);
-        let reclaimed = catch_unwind(AssertUnwindSafe(|| self.allocator.reclaim()));
+        let before = resident_bytes();
+        let released = catch_unwind(AssertUnwindSafe(|| match reach {
+            Reach::All => self.allocator.release(),
+            Reach::Small => self.allocator.release_small(),
+        }));
+        let after = released.ok().and_then(|()| resident_bytes());
         let ended = Instant::now();
         let mut purge = Purge {
             ended,
             took: ended.saturating_duration_since(started),
-            freed: reclaimed.ok().and_then(|reclaimed| reclaimed.freed()),
+            freed: before
+                .zip(after)
+                .map(|(before, after)| before.saturating_sub(after)),
         };
         let mut state = self.lock();
         state.running = false;
@@ -130,7 +146,8 @@ impl Purger {
         const LATEST: Duration = Duration::from_secs(5);
         const ENOUGH: u64 = 8 << 20;
         let helps = kept >= self.lock().kept.saturating_add(ENOUGH);
-        let purged = self.purge(if helps { SOONEST } else { LATEST }, Duration::ZERO);
+        let gap = if helps { SOONEST } else { LATEST };
+        let purged = self.purge(Reach::Small, gap, Duration::ZERO);
         if let Purged::Led(purge) = purged {
             self.lock().kept = kept.saturating_sub(purge.freed.unwrap_or(0));
         }
@@ -167,7 +184,6 @@ impl fmt::Debug for Purger {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use plimsoll_alloc::Reclaimed;
     use std::{
         sync::{
             Barrier,
@@ -201,11 +217,6 @@ pub(crate) mod tests {
                 let _ = gate.recv();
             }
         }
-
-        fn reclaim(&self) -> Reclaimed {
-            self.release();
-            Reclaimed::default()
-        }
     }
 
     #[test]
@@ -219,7 +230,7 @@ pub(crate) mod tests {
                 .map(|_| {
                     scope.spawn(|| {
                         start.wait();
-                        purger.purge(WAIT, WAIT)
+                        purger.purge(Reach::Small, WAIT, WAIT)
                     })
                 })
                 .collect();
@@ -237,7 +248,7 @@ pub(crate) mod tests {
             assert_eq!((led, busy), (1, 0));
         });
         assert_eq!(allocator.asked.load(SeqCst), 1);
-        assert_eq!(purger.totals(), (1, 0));
+        assert_eq!(purger.totals().0, 1);
     }
 
     #[test]
@@ -246,15 +257,18 @@ pub(crate) mod tests {
         let allocator = Gated::leak(Some(gate));
         let purger = Purger::new(allocator, None);
         thread::scope(|scope| {
-            let leader = scope.spawn(|| purger.purge(WAIT, WAIT));
+            let leader = scope.spawn(|| purger.purge(Reach::Small, WAIT, WAIT));
             while allocator.asked.load(SeqCst) == 0 {
                 thread::yield_now();
             }
-            assert_eq!(purger.purge(WAIT, Duration::from_millis(1)), Purged::Busy);
+            assert_eq!(
+                purger.purge(Reach::Small, WAIT, Duration::from_millis(1)),
+                Purged::Busy
+            );
             open.send(()).unwrap();
             assert!(matches!(leader.join().unwrap(), Purged::Led(_)));
         });
-        assert_eq!(purger.purge(WAIT, WAIT), Purged::TooSoon);
+        assert_eq!(purger.purge(Reach::Small, WAIT, WAIT), Purged::TooSoon);
     }
 
     #[test]
@@ -274,6 +288,28 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn large_blocks_are_given_back_only_where_all_is_asked_for() {
+        #[derive(Default)]
+        struct Both([AtomicU64; 2]);
+        impl Reclaim for Both {
+            fn release(&self) {
+                self.0[0].fetch_add(1, SeqCst);
+            }
+
+            fn release_small(&self) {
+                self.0[1].fetch_add(1, SeqCst);
+            }
+        }
+        let allocator: &Both = Box::leak(Box::default());
+        let asked = || allocator.0.each_ref().map(|count| count.load(SeqCst));
+        let purger = Purger::new(allocator, None);
+        purger.purge(Reach::Small, Duration::ZERO, WAIT);
+        assert_eq!(asked(), [0, 1]);
+        purger.purge(Reach::All, Duration::ZERO, WAIT);
+        assert_eq!(asked(), [1, 1]);
+    }
+
+    #[test]
     fn an_allocator_that_panics_is_asked_again_like_any_other() {
         struct Odd;
         impl Reclaim for Odd {
@@ -283,7 +319,7 @@ pub(crate) mod tests {
         }
         let purger = Purger::new(&Odd, None);
         for _ in 0..2 {
-            let purged = purger.purge(Duration::ZERO, WAIT);
+            let purged = purger.purge(Reach::Small, Duration::ZERO, WAIT);
             assert!(matches!(purged, Purged::Led(Purge { freed: None, .. })));
         }
         assert_eq!(purger.totals(), (2, 0));

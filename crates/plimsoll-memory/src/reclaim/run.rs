@@ -2,7 +2,7 @@ use super::{
     CancelAsk, CancelLargest, Cancelled,
     cancel::Allowance,
     plan::{self, Candidate},
-    purge::{Purge, Purged, Purger},
+    purge::{Purge, Purged, Purger, Reach},
 };
 use crate::{
     BudgetMode,
@@ -380,7 +380,11 @@ impl Run<'_> {
     }
 
     fn purge(&mut self, gap: Duration) {
-        let (entries, purge) = match self.parts.purger.purge(gap, WAIT) {
+        let reach = match self.ask.why {
+            Why::Manual => Reach::All,
+            Why::Pressure | Why::Periodic => Reach::Small,
+        };
+        let (entries, purge) = match self.parts.purger.purge(reach, gap, WAIT) {
             Purged::Led(purge) => (1, purge),
             // Whoever led counts it.
             Purged::Followed(_) | Purged::TooSoon | Purged::Busy => return,
