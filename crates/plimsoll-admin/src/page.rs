@@ -1,7 +1,7 @@
 //! The page of *admin* for people: how the service keeps under its line, and who holds what.
 //!
-//! It is one answer without scripts and without anything to be fetched besides, and no longer than
-//! [`MAX_BYTES`], since tables have ten rows, names are cut, and charts have a step for each point.
+//! It is one answer without scripts and without anything to be fetched besides. It has 96 KiB at the most,
+//! since tables have ten rows, names are cut, and charts have a step for each point.
 
 mod chart;
 mod facts;
@@ -31,10 +31,6 @@ pub(crate) fn routes() -> Router<Arc<Shared>> {
 
 /// The content type of the page.
 pub(crate) const HTML: &str = "text/html; charset=utf-8";
-
-/// The longest page.
-#[cfg(test)]
-const MAX_BYTES: usize = 96 * 1024;
 
 /// After how many seconds the page may be read again by itself.
 pub(crate) const REFRESH: RangeInclusive<u64> = 1..=60;

@@ -16,7 +16,7 @@ use plimsoll_core::{
 };
 use plimsoll_http::{EdgeLayer, EndpointLabel};
 use plimsoll_memory::{
-    Alerts, LoadLine, MemoryConfig, MonitorConfig, MonitorGuard, PressureLevel,
+    AdmissionLayer, Alerts, LoadLine, MemoryConfig, MonitorConfig, MonitorGuard, PressureLevel,
     history::Resolution,
     verdict::{LeakConfig, Sensitivity},
 };
@@ -310,6 +310,11 @@ async fn the_page_shows_what_the_routes_tell() {
     let monitored = Monitored::at_ease();
     let lifecycle = Lifecycle::new();
     let (config, _breaker) = service(&monitored, &lifecycle).await;
+    // What the edge knows of a route, and what admission does, are of one.
+    let _layers = ["/found", "queue"].map(|name| {
+        let admission = monitored.line.admission();
+        AdmissionLayer::new(name, admission)
+    });
     let (_control, addr) = start(config, &monitored.registry, &lifecycle);
     let page = get(addr, "/").body;
     let stats = get(addr, STATS).json();
@@ -332,12 +337,14 @@ async fn the_page_shows_what_the_routes_tell() {
         "<caption>Mode: observe</caption>",
         "Nothing is seen to leak.",
         "<bdi>orders</bdi>",
+        "<bdi>queue</bdi></th><td>0</td><td>0</td><td>–</td><td>–</td>",
         "<bdi>/found</bdi></th><td>1</td><td>0</td>",
         "<a href=\"api/v1/memory/requests\">",
         "<a href=\"api/v1/config\">",
     ] {
         assert!(page.contains(said), "{said}: {page}");
     }
+    assert_eq!(page.matches("<bdi>/found</bdi>").count(), 1, "{page}");
     assert_eq!(
         page.matches("<path class=\"used\" d=\"M").count(),
         2,

@@ -107,8 +107,9 @@ impl Past {
             ".</figcaption><svg role=\"img\" preserveAspectRatio=\"none\" aria-labelledby=\"past-",
         );
         html.text(id);
-        html.markup("\" viewBox=\"0 0 ");
-        html.text(format_args!("{} {HEIGHT}", self.columns.len()));
+        // The limit has room for all its width.
+        html.markup("\" viewBox=\"0 -2 ");
+        html.text(format_args!("{} {}", self.columns.len(), HEIGHT + 2));
         html.markup("\">");
         self.path(html, "used", Some(HEIGHT), top, |column| column.used);
         self.path(html, "line", None, top, |column| column.line);

@@ -286,6 +286,7 @@ impl<T> Default for Top<T> {
 pub(super) mod tests {
     use super::*;
     use plimsoll_core::Registry;
+    use plimsoll_memory::AdmissionLayer;
 
     impl Holders {
         pub(crate) fn of(registry: &Registry, routes: Option<Vec<Route>>) -> Self {
@@ -304,17 +305,23 @@ pub(super) mod tests {
         assert_eq!(same.rows, [("b", 1), ("a", 1)]);
     }
 
-    #[tokio::test]
-    async fn what_admission_knows_is_told_beside_what_the_edge_knows() {
-        let admission = Admission::new();
-        assert!(Holders::new(Vec::new(), None, None).routes.is_none());
-        let none = Holders::new(Vec::new(), None, Some(&admission))
-            .routes
-            .unwrap();
-        assert_eq!((none.of, none.rows), (0, Vec::new()));
-        let edge = EdgeLayer::new();
-        let none = Holders::new(Vec::new(), Some(&edge), None).routes.unwrap();
-        assert_eq!(none.of, 0);
+    #[test]
+    fn routes_are_those_of_edge_and_admission_each_once() {
+        let routes = |edge: Option<&EdgeLayer>, admission: Option<&Admission>| {
+            let routes = Holders::new(Vec::new(), edge, admission).routes?;
+            Some(
+                routes
+                    .rows
+                    .iter()
+                    .map(|route| route.name.as_str())
+                    .collect(),
+            )
+        };
+        let (edge, admission) = (EdgeLayer::new(), Admission::new());
+        assert_eq!(routes(None, None), None::<Vec<_>>);
+        assert_eq!(routes(Some(&edge), None), Some(Vec::new()));
+        let _layers = ["b", "a", "b"].map(|name| AdmissionLayer::new(name, &admission));
+        assert_eq!(routes(None, Some(&admission)), Some(vec!["a", "b"]));
     }
 
     #[test]

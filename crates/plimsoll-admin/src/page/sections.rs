@@ -177,7 +177,7 @@ fn admission(html: &mut Html, line: &LineFacts) {
         for (heading, count) in [
             ("waiting", waiting as u64),
             ("let in", admitted),
-            ("of these had to wait", waited),
+            ("had to wait", waited),
             ("refused", line.admission.refused()),
             ("cancelled", cancelled),
             ("would have waited", would_wait),

@@ -15,6 +15,9 @@ use plimsoll_memory::{
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// The longest page, as the documentation says.
+const MAX_BYTES: usize = 96 * 1024;
+
 const HOUR: Duration = Duration::from_secs(3_600);
 const HOSTILE: &str = "</td><script>alert('1')</script>";
 
