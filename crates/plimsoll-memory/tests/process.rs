@@ -179,8 +179,8 @@ async fn no_place() {
     let mut calls: Vec<_> = (0..PLACES + MORE)
         .map(|_| task::spawn(service.call(50)))
         .collect();
-    // The group has a place as well.
-    assert_eq!(process_usage().refused - refused, MORE as u64 + 1);
+    // The group has two places as well.
+    assert_eq!(process_usage().refused - refused, MORE as u64 + 2);
     for call in &mut calls {
         assert_pending!(call.poll());
     }
@@ -188,14 +188,14 @@ async fn no_place() {
     let mut late = task::spawn(service.call(1_000_000));
     assert_pending!(late.poll());
     assert_eq!(assert_ready_ok!(late.poll()), 1_000_000);
-    assert_eq!(layer.stats().live, 50 * (PLACES as u64 - 1));
+    assert_eq!(layer.stats().live, 50 * (PLACES as u64 - 2));
     for call in &mut calls {
         assert_eq!(assert_ready_ok!(call.poll()), 50);
     }
     let stats = layer.stats();
     let attributed = |attribution| stats.attributed(attribution);
-    assert_eq!(attributed(Attribution::Exact), PLACES as u64 - 1);
-    assert_eq!(attributed(Attribution::ProcessOnly), MORE as u64 + 2);
+    assert_eq!(attributed(Attribution::Exact), PLACES as u64 - 2);
+    assert_eq!(attributed(Attribution::ProcessOnly), MORE as u64 + 3);
     assert_eq!(stats.attribution(), Some(Attribution::ProcessOnly));
     assert_eq!((stats.refused, stats.live), (0, 0));
     // There are places again.

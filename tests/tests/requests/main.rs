@@ -221,7 +221,7 @@ impl Service {
         off(&edge, &self.shared, 0).expect("what is kept");
         adds_up(&edge, 3).expect("one figure");
         self.shared.clear();
-        is_empty(&edge);
+        is_empty(&edge, 3);
         drop(self.shared);
         self.frees.join().expect("nothing failed");
     }

@@ -224,12 +224,12 @@ impl Route {
         let Some(learned) = self.classes[usize::from(class)].get() else {
             return;
         };
-        // Those that are larger are few, and all of them matter. The lowest bits of the time are as
-        // good as chance.
+        // Those that are larger are few, and all of them matter. When one began is as good as chance,
+        // and not the same for two threads at a time.
         if learned.expected().is_some_and(|expected| peak > expected) {
             let (quantile, guess) = (self.ledger.quantile(), self.ledger.guess());
             learned.record(peak, 1, quantile, None, guess);
-        } else if (began >> 5).is_multiple_of(SAMPLED.into()) {
+        } else if chance(began) < u64::MAX / u64::from(SAMPLED) {
             learned.sample(peak, SAMPLED, || {
                 (self.ledger.quantile(), self.ledger.guess())
             });
@@ -261,6 +261,11 @@ impl Standing {
             _ => Self::Exempt,
         }
     }
+}
+
+/// Any number, with all bits of it by those of `time`.
+const fn chance(time: u64) -> u64 {
+    time.wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 fn class(declared: u64) -> u8 {
