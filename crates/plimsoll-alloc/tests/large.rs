@@ -220,7 +220,7 @@ mod linux {
         fn split(&self) {
             // SAFETY: it is longer than that, and nobody forks meanwhile.
             unsafe {
-                let at = self.at.add(self.layout.size() / 2 & !(64 * KIB - 1));
+                let at = self.at.add((self.layout.size() / 2) & !(64 * KIB - 1));
                 madvise(at.cast(), 64 * KIB, Advice::LinuxDontFork).unwrap();
             }
         }
@@ -730,7 +730,7 @@ mod linux {
                 heap.free(blocks.swap_remove(random.below(24)));
             }
             // As many of each power of two.
-            let size = (512 * KIB << random.below(5)) + random.below(512 * KIB);
+            let size = ((512 * KIB) << random.below(5)) + random.below(512 * KIB);
             blocks.push(heap.try_alloc(layout(size, 8)).unwrap());
             if round % 100 == 0 {
                 most = most.max(count_mappings() - before);

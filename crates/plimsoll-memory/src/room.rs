@@ -218,7 +218,7 @@ impl<S: Source> Source for SourceWithRoom<S> {
             }
             let began = Instant::now();
             self.of.wait(LOOK_EVERY);
-            let passed = began.elapsed();
+            let passed = Instant::now().saturating_duration_since(began);
             if passed < LOOK_EVERY / 2 {
                 // There is a reason to.
                 return;

@@ -604,7 +604,7 @@ fn shortest_of_too_many_ranges_goes_with_its_seams() {
         assert_eq!(book.put(*block), None);
     }
     assert_eq!(book.put(*last), Some(blocks[100]));
-    assert_eq!(book.usage().kept, 512 * 9 << 17);
+    assert_eq!(book.usage().kept, (512 * 9) << 17);
     let known = book.seams.known();
     assert!(!known.contains(&blocks[100].addr) && !known.contains(&blocks[100].end()));
     assert_eq!(known.len(), 2 * 512);
