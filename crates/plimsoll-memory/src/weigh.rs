@@ -496,6 +496,16 @@ impl Sizes {
     }
 }
 
+// === impl MustAsk ===
+
+impl fmt::Display for MustAsk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the request has to ask whether it is let in")
+    }
+}
+
+impl std::error::Error for MustAsk {}
+
 // === impl Weighing ===
 
 impl Weighing {
