@@ -69,12 +69,11 @@ async fn make_room(
     match work.await {
         Ok(Ok(report)) => Ok(Json(ReclaimView::from(&*report))),
         Ok(Err(error)) => Err(not_made(error)),
-        Err(_) => Err(Problem::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "whoever makes room panicked: see the log of the service",
-        )),
+        Err(_) => Err(not_made(ReclaimError::Panicked)),
     }
 }
+
+const PANICKED: &str = "whoever makes room panicked: see the log of the service";
 
 fn not_made(error: ReclaimError) -> Problem {
     match error {
@@ -82,6 +81,7 @@ fn not_made(error: ReclaimError) -> Problem {
             StatusCode::GATEWAY_TIMEOUT,
             format!("it takes longer than {RECLAIM_TIMEOUT:?} to make room, and may go on"),
         ),
+        ReclaimError::Panicked => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, PANICKED),
         error => Problem::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     }
 }
@@ -110,6 +110,7 @@ mod tests {
         for (error, status) in [
             (ReclaimError::TimedOut, StatusCode::GATEWAY_TIMEOUT),
             (ReclaimError::Stopped, StatusCode::SERVICE_UNAVAILABLE),
+            (ReclaimError::Panicked, StatusCode::INTERNAL_SERVER_ERROR),
         ] {
             assert_eq!(not_made(error).into_response().status(), status);
         }

@@ -384,7 +384,7 @@ impl MemoryManager {
     ///
     /// # Errors
     ///
-    /// When it is not done in time, or the monitor has ended.
+    /// When it is not done in time, the monitor has ended, or whoever was at it panicked.
     pub fn reclaim(&self, wait: Duration) -> Result<Arc<ReclaimReport>, ReclaimError> {
         let ask = self.config().ask_by_hand(&self.figures());
         self.shared.worker.run(ask, wait)

@@ -61,6 +61,8 @@ struct State<J: Job> {
     tickets: u64,
     running: Option<Running>,
     last: Option<(u64, Arc<J::Done>)>,
+    /// The ticket of what ended last by a panic.
+    panicked: Option<u64>,
     /// Threads that were left behind, and at what.
     left_behind: Vec<(u64, Name)>,
     /// Those who came back and were not told of yet.
@@ -146,6 +148,7 @@ impl<J: Job> Worker<J> {
                 tickets: 0,
                 running: None,
                 last: None,
+                panicked: None,
                 left_behind: Vec::new(),
                 came_back: Vec::new(),
                 stats: WorkerStats::default(),
@@ -186,6 +189,9 @@ impl<J: Job> Worker<J> {
                 && *number >= mine
             {
                 return Ok(done.clone());
+            }
+            if mine.is_some() && state.panicked >= mine {
+                return Err(ReclaimError::Panicked);
             }
             if state.closed {
                 return Err(ReclaimError::Stopped);
@@ -330,7 +336,10 @@ impl<J: Job> Worker<J> {
                     J::add(&mut state.stats.sum, &done);
                     state.last = Some((running.ticket, Arc::new(done)));
                 }
-                Err(_) => tracing::error!(thread = J::THREAD, "it panicked, and goes on"),
+                Err(_) => {
+                    state.panicked = Some(running.ticket);
+                    tracing::error!(thread = J::THREAD, "it panicked, and goes on");
+                }
             }
             drop(state);
             self.changed.notify_all();
@@ -455,6 +464,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
     const FINE: &str = "fine";
+    const PANICS: &str = "panics";
 
     /// Waits for those who are shut in its turn, and says whether it had one.
     #[derive(Clone, Default)]
@@ -481,6 +491,7 @@ mod tests {
         const STOPS: &'static str = "nothing is done";
 
         fn run(&self, name: &&'static str, progress: &Progress<'_, Self>) -> bool {
+            assert_ne!(*name, PANICS);
             let turn = progress.turn(Name::from_static(name));
             let shut = self.0.0.lock().unwrap();
             let is_shut = |shut: &mut HashSet<_>| turn.is_some() && shut.contains(name);
@@ -584,6 +595,17 @@ mod tests {
         for name in ["1", "3", "4", "5"] {
             worker.job.open(name);
         }
+        worker.close();
+    }
+
+    #[test]
+    fn whoever_waits_for_what_panics_is_told_at_once_and_the_next_is_done() {
+        let worker = Worker::start(Doors::default()).unwrap();
+        for _ in 0..2 {
+            assert_eq!(worker.run(PANICS, WAIT), Err(ReclaimError::Panicked));
+            assert!(*worker.run(FINE, WAIT).unwrap());
+        }
+        assert_eq!(worker.stats().runs, 2);
         worker.close();
     }
 

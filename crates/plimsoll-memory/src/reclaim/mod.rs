@@ -37,6 +37,8 @@ pub enum ReclaimError {
     TimedOut,
     /// The monitor has ended.
     Stopped,
+    /// Whoever was at it panicked, which is logged. The next one may succeed.
+    Panicked,
 }
 
 impl fmt::Display for ReclaimError {
@@ -44,6 +46,7 @@ impl fmt::Display for ReclaimError {
         f.write_str(match self {
             Self::TimedOut => "no room was made in time",
             Self::Stopped => "the monitor has ended, and so nobody makes room",
+            Self::Panicked => "whoever was to make room panicked",
         })
     }
 }
