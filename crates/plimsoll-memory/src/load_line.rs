@@ -461,7 +461,7 @@ impl Kept {
     }
 
     /// Takes note of what everybody said.
-    fn hear(&mut self, now: Instant, answer: &Answer, limit: Option<u64>) {
+    fn hear(&mut self, answer: &Answer, limit: Option<u64>) {
         self.asked = Some(answer.at);
         self.in_flight = answer.in_flight;
         let told = answer.told.iter();
@@ -471,7 +471,8 @@ impl Kept {
             .map(|it| (it.name, it.held))
             .max_by_key(|(_, held)| *held)
             .filter(|(_, held)| limit.is_some_and(|limit| *held > limit / 20));
-        told.for_each(|it| self.observe(now, it));
+        // Which may have been a while ago.
+        told.for_each(|it| self.observe(answer.at, it));
     }
 
     fn observe(&mut self, now: Instant, it: &Held) {
@@ -549,7 +550,7 @@ impl Follower {
         kept.asking = self.asker.stats();
         kept.silent = self.asker.silent(now, OLD_AFTER);
         if let Some(answer) = answer {
-            kept.hear(now, &answer, figures.limit);
+            kept.hear(&answer, figures.limit);
         }
         let in_flight = match kept.age(now) {
             Some(age) if !is_old(&age) => kept.in_flight,

@@ -8,10 +8,7 @@ use crate::{
 use plimsoll_core::{Name, Registry, Usage};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 use tokio::time::Instant;
@@ -48,8 +45,8 @@ pub(super) struct Holders {
     pub(super) registry: Registry,
     pub(super) in_flight: Option<Count>,
     tellers: Vec<(Name, Mutex<Tell>)>,
-    /// Whether somebody has panicked, which is logged once.
-    has_panicked: AtomicBool,
+    /// Those who have panicked, which is logged once of each.
+    panicked: Mutex<Vec<Name>>,
 }
 
 /// What they said.
@@ -62,6 +59,9 @@ pub(super) struct Answer {
     panics: u64,
 }
 
+/// So many are named in the log when they panic. Those past that are only counted.
+const MOST_LOGGED: usize = 64;
+
 /// Who counts the requests in flight, if it does not come back.
 const IN_FLIGHT: Name = Name::from_static("requests in flight");
 
@@ -71,9 +71,19 @@ impl Holders {
     }
 
     fn log_panic(&self, name: Name) {
-        if !self.has_panicked.swap(true, Relaxed) {
+        if self.panics_first(name) {
             tracing::error!(%name, "panicked when asked what it holds, and is left out for now");
         }
+    }
+
+    /// Whether that is worth a line in the log: it has not panicked before, nor have many others.
+    fn panics_first(&self, name: Name) -> bool {
+        let mut panicked = self.panicked.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_first = panicked.len() < MOST_LOGGED && !panicked.contains(&name);
+        if is_first {
+            panicked.push(name);
+        }
+        is_first
     }
 }
 
@@ -163,4 +173,21 @@ pub(super) fn bound(usage: &Usage) -> Option<u64> {
         each.saturating_mul(max).saturating_mul(2)
     });
     usage.max_bytes.or(by_entries)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_that_panics_is_logged_once_until_they_are_too_many() {
+        let holders = Holders::default();
+        let name = |number: usize| Name::new(&format!("holding {number}"));
+        for number in 0..MOST_LOGGED {
+            assert!(holders.panics_first(name(number)));
+            assert!(!holders.panics_first(name(0)));
+        }
+        assert!(!holders.panics_first(name(MOST_LOGGED)));
+        assert_eq!(holders.panicked.lock().unwrap().len(), MOST_LOGGED);
+    }
 }

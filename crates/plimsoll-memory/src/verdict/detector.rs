@@ -22,8 +22,8 @@ const ALIKE: std::ops::RangeInclusive<f64> = 0.7..=1.4;
 
 /// Looks for leaks. See the [module docs](super) for what is one.
 ///
-/// It is pure: it goes by the times it is given, and has no clock of its own. What is told for a time that went
-/// back counts for the latest bucket. A pause leaves a gap, which is as long as it was and costs nothing.
+/// It is pure: it goes by the times it is given, and has no clock of its own. What is told late
+/// counts for its own time, and for none that is too long ago to be judged. A pause leaves a gap, which is as long as it was and costs nothing.
 ///
 /// An observation takes time with the logarithm of the names, a judgement with their number, and
 /// each name about 540 bytes.
@@ -151,13 +151,13 @@ impl LeakDetector {
             }
             Entry::Vacant(entry) => entry.insert(Box::new(Track::new(now))),
         };
-        self.seen = seconds(now);
-        track.seen = self.seen;
+        self.seen = self.seen.max(seconds(now));
+        track.seen = track.seen.max(seconds(now));
         track.held = held;
         track.bound = bound;
         track.advance(now);
-        for series in &mut track.horizons {
-            series.observe(held as f32);
+        for (horizon, series) in track.horizons.iter_mut().enumerate() {
+            series.observe(bucket(horizon, now), held as f32);
         }
     }
 

@@ -84,10 +84,16 @@ impl Series {
         self.open = open;
     }
 
-    pub(super) fn observe(&mut self, held: f32) {
-        let least = &mut self.least[self.open as usize % RING];
+    /// What was held at a time counts for the bucket of that time. It may be closed, if it is not too old.
+    pub(super) fn observe(&mut self, number: u32, held: f32) {
+        if self.open.saturating_sub(number) >= RING as u32 {
+            return;
+        }
+        let least = &mut self.least[number as usize % RING];
         *least = least.min(held);
-        self.most = self.most.max(held);
+        if number == self.open {
+            self.most = self.most.max(held);
+        }
     }
 
     pub(super) const fn swing(&self) -> f32 {
@@ -130,8 +136,9 @@ mod tests {
     fn the_least_of_each_bucket_is_kept() {
         let mut series = Series::new(bucket(0, 0));
         for (millis, held) in [(0, 5.0), (1_000, 3.0), (2_999, 4.0), (3_000, 9.0)] {
-            series.advance(0, bucket(0, millis));
-            series.observe(held);
+            let number = bucket(0, millis);
+            series.advance(0, number);
+            series.observe(number, held);
         }
         assert_eq!(present(&series), [3.0], "the second is not closed");
         assert_eq!(series.swing(), 2.0);
@@ -143,9 +150,9 @@ mod tests {
     #[test]
     fn buckets_in_which_nothing_was_seen_are_empty() {
         let mut series = Series::new(bucket(0, 0));
-        series.observe(1.0);
+        series.observe(bucket(0, 0), 1.0);
         series.advance(0, bucket(0, 9_000));
-        series.observe(2.0);
+        series.observe(bucket(0, 9_000), 2.0);
         series.advance(0, bucket(0, 12_000));
         let closed = series.closed();
         assert_eq!((closed[11], closed[14]), (1.0, 2.0));
@@ -157,13 +164,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_told_late_counts_for_its_own_time_unless_it_is_too_old() {
+        let mut series = Series::new(bucket(0, 0));
+        series.advance(0, bucket(0, 48_000));
+        for (millis, held) in [(48_000, 9.0), (0, 1.0), (42_000, 5.0), (45_000, 12.0)] {
+            series.observe(bucket(0, millis), held);
+        }
+        series.advance(0, bucket(0, 51_000));
+        assert_eq!(present(&series), [5.0, 12.0, 9.0]);
+        assert_eq!(series.swing(), 0.0, "the newest has one value");
+    }
+
+    #[test]
     fn what_was_held_before_the_span_is_remembered_for_one_to_two_eras() {
         let era = ERAS[0];
         let mut series = Series::new(era);
         let past = |peak, fell| Past { peak, fell };
-        series.observe(7.0);
+        series.observe(era, 7.0);
         series.advance(0, era + 1);
-        series.observe(5.0);
+        series.observe(era + 1, 5.0);
         series.advance(0, era + 15);
         assert_eq!(series.past(), Past::NONE, "it is in the span");
         series.advance(0, era + 16);
