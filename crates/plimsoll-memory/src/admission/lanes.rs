@@ -69,7 +69,7 @@ impl Lanes {
 
     /// The first of a lane.
     pub(super) fn first(&mut self, lane: Lane) -> Option<Arc<Waiter>> {
-        self.clear_front(lane);
+        clear_front(&mut self.lanes[lane.0]);
         self.lanes[lane.0].front().cloned()
     }
 
@@ -100,21 +100,60 @@ impl Lanes {
     }
 
     /// Those who do not wait any longer leave their lane when they come to the front, or when they are
-    /// too many.
+    /// too many. They keep nobody from being tried.
     pub(super) fn forget_gone(&mut self, waiting: usize) {
+        clear_front(&mut self.untried);
         for lane in Lane::all() {
-            self.clear_front(lane);
+            clear_front(&mut self.lanes[lane.0]);
             let lane = &mut self.lanes[lane.0];
             if lane.len() > 2 * waiting + 16 {
                 lane.retain(|waiter| waiter.waits());
             }
         }
     }
+}
 
-    fn clear_front(&mut self, lane: Lane) {
-        let lane = &mut self.lanes[lane.0];
-        while lane.front().is_some_and(|waiter| !waiter.waits()) {
-            lane.pop_front();
+fn clear_front(lane: &mut VecDeque<Arc<Waiter>>) {
+    while lane.front().is_some_and(|waiter| !waiter.waits()) {
+        lane.pop_front();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admission::{learn::Learned, ledger::Asking, permit::Hold, route::Standing};
+    use plimsoll_core::Name;
+
+    fn waiter() -> Arc<Waiter> {
+        let asking = Asking {
+            name: Name::from_static("it"),
+            learned: &Arc::new(Learned::new()),
+            class: 0,
+            standing: Standing::Asks(Priority::Normal),
+            key: None,
+            declared: 0,
+            is_counted: true,
+        };
+        Arc::new(Waiter::new(&asking, Priority::Normal, 1, None))
+    }
+
+    #[test]
+    fn those_who_are_gone_keep_nobody_from_being_tried() {
+        let (mut lanes, lane) = (Lanes::default(), Lane::of(false, Priority::Normal));
+        let waiters: Vec<_> = (0..=MOST_UNTRIED).map(|_| waiter()).collect();
+        for waiter in &waiters {
+            lanes.push(waiter, lane, true);
         }
+        assert_eq!(lanes.untried(), MOST_UNTRIED, "the last waits for its turn");
+        for waiter in &waiters[..MOST_UNTRIED] {
+            assert!(waiter.let_in(Hold::Nothing).is_ok());
+        }
+        lanes.forget_gone(1);
+        assert_eq!(lanes.untried(), 0);
+        let next = waiter();
+        lanes.push(&next, lane, true);
+        lanes.forget_gone(2);
+        assert_eq!(lanes.untried(), 1);
     }
 }

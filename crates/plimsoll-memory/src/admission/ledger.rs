@@ -331,11 +331,11 @@ impl Ledger {
 
     /// What somebody is taken to hold at most. What it says of its body counts where nobody counts, or
     /// none of its size has ended yet: those after it may be streamed, and never be held as a whole.
-    fn wanted(&self, asking: &Asking<'_>) -> u64 {
+    fn wanted(&self, asking: &Asking<'_>, guess: impl FnOnce() -> u64) -> u64 {
         let held = match (asking.is_counted, asking.learned.expected()) {
             (true, Some(expected)) => expected,
             (true, None) => {
-                let guess = self.guess();
+                let guess = guess();
                 guess.max(asking.declared.min(guess.saturating_mul(ANNOUNCED)))
             }
             (false, _) => asking.declared,
@@ -360,7 +360,7 @@ impl Ledger {
             return Answer::In(Hold::Nothing);
         };
         let enforces = self.enforces.load(Relaxed);
-        let want = self.wanted(asking);
+        let want = self.wanted(asking, || self.guess());
         let now = self.clock.ticks();
         let mut book = self.lock();
         if book.sheds(priority) {
@@ -455,10 +455,7 @@ impl Ledger {
     /// What one counts for that may come out of its turn, since nothing was known of those like it when
     /// it came, and nothing is, or that they hold little.
     fn trial(&self, book: &Book, asking: &Asking<'_>, want: u64) -> Option<Trial> {
-        let (Some(used), Some(line)) = (book.used, self.line()) else {
-            return None;
-        };
-        let most = trial::most(line);
+        let most = trial::most(self.line()?);
         let learned = asking.learned;
         let reserved = match learned.expected() {
             Some(known) => known,
@@ -467,19 +464,28 @@ impl Ledger {
             // One that says of itself that it may hold more is none to try.
             None => most.max(asking.declared).min(want),
         };
-        if reserved > most || book.lanes.small_ones_wait() || book.shed > 0.0 {
-            return None;
-        }
         let trial = Trial {
             reserved,
             risked: want,
         };
-        let all = book.running.on_trial().with(&trial, line)?;
+        (reserved <= most && self.has_room_for(book, &trial)).then_some(trial)
+    }
+
+    /// Whether one more may come out of its turn that counts for so much.
+    fn has_room_for(&self, book: &Book, trial: &Trial) -> bool {
+        let (Some(used), Some(line)) = (book.used, self.line()) else {
+            return false;
+        };
+        if book.lanes.small_ones_wait() || book.shed > 0.0 {
+            return false;
+        }
+        let Some(all) = book.running.on_trial().with(trial, line) else {
+            return false;
+        };
         // As for small ones: what large ones may come to hold besides that is not theirs.
         let room = (line - line / FOR_SMALL).saturating_sub(used.now());
         let growth = book.running.growth().total().min(room) + self.reserved_for_small();
-        let has_room = used.with(growth + all.reserved) <= line && used.with(all.risked) <= line;
-        has_room.then_some(trial)
+        used.with(growth + all.reserved) <= line && used.with(all.risked) <= line
     }
 
     fn is_short(&self, book: &Book, want: u64) -> bool {
@@ -628,13 +634,14 @@ impl Ledger {
         self.looked.store(now, Relaxed);
         self.read_if_stale(book, now);
         let enforces = self.enforces.load(Relaxed);
+        let guess = self.guess();
         let mut woken = Vec::new();
         book.is_short = false;
         'lanes: for lane in Lane::all() {
             while let Some(waiter) = book.lanes.first(lane) {
                 // It may be known better by now.
                 let asking = waiter.asking();
-                let want = self.wanted(&asking);
+                let want = self.wanted(&asking, || guess);
                 if lane.is_for_small() && !self.is_small(want) {
                     // Or it would keep those out that still are.
                     let to = Lane::of(false, waiter.priority);
@@ -651,13 +658,22 @@ impl Ledger {
                 self.let_one_in(book, &waiter, want, None, now, &mut woken);
             }
         }
-        self.let_in_on_trial(book, now, &mut woken);
+        self.let_in_on_trial(book, guess, now, &mut woken);
+        book.lanes.forget_gone(self.waiting.load(Relaxed));
         self.set_closed(book);
         woken
     }
 
     /// Lets those in, out of their turn, who may come on trial.
-    fn let_in_on_trial(&self, book: &mut Book, now: u64, woken: &mut Vec<Waker>) {
+    fn let_in_on_trial(&self, book: &mut Book, guess: u64, now: u64, woken: &mut Vec<Waker>) {
+        // They may be many, and need not be looked at one by one where none may come.
+        let least = Trial {
+            reserved: 1,
+            risked: 1,
+        };
+        if !self.has_room_for(book, &least) {
+            return;
+        }
         let most = self.line().map_or(u64::MAX, trial::most);
         for _ in 0..book.lanes.untried() {
             let Some(waiter) = book.lanes.next_untried() else {
@@ -667,7 +683,7 @@ impl Ledger {
                 continue;
             }
             let asking = waiter.asking();
-            let want = self.wanted(&asking);
+            let want = self.wanted(&asking, || guess);
             match self.trial(book, &asking, want) {
                 Some(trial) => self.let_one_in(book, &waiter, want, Some(trial), now, woken),
                 // Those like it are known to hold much.
@@ -675,7 +691,6 @@ impl Ledger {
                 None => book.lanes.tries_later(waiter),
             }
         }
-        book.lanes.forget_gone(self.waiting.load(Relaxed));
     }
 
     fn let_one_in(

@@ -4,15 +4,16 @@
 //! behind those that are known to hold much. Most hold little. So one of a kind may come at once: it
 //! reserves little, and by what it holds the others are known.
 //!
-//! It may turn out to be heavy. So all those on trial count twice: what they reserve has room besides
-//! everything else that is reserved, and what they would come to hold if each were as heavy as is guessed
-//! has room besides what is used. However many kinds come at the same moment, no more are on trial.
+//! It may turn out to be heavy. So all those on trial count twice when it is let in: what they reserve has room
+//! besides everything else that is reserved, and what they would come to hold if each were as heavy as is guessed
+//! has room besides what is used then. Those that come in their turn afterwards go by what is reserved alone.
+//! However many kinds come at the same moment, no more are on trial.
 
 /// What one on trial reserves at the most, as a part of the line: four times what a small one does.
 const RESERVED: u64 = 256;
-/// What all of them do: half of what is left to small ones, which is where they come when large ones
-/// have taken all the rest.
-const ALL: u64 = 128;
+/// All of them reserve as much as so many of those: half of what is left to small ones, which is where they
+/// come when large ones have taken all the rest.
+const ALL: u64 = 2;
 
 /// When one that has answered, and one that has not, has told what it is like, in nanoseconds.
 const TELLS_ANSWERED: u64 = 64_000_000;
@@ -61,7 +62,7 @@ impl Trial {
     /// The same, and one more, unless those are too many.
     pub(super) fn with(mut self, other: &Self, line: u64) -> Option<Self> {
         self.add(other);
-        (self.reserved <= line / ALL).then_some(self)
+        (self.reserved <= ALL * most(line)).then_some(self)
     }
 }
 
