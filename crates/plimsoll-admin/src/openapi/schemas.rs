@@ -205,10 +205,29 @@ fn admission() -> Value {
     object([
         ("mode", one_of(AdmissionMode::NAMES)),
         ("line", or_null(integer())),
-        ("used", or_null(integer())),
-        ("kept", or_null(integer())),
+        (
+            "used",
+            or_null(about(
+                "What is used, or was given out and will be, without large blocks that are kept.",
+                integer(),
+            )),
+        ),
+        (
+            "kept",
+            or_null(about(
+                "Free pages of the allocator, without large blocks that are kept.",
+                integer(),
+            )),
+        ),
         ("reused", number()),
         ("growth", integer()),
+        (
+            "on_trial",
+            about(
+                "What of `growth` is reserved for those that were let in on trial.",
+                integer(),
+            ),
+        ),
         ("reserved_for_small", integer()),
         ("running", integer()),
         ("held", integer()),
@@ -218,12 +237,13 @@ fn admission() -> Value {
         (
             "shed",
             about(
-                "The share of the normal priority that is refused at once.",
+                "How much is refused at once, from 0 to 1: low priority first, normal priority from a half on.",
                 number(),
             ),
         ),
         ("admitted", integer()),
         ("waited", integer()),
+        ("tried", integer()),
         (
             "refused",
             object([

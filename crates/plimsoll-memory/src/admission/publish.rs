@@ -8,7 +8,7 @@ impl Admission {
     /// | series `plimsoll_admission_…` | kind | labels |
     /// |---|---|---|
     /// | `line_bytes`, `used_bytes`, `kept_bytes` | gauge, not a number where they are not known | |
-    /// | `growth_bytes`, `small_bytes`, `held_bytes` | gauge | |
+    /// | `growth_bytes`, `on_trial_bytes`, `small_bytes`, `held_bytes` | gauge | |
     /// | `running`, `waiting` | gauge | |
     /// | `admitted_total`, `waited_total`, `tried_total`, `cancelled_total` | counter | |
     /// | `rejected_total` | counter | `reason`: `queue_full`, `queue_timeout`, `shed`, `share` |
@@ -25,6 +25,7 @@ impl AdmissionStats {
             ("plimsoll_admission_used_bytes", self.used),
             ("plimsoll_admission_kept_bytes", self.kept),
             ("plimsoll_admission_growth_bytes", Some(self.growth)),
+            ("plimsoll_admission_on_trial_bytes", Some(self.on_trial)),
             (
                 "plimsoll_admission_small_bytes",
                 Some(self.reserved_for_small),

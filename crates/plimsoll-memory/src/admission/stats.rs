@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 pub struct AdmissionStats {
     /// What all of it has to stay under; none where no limit was found.
     pub line: Option<u64>,
-    /// What is used, or was given out and will be, when somebody looked last. None where nobody has, or
-    /// the system does not say.
+    /// What is used, or was given out and will be, when somebody looked last; but for large blocks that
+    /// the allocator [keeps](plimsoll_alloc::LargeBlocks). None where nobody has, or the system does not say.
     pub used: Option<u64>,
-    /// Pages that the allocator keeps for whoever asks next. None where that is not known.
+    /// Pages that the allocator has free for whoever asks next; large blocks that are kept are none of
+    /// them. None where that is not known.
     pub kept: Option<u64>,
     /// How much of what is allocated comes from there, as it was lately, from 0 to 1.
     pub reused: f64,
@@ -31,7 +32,8 @@ pub struct AdmissionStats {
     pub is_short: bool,
     /// How much large requests give back a second.
     pub drained_per_second: u64,
-    /// How much of the normal priority is refused at once, from 0 to 1.
+    /// How much is refused at once, from 0 to 1: up to a half of those of low priority, until that is all of
+    /// them, and from there on of those of normal priority.
     pub shed: f64,
     /// Large requests that were let in, and small ones that had to ask.
     pub admitted: u64,
@@ -43,7 +45,7 @@ pub struct AdmissionStats {
     pub queue_full: u64,
     /// Refused, since they waited as long as they may.
     pub timed_out: u64,
-    /// Refused at once, since the line was passed.
+    /// Refused at once, since the line was passed, or there were too many tasks or descriptors.
     pub shed_total: u64,
     /// Refused, since their key has its share.
     pub over_share: u64,
