@@ -142,8 +142,11 @@ impl AdmissionConfig {
         self
     }
 
-    /// How many tasks of the runtime may be alive before requests are refused, at least 1: the more of them
-    /// the more there are, and all at a quarter more, but for those of high priority. None by default.
+    /// How many tasks of the runtime may be alive before requests are refused, at least 1. None by default.
+    ///
+    /// From there on requests of low priority are refused, the more the more tasks there are: all of them at
+    /// an eighth more. From there on so are those of normal priority, all of them at a quarter more. Those of
+    /// high priority never are.
     #[must_use]
     pub fn max_tasks(mut self, tasks: impl Into<Option<u64>>) -> Self {
         self.max_tasks = tasks.into();
@@ -151,8 +154,14 @@ impl AdmissionConfig {
     }
 
     /// From which percentage of the descriptors that the process may open requests are refused, from 1 to
-    /// 100: the more of them the more are open, and all when none is left, but for those of high
-    /// priority. 95 by default.
+    /// 100. 95 by default.
+    ///
+    /// From there on requests of low priority are refused, the more the more are open: all of them halfway
+    /// from there to the last one, 97.5 % by default. From there on so are those of normal priority, all of
+    /// them when none is left. Those of high priority never are.
+    ///
+    /// Connections that are idle take descriptors, too. Where a service is to hold as many as it may open, turn
+    /// this off, or raise what it may open (`ulimit -n`).
     #[must_use]
     pub fn max_descriptors(mut self, percent: impl Into<Option<f64>>) -> Self {
         self.max_descriptors = percent.into();
