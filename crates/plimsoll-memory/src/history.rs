@@ -242,7 +242,10 @@ impl Default for Point {
 }
 
 impl HistoryPoint {
-    /// What is in memory and nobody has counted, large blocks that are kept among it, in bytes. None where one of the two is not known.
+    /// What was in memory and nobody had counted, in bytes. None where one of the two is not known.
+    ///
+    /// Large blocks that were [kept](crate::MemoryFigures::kept_blocks) are among it, for which a point has no
+    /// place: it may be more than [`MemoryFigures::unattributed`](crate::MemoryFigures::unattributed) was.
     #[must_use]
     pub fn unattributed(&self) -> Option<u64> {
         Some(self.resident?.saturating_sub(self.tracked?))

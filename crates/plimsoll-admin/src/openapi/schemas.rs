@@ -53,7 +53,13 @@ pub(super) fn schemas() -> Value {
                 ("used", or_null(object([("min", integer()), ("mean", integer()), ("max", integer())]))),
                 ("tracked", or_null(integer())),
                 ("resident", or_null(integer())),
-                ("unattributed", or_null(integer())),
+                (
+                    "unattributed",
+                    or_null(about(
+                        "What is in memory and not tracked, large blocks that are kept among it.",
+                        integer(),
+                    )),
+                ),
                 ("limit", or_null(integer())),
                 ("pressure", or_null(number())),
                 ("tasks", or_null(integer())),

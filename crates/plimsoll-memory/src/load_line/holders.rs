@@ -13,7 +13,7 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// Of those who are asked what they hold, once a second: holdings, and whoever was
+/// How it goes with asking everybody what they hold, once a second: holdings, and whoever was
 /// [added](super::LoadLineBuilder::holders).
 ///
 /// They are asked on a thread of their own, one after the other. One that does not come back for ten seconds is

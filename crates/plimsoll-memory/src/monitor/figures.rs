@@ -37,7 +37,8 @@ pub struct MemoryFigures {
     pub resident: Option<u64>,
     /// Bytes in memory of those for whom the limit is.
     pub working_set: Option<u64>,
-    /// Bytes in memory that are neither tracked nor [kept](Self::kept_blocks).
+    /// Bytes in memory that are neither tracked nor [kept](Self::kept_blocks). A
+    /// [history](crate::history::HistoryPoint::unattributed) has those that are kept among them.
     pub unattributed: Option<u64>,
     /// The share of time that some task lately waited for memory.
     pub stall: Option<f64>,

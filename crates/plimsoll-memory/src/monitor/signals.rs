@@ -63,8 +63,8 @@ impl Signals {
         in_memory.or(self.tracked)
     }
 
-    /// What is in memory and was not allocated, or is free again and not kept: the allocator's reserves, stacks, the
-    /// program, and what others allocate from the system by themselves.
+    /// What is in memory and was not allocated, or is free again and not kept: the allocator's reserves,
+    /// stacks, the program, and what others allocate from the system by themselves.
     pub(crate) fn unattributed(&self) -> Option<u64> {
         let (resident, tracked) = self.resident.zip(self.tracked)?;
         let known = tracked.saturating_add(self.kept_blocks.unwrap_or(0));

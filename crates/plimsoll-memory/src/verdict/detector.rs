@@ -23,7 +23,8 @@ const ALIKE: std::ops::RangeInclusive<f64> = 0.7..=1.4;
 /// Looks for leaks. See the [module docs](super) for what is one.
 ///
 /// It is pure: it goes by the times it is given, and has no clock of its own. What is told late
-/// counts for its own time, and for none that is too long ago to be judged. A pause leaves a gap, which is as long as it was and costs nothing.
+/// counts for its own time, unless that is too long ago to be judged. A pause leaves a gap, which is as long as it
+/// was and costs nothing.
 ///
 /// An observation takes time with the logarithm of the names, a judgement with their number, and
 /// each name about 540 bytes.
