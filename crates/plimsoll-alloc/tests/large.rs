@@ -50,6 +50,7 @@ mod linux {
             ("what_is_new_of_a_zeroed_block_is_not_touched", untouched),
             ("inner_allocator_has_all_that_is_not_large", inner),
             ("what_is_freed_stays_as_far_as_there_is_room", room),
+            ("what_is_new_takes_the_room_of_what_is_kept", room_of_new),
             ("all_that_is_kept_is_given_back_when_asked_for", given_back),
             ("sizes_that_nobody_has_are_refused", absurd),
             ("kept_memory_goes_before_an_allocation_fails", addresses),
@@ -474,6 +475,40 @@ mod linux {
         assert_eq!(heap.has(), (200.0, 0.0));
         heap.free_marked(block);
         assert_eq!(heap.has(), (0.0, 160.0));
+        heap.end();
+    }
+
+    /// Blocks by their addresses.
+    fn by_address(heap: &Heap, size: usize, count: usize) -> Vec<Block> {
+        let mut blocks: Vec<_> = (0..count).map(|_| heap.alloc(size)).collect();
+        blocks.sort_unstable_by_key(|block| block.at.addr());
+        blocks
+    }
+
+    fn room_of_new() {
+        // Of more pieces than a block is made of.
+        let heap = Heap::with_room(76 * MIB);
+        let mut blocks = by_address(&heap, 512 * KIB, 140);
+        for at in (0..70).rev() {
+            heap.free_marked(blocks.remove(2 * at));
+        }
+        assert_eq!(heap.has(), (35.0, 35.0));
+        blocks.push(heap.alloc(40 * MIB));
+        assert_eq!(heap.given().1, 32.0);
+        assert_eq!(heap.has(), (75.0, 1.0));
+        blocks.into_iter().for_each(|block| heap.free_marked(block));
+        heap.end();
+
+        // By as much as a block is longer.
+        let heap = Heap::with_room(12 * MIB);
+        let blocks = by_address(&heap, 4 * MIB, 3);
+        heap.free_marked(blocks[0]);
+        assert_eq!(heap.has(), (8.0, 4.0));
+        let longer = heap.resize(blocks[2], 7 * MIB);
+        assert_eq!(heap.given(), (0.0, 0.0, 15.0));
+        assert_eq!(heap.has(), (11.0, 1.0));
+        heap.free_marked(blocks[1]);
+        heap.free_marked(longer);
         heap.end();
     }
 
