@@ -17,7 +17,7 @@ use std::{
 use tikv_jemallocator::Jemalloc;
 use tokio::time::Instant;
 
-static SMALL_ROOM: LargeBlocks = LargeBlocks::system();
+static BOUNDED: LargeBlocks = LargeBlocks::system();
 static ROOM: LargeBlocks = LargeBlocks::with_room(System, usize::MAX);
 
 const MIB: f64 = (1 << 20) as f64;
@@ -37,6 +37,9 @@ struct Args {
     /// How many MiB each thread allocates in a sample.
     #[arg(long, default_value_t = 2_048, value_parser = clap::value_parser!(u32).range(1..))]
     mib: u32,
+    /// What may live and be kept, for large blocks whose room is bounded.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(..=1 << 20))]
+    room_mib: u32,
     /// How many samples are taken of each.
     #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
@@ -73,8 +76,11 @@ const CASES: [Case; 6] = [
         sample: |args, threads| sample(&ROOM, args, threads),
     },
     Case {
-        name: "large blocks, the default room",
-        sample: |args, threads| sample(&SMALL_ROOM, args, threads),
+        name: "large blocks, bounded room",
+        sample: |args, threads| {
+            BOUNDED.set_room((args.room_mib as usize) << 20);
+            sample(&BOUNDED, args, threads)
+        },
     },
     Case {
         name: "jemalloc",
@@ -89,8 +95,8 @@ const CASES: [Case; 6] = [
 fn main() -> Result<(), Error> {
     let args = Args::parse();
     println!(
-        "### Large blocks\n\nOf {} KiB to {} KiB, {} of which live at a time.\n",
-        args.least_kib, args.most_kib, args.live
+        "### Large blocks\n\nOf {} KiB to {} KiB, {} of which live at a time; the bounded room is {} MiB.\n",
+        args.least_kib, args.most_kib, args.live, args.room_mib
     );
     let mut table = Table::new(&["allocator", "threads", "MiB/s", "ratio", "resident MiB"]);
     for threads in [1, 2] {
