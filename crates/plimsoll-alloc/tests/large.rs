@@ -734,7 +734,7 @@ mod linux {
                 // Enough for a block to be mapped, and too few for pages to be moved there.
                 taken.take();
                 taken.leave_two();
-                for size in [4 * MIB, 5 * MIB] {
+                for size in [MIB, 9 * MIB] {
                     if let Some(block) = heap.try_alloc(layout(size, 8)) {
                         heap.free_marked(block.marked());
                     }
