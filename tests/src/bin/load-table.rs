@@ -35,7 +35,7 @@ struct Arguments {
         value_enum,
         value_delimiter = ',',
         ignore_case = true,
-        default_value = "a,b,c,d"
+        default_value = "a,b,c,d,e"
     )]
     loads: Vec<Load>,
     /// Seeds.
