@@ -563,7 +563,16 @@ mod linux {
             };
             setrlimit(Resource::As, limit).unwrap();
 
-            // There are addresses for it only without those that are kept.
+            // There are addresses for small ones, which are not kept here, only without those that are.
+            let small: Vec<_> = (0..600)
+                .map_while(|_| heap.try_alloc(layout(256 * KIB, 8)))
+                .collect();
+            assert_eq!((small.len(), heap.usage().kept), (600, 0));
+            small.into_iter().for_each(|block| heap.free(block));
+            heap.0.release();
+            heap.free(heap.alloc(128 * MIB));
+
+            // And so for a large one.
             let before = heap.usage();
             assert_eq!(before.kept, 128 << 20);
             let block = heap.alloc(160 * MIB);

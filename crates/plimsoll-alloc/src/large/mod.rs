@@ -218,6 +218,22 @@ impl<A> LargeBlocks<A> {
         }
     }
 
+    /// What the allocator inside gives, which must not fail for want of what is kept.
+    #[inline(always)]
+    fn small(&self, allocate: impl Fn() -> *mut u8) -> *mut u8 {
+        let block = allocate();
+        if block.is_null() {
+            return self.small_again(allocate);
+        }
+        block
+    }
+
+    #[cold]
+    fn small_again(&self, allocate: impl Fn() -> *mut u8) -> *mut u8 {
+        self.release_kept();
+        allocate()
+    }
+
     fn release_kept(&self) {
         self.give_back(|book| book.give_up(usize::MAX));
     }
@@ -321,7 +337,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for LargeBlocks<A> {
             return taken.map_or(ptr::null_mut(), |(addr, _)| pointer(addr));
         }
         // SAFETY: the caller keeps the contract.
-        unsafe { self.inner.alloc(layout) }
+        self.small(|| unsafe { self.inner.alloc(layout) })
     }
 
     #[inline]
@@ -336,7 +352,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for LargeBlocks<A> {
             });
         }
         // SAFETY: the caller keeps the contract.
-        unsafe { self.inner.alloc_zeroed(layout) }
+        self.small(|| unsafe { self.inner.alloc_zeroed(layout) })
     }
 
     #[inline]
@@ -357,8 +373,8 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for LargeBlocks<A> {
         // SAFETY: the caller says that the new size, rounded up to the alignment, does not overflow.
         let new = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
         match (is_large(layout), is_large(new)) {
-            // SAFETY: the caller keeps the contract.
-            (false, false) => unsafe { self.inner.realloc(block, layout, new_size) },
+            // SAFETY: the caller keeps the contract; where this fails, the block is what it was.
+            (false, false) => self.small(|| unsafe { self.inner.realloc(block, layout, new_size) }),
             (true, true) => {
                 let (addr, len, new_len) =
                     (block.addr(), rounded(layout.size()), rounded(new_size));
