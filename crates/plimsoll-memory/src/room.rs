@@ -20,7 +20,7 @@ const FLOOR: u64 = 16;
 const OTHERS_FOR: Duration = Duration::from_secs(1);
 /// What lived is the most of so long, or of twice that: more is not kept.
 const LIVED_FOR: Duration = Duration::from_secs(10);
-/// The room where nobody looks at what is used: that of an allocator by default.
+/// The room where nobody looks any more at what is used.
 const UNWATCHED: usize = 64 << 20;
 /// The room changes by no less.
 const STEP: u64 = 4 << 20;

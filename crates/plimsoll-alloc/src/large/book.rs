@@ -12,13 +12,17 @@ mod tests;
 /// No less is given back to the system at a time, if there is as much.
 const LEAST_GIVEN_BACK: usize = 1 << 20;
 
+/// The most that is kept until there is a room.
+const KEPT_AT_FIRST: usize = 64 << 20;
+
 /// What is kept, and how much.
 #[derive(Debug)]
 pub(super) struct Book {
     kept: Extents,
     seams: Seams,
     live: usize,
-    room: usize,
+    /// What lives and is kept has to fit into that; until somebody sets it what is kept is bounded.
+    room: Option<usize>,
     reused: u64,
     moved: u64,
     fresh: u64,
@@ -37,7 +41,7 @@ pub(super) enum Taken {
 }
 
 impl Book {
-    pub(super) const fn new(room: usize) -> Self {
+    pub(super) const fn new(room: Option<usize>) -> Self {
         Self {
             kept: Extents::new(),
             seams: Seams::new(),
@@ -146,8 +150,11 @@ impl Book {
     /// What has to go for there to be room.
     pub(super) fn surplus(&mut self) -> Option<Extent> {
         let kept = self.kept.bytes();
+        let over = match self.room {
+            Some(room) => self.live.saturating_add(kept).saturating_sub(room),
+            None => kept.saturating_sub(KEPT_AT_FIRST),
+        };
         // No more than is kept, which does not overflow.
-        let over = self.live.saturating_add(kept).saturating_sub(self.room);
         match over.min(kept) {
             0 => None,
             over => self.give_up(over.max(LEAST_GIVEN_BACK).next_multiple_of(GRAIN)),
@@ -165,14 +172,18 @@ impl Book {
     }
 
     pub(super) const fn set_room(&mut self, room: usize) {
-        self.room = room;
+        self.room = Some(room);
     }
 
     pub(super) const fn usage(&self) -> LargeBlockUsage {
+        let room = match self.room {
+            Some(room) => room,
+            None => self.live.saturating_add(KEPT_AT_FIRST),
+        };
         LargeBlockUsage {
             live: self.live as u64,
             kept: self.kept.bytes() as u64,
-            room: self.room as u64,
+            room: room as u64,
             reused: self.reused,
             moved: self.moved,
             fresh: self.fresh,

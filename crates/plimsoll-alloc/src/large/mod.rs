@@ -31,15 +31,13 @@ const LARGE: usize = 512 << 10;
 const GRAIN: usize = 128 << 10;
 /// What blocks may be aligned to, as pages are everywhere.
 const MOST_ALIGNED: usize = 4 << 10;
-/// The room by default.
-const ROOM: usize = 64 << 20;
 
 /// Wraps an allocator, and keeps large blocks for itself: those of 512 KiB and more.
 ///
 /// Pages of such blocks are not given back to the system when they are freed, but kept for the next
-/// block, as far as those that live and those that are kept fit into the [room](Self::set_room): 64 MiB
-/// at first. Under a load line the room is what the line leaves. Nothing is refused for want of room;
-/// there is just nothing kept then.
+/// block, as far as those that live and those that are kept fit into the [room](Self::set_room). Under a load
+/// line that is what the line leaves. Until somebody sets it, 64 MiB are kept at most, whatever lives. Nothing
+/// is refused for want of room; there is just nothing kept then.
 ///
 /// ```
 /// use plimsoll_alloc::{Reclaim, TrackingAllocator};
@@ -63,7 +61,7 @@ const ROOM: usize = 64 << 20;
 /// is moved or given back, and 48 KiB for who has what. Lengths are rounded up to 128 KiB, of which what was
 /// never touched is not in memory. Blocks of zeros are written where their pages are not new.
 ///
-/// The room counts what lives: where more than that lives, nothing is kept, and each block is mapped and
+/// A room counts what lives: where more than that lives, nothing is kept, and each block is mapped and
 /// unmapped.
 ///
 /// # Use
@@ -96,7 +94,7 @@ pub struct LargeBlockUsage {
     pub live: u64,
     /// Kept for the next block.
     pub kept: u64,
-    /// What both should fit into.
+    /// What both should fit into; 64 MiB more than lives until somebody sets it.
     pub room: u64,
     /// Given out of what was kept, so far.
     pub reused: u64,
@@ -115,10 +113,13 @@ impl LargeBlocks {
 }
 
 impl<A> LargeBlocks<A> {
-    /// Wraps an allocator, which gets the blocks that are not large.
+    /// Wraps an allocator, which gets the blocks that are not large. 64 MiB are kept at most.
     #[must_use]
     pub const fn new(inner: A) -> Self {
-        Self::with_room(inner, ROOM)
+        Self {
+            inner,
+            book: Mutex::new(Book::new(None)),
+        }
     }
 
     /// Wraps an allocator, and keeps what is freed as long as no more bytes live and are kept than that.
@@ -126,7 +127,7 @@ impl<A> LargeBlocks<A> {
     pub const fn with_room(inner: A, room: usize) -> Self {
         Self {
             inner,
-            book: Mutex::new(Book::new(room)),
+            book: Mutex::new(Book::new(Some(room))),
         }
     }
 

@@ -99,7 +99,7 @@ impl Model {
     fn new() -> Self {
         let room = 150 * GRAIN;
         Self {
-            book: Book::new(room),
+            book: Book::new(Some(room)),
             owners: vec![Owner::Nobody; ADDRESSES],
             mappings: vec![None; ADDRESSES],
             last_mapping: 0,
@@ -468,8 +468,41 @@ fn pieces(taken: Option<Taken>) -> Vec<Extent> {
 }
 
 #[test]
+fn until_there_is_a_room_so_much_is_kept_whatever_lives() {
+    let mut book = Book::new(None);
+    // In two, of which the second is long enough by itself.
+    let lens = [KEPT_AT_FIRST + GRAIN, 8 * KEPT_AT_FIRST];
+    let mut addr = 1 << 40;
+    for len in lens {
+        assert!(matches!(book.take(len), Some(Taken::Parts(_))));
+        book.made(Extent { addr, len }, &[]);
+        addr += 1 << 32;
+    }
+    assert_eq!(
+        book.usage().room as usize,
+        book.usage().live as usize + KEPT_AT_FIRST
+    );
+    assert_eq!(
+        book.put(Extent {
+            addr: 1 << 40,
+            len: lens[0]
+        }),
+        None
+    );
+    while book.surplus().is_some() {}
+    let kept = book.usage().kept as usize;
+    assert!(
+        kept <= KEPT_AT_FIRST && kept >= KEPT_AT_FIRST - (1 << 20),
+        "{kept}"
+    );
+    book.set_room(0);
+    while book.surplus().is_some() {}
+    assert_eq!(book.usage().kept, 0);
+}
+
+#[test]
 fn what_lives_and_what_is_kept_fit_into_the_room() {
-    let mut book = Book::new(100 * GRAIN);
+    let mut book = Book::new(Some(100 * GRAIN));
     let blocks = mapped(&mut book, [(0, 60), (100, 30), (200, 30)]);
     assert_eq!(book.surplus(), None, "nothing is kept");
     assert_eq!(book.put(blocks[0]), None);
@@ -492,7 +525,7 @@ fn what_lives_and_what_is_kept_fit_into_the_room() {
 
 #[test]
 fn lengths_that_nobody_has_do_no_harm() {
-    let mut book = Book::new(100 * GRAIN);
+    let mut book = Book::new(Some(100 * GRAIN));
     let kept = mapped(&mut book, [(0, 10)])[0];
     assert_eq!(book.put(kept), None);
     let most = usize::MAX / 2 + 1;
@@ -513,7 +546,7 @@ fn lengths_that_nobody_has_do_no_harm() {
 
 #[test]
 fn block_is_lengthened_where_it_is_a_mapping_by_itself() {
-    let mut book = Book::new(usize::MAX);
+    let mut book = Book::new(Some(usize::MAX));
     let one = mapped(&mut book, [(0, 10)])[0];
     assert!(book.begin_to_lengthen(one, GRAIN));
     book.lengthened(extent(0, 11), GRAIN);
@@ -537,7 +570,7 @@ fn block_is_lengthened_where_it_is_a_mapping_by_itself() {
 
 #[test]
 fn block_of_pieces_has_a_seam_behind_each() {
-    let mut book = Book::new(usize::MAX);
+    let mut book = Book::new(Some(usize::MAX));
     for block in mapped(&mut book, [(0, 10), (20, 9)]) {
         assert_eq!(book.put(block), None);
     }
@@ -555,7 +588,7 @@ fn block_of_pieces_has_a_seam_behind_each() {
 
 #[test]
 fn nothing_is_moved_where_there_may_be_too_many_mappings() {
-    let mut book = Book::new(usize::MAX);
+    let mut book = Book::new(Some(usize::MAX));
     let at = |n: usize| (10 * n, 8);
     // Two seams each, of 4 096, with 66 left.
     let blocks = mapped(&mut book, (0..2_015).map(at));
@@ -581,7 +614,7 @@ fn nothing_is_moved_where_there_may_be_too_many_mappings() {
 
 #[test]
 fn nothing_is_moved_after_far_too_many_mappings_until_all_are_gone() {
-    let mut book = Book::new(usize::MAX);
+    let mut book = Book::new(Some(usize::MAX));
     let blocks = mapped(&mut book, (0..2_049).map(|n| (10 * n, 8)));
     for block in &blocks[1..] {
         let _ = book.put(*block);
@@ -599,7 +632,7 @@ fn nothing_is_moved_after_far_too_many_mappings_until_all_are_gone() {
 
 #[test]
 fn shortest_of_too_many_ranges_goes_with_its_seams() {
-    let mut book = Book::new(usize::MAX);
+    let mut book = Book::new(Some(usize::MAX));
     let len = |n| if n == 100 { 8 } else { 9 };
     let blocks = mapped(&mut book, (0..513).map(|n| (10 * n, len(n))));
     let (last, first) = blocks.split_last().unwrap();
