@@ -46,7 +46,7 @@ fn main() -> ExitCode {
         Trial::test("a_panic_leaves_nobody_in_a_cgroup", nobody_is_left),
     ];
     let harness = harness.map(|trial| trial.with_ignored_flag(is_unavailable));
-    let loads = [Load::A, Load::B, Load::C, Load::D];
+    let loads = [Load::A, Load::B, Load::C, Load::D, Load::E];
     let allocators = [Allocator::Glibc, Allocator::Jemalloc];
     let all = loads
         .into_iter()
