@@ -54,6 +54,7 @@ mod linux {
             ("all_that_is_kept_is_given_back_when_asked_for", given_back),
             ("sizes_that_nobody_has_are_refused", absurd),
             ("kept_memory_goes_before_an_allocation_fails", addresses),
+            ("kept_memory_goes_before_a_small_block_fails", small),
             ("mappings_that_the_program_splits_do_no_harm", split),
             ("mappings_that_run_out_do_no_harm", mappings),
             ("addresses_that_are_lost_are_few", lost),
@@ -563,16 +564,7 @@ mod linux {
             };
             setrlimit(Resource::As, limit).unwrap();
 
-            // There are addresses for small ones, which are not kept here, only without those that are.
-            let small: Vec<_> = (0..600)
-                .map_while(|_| heap.try_alloc(layout(256 * KIB, 8)))
-                .collect();
-            assert_eq!((small.len(), heap.usage().kept), (600, 0));
-            small.into_iter().for_each(|block| heap.free(block));
-            heap.0.release();
-            heap.free(heap.alloc(128 * MIB));
-
-            // And so for a large one.
+            // There are addresses for it only without those that are kept.
             let before = heap.usage();
             assert_eq!(before.kept, 128 << 20);
             let block = heap.alloc(160 * MIB);
@@ -591,6 +583,24 @@ mod linux {
             heap.free_marked(lives);
             heap.free_marked(block);
             heap.end();
+        });
+    }
+
+    fn small() {
+        in_child(|| {
+            let heap = Heap::roomy();
+            heap.free(heap.alloc(128 * MIB));
+            let most = Some((mapped() + 64 * MIB) as u64);
+            let limit = Rlimit {
+                current: most,
+                maximum: most,
+            };
+            setrlimit(Resource::As, limit).unwrap();
+            let blocks = (0..600).map_while(|_| heap.try_alloc(layout(256 * KIB, 8)));
+            let blocks: Vec<_> = blocks.collect();
+            assert_eq!(blocks.len(), 600);
+            assert_eq!(heap.usage().kept, 0);
+            blocks.into_iter().for_each(|block| heap.free(block));
         });
     }
 
