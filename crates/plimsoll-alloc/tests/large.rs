@@ -552,17 +552,22 @@ mod linux {
         heap.end();
     }
 
+    /// Lets the process have so many bytes of addresses more than it has.
+    fn leave_addresses(bytes: usize) {
+        let most = Some((mapped() + bytes) as u64);
+        let limit = Rlimit {
+            current: most,
+            maximum: most,
+        };
+        setrlimit(Resource::As, limit).unwrap();
+    }
+
     fn addresses() {
         in_child(|| {
             let heap = Heap::roomy();
             let lives = heap.alloc(MIB);
             heap.free(heap.alloc(128 * MIB));
-            let most = Some((mapped() + 64 * MIB) as u64);
-            let limit = Rlimit {
-                current: most,
-                maximum: most,
-            };
-            setrlimit(Resource::As, limit).unwrap();
+            leave_addresses(64 * MIB);
 
             // There are addresses for it only without those that are kept.
             let before = heap.usage();
@@ -590,12 +595,7 @@ mod linux {
         in_child(|| {
             let heap = Heap::roomy();
             heap.free(heap.alloc(128 * MIB));
-            let most = Some((mapped() + 64 * MIB) as u64);
-            let limit = Rlimit {
-                current: most,
-                maximum: most,
-            };
-            setrlimit(Resource::As, limit).unwrap();
+            leave_addresses(64 * MIB);
             let blocks = (0..600).map_while(|_| heap.try_alloc(layout(256 * KIB, 8)));
             let blocks: Vec<_> = blocks.collect();
             assert_eq!(blocks.len(), 600);

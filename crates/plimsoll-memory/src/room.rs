@@ -49,6 +49,7 @@ struct RecentMost {
 }
 
 /// A meter that tells what is used but for what is kept. Clones are the same one.
+#[derive(Clone)]
 pub(crate) struct MeterWithoutKept {
     of: Arc<Mutex<dyn Meter>>,
     allocator: Option<&'static (dyn Reclaim + Sync)>,
@@ -136,10 +137,10 @@ impl RecentMost {
 fn kept(
     allocator: Option<&'static (dyn Reclaim + Sync)>,
     used: u64,
-    tracked: Option<u64>,
+    tracked: impl FnOnce() -> Option<u64>,
 ) -> Option<u64> {
     let blocks = allocator?.large_blocks()?;
-    Some(blocks.kept.min(used.saturating_sub(tracked.unwrap_or(0))))
+    Some(blocks.kept.min(used.saturating_sub(tracked().unwrap_or(0))))
 }
 
 impl MeterWithoutKept {
@@ -158,21 +159,12 @@ impl MeterWithoutKept {
     }
 }
 
-impl Clone for MeterWithoutKept {
-    fn clone(&self) -> Self {
-        Self {
-            of: self.of.clone(),
-            allocator: self.allocator,
-        }
-    }
-}
-
 impl Meter for MeterWithoutKept {
     fn used(&mut self) -> Option<u64> {
         let mut meter = self.meter();
-        let (used, tracked) = (meter.used()?, meter.tracked());
-        drop(meter);
-        Some(used - kept(self.allocator, used, tracked).unwrap_or(0))
+        let used = meter.used()?;
+        let kept = kept(self.allocator, used, || meter.tracked());
+        Some(used - kept.unwrap_or(0))
     }
 
     fn tracked(&mut self) -> Option<u64> {
@@ -204,7 +196,7 @@ impl<S: Source> Source for SourceWithRoom<S> {
         let mut signals = self.of.sample();
         let used = signals.used();
         self.look(used);
-        let kept = used.and_then(|used| kept(self.meter.allocator, used, signals.tracked));
+        let kept = used.and_then(|used| kept(self.meter.allocator, used, || signals.tracked));
         signals.kept_blocks = kept.or(signals.kept_blocks);
         signals
     }
