@@ -31,6 +31,8 @@ const IDLE_CONNECTIONS: u32 = 1_000;
 /// In MB a second. Who refuses everything is never killed. Tests are not optimised, so this is far below
 /// what the service can do.
 const LEAST_GOODPUT: f64 = 50.0;
+/// CPUs that others may take from a run.
+const UNDISTURBED: f64 = 0.3;
 
 // One at a time: they take all CPUs there are.
 fn main() -> ExitCode {
@@ -105,8 +107,25 @@ fn nobody_is_left() -> Result<(), Failed> {
     Ok(())
 }
 
+/// A kill fails at once. What else is held against a run says nothing where other programs took the processors
+/// from it, so such a run is repeated.
 fn is_survived(load: Load, allocator: Allocator, line: Option<u64>) -> Result<(), Failed> {
-    let run = run(load, allocator, line).map_err(|error| error.to_string())?;
+    let mut again = 2;
+    loop {
+        let run = run(load, allocator, line).map_err(|error| error.to_string())?;
+        let is_disturbed = run.others_cpus > UNDISTURBED && !run.is_killed;
+        match held_against(&run, line) {
+            Some(_) if is_disturbed && again > 0 => again -= 1,
+            Some(what) => {
+                let run = serde_json::to_string_pretty(&run).unwrap_or_default();
+                return Err(format!("{what}: {run}").into());
+            }
+            None => return Ok(()),
+        }
+    }
+}
+
+fn held_against(run: &Run, line: Option<u64>) -> Option<&'static str> {
     let most = line.map_or(MOST, |_| MOST_BY_LINE);
     let outcome = &run.outcome;
     let [opened, left] = outcome.idle_connections;
@@ -127,13 +146,8 @@ fn is_survived(load: Load, allocator: Allocator, line: Option<u64>) -> Result<()
         ),
         ("idle connections are gone", opened > 0 && opened == left),
     ];
-    for (what, is_met) in bars {
-        if !is_met {
-            let run = serde_json::to_string_pretty(&run).unwrap_or_default();
-            return Err(format!("{what}: {run}").into());
-        }
-    }
-    Ok(())
+    let unmet = bars.iter().find(|(_, is_met)| !is_met);
+    unmet.map(|(what, _)| *what)
 }
 
 fn run(load: Load, allocator: Allocator, line: Option<u64>) -> Result<Run, Error> {
