@@ -9,7 +9,7 @@ use http::{Request, Response, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper_util::{rt::TokioIo, server::conn::auto};
-use plimsoll_core::{BoxError, Lifecycle, Phase};
+use plimsoll_core::{BoxError, Clock, Lifecycle, Phase};
 use std::{
     pin::pin,
     sync::{
@@ -37,6 +37,9 @@ const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// No time: nothing has arrived.
 const NEVER: u64 = u64::MAX;
+/// Some time since the connection was looked at last. Most heads come in one piece, and nobody has to read the
+/// clock for them.
+const JUST_NOW: u64 = u64::MAX - 1;
 
 /// What a connection is doing. Shared by its stream, its requests and its task.
 #[derive(Debug)]
@@ -44,15 +47,16 @@ pub(super) struct Conn {
     place: Place,
     lifecycle: Lifecycle,
     cut: Cut,
-    opened: Instant,
+    clock: Clock,
+    /// In nanoseconds by the clock, as all times.
+    opened: u64,
     /// Ends of requests release what they wrote before; whoever reads 0 acquires it.
     in_flight: AtomicUsize,
-    /// How many requests have begun.
-    begun: AtomicU64,
-    /// When the last request ended, or what is left of its response last moved on, in
-    /// milliseconds since `opened`.
+    /// Whether a request has.
+    begun: AtomicBool,
+    /// When the last request ended, or what is left of its response last moved on.
     idle_since: AtomicU64,
-    /// When the first byte of the request head that is being read came, likewise.
+    /// When the first byte of the request head that is being read came.
     head_since: AtomicU64,
     http2: AtomicBool,
     /// Whether bytes have come in since the connection was told to close.
@@ -156,6 +160,7 @@ pub(super) async fn serve_connection<I, S, B>(
     // A request of HTTP/2, a task of its own, may end just after it has woken this one.
     let first = conn.config().head_timeout.min(conn.config().idle_timeout);
     let mut timer = pin!(tokio::time::sleep(first));
+    let mut timer_at = after(conn.opened, first);
     // Once set, the connection is to end, and does so at the latest when the timer fires.
     let mut closing = false;
     let mut drain_seen = false;
@@ -178,8 +183,9 @@ pub(super) async fn serve_connection<I, S, B>(
             // The first bytes of a head may have come in this poll, which bring the time nearer.
             // A time that has become later is seen when the timer fires.
             match conn.deadline() {
-                Some((deadline, _)) if !closing && deadline < timer.deadline() => {
-                    timer.as_mut().reset(deadline);
+                Some((deadline, _)) if !closing && deadline < timer_at => {
+                    timer.as_mut().reset(conn.instant(deadline));
+                    timer_at = deadline;
                     timed = false;
                 }
                 Some(_) | None => {}
@@ -222,11 +228,13 @@ pub(super) async fn serve_connection<I, S, B>(
                 timer.as_mut().reset(Instant::now() + LINGER);
             }
             Event::Timer => match conn.deadline() {
-                None => timer
-                    .as_mut()
-                    .reset(Instant::now() + conn.config().idle_timeout),
-                Some((deadline, _)) if Instant::now() < deadline => {
-                    timer.as_mut().reset(deadline);
+                None => {
+                    timer_at = after(conn.now(), conn.config().idle_timeout);
+                    timer.as_mut().reset(conn.instant(timer_at));
+                }
+                Some((deadline, _)) if conn.now() < deadline => {
+                    timer_at = deadline;
+                    timer.as_mut().reset(conn.instant(deadline));
                 }
                 // The rest of a head will not come, so there is nothing to be graceful about.
                 Some((_, Closed::HeadTimeout)) => return conn.close_for(Closed::HeadTimeout),
@@ -244,14 +252,17 @@ pub(super) async fn serve_connection<I, S, B>(
 
 impl Conn {
     pub(super) fn new(place: Place, lifecycle: Lifecycle, cut: Cut) -> Self {
+        let clock = Clock::new();
+        let opened = clock.ticks();
         Self {
             place,
             lifecycle,
             cut,
-            opened: Instant::now(),
+            clock,
+            opened,
             in_flight: AtomicUsize::new(0),
-            begun: AtomicU64::new(0),
-            idle_since: AtomicU64::new(0),
+            begun: AtomicBool::new(false),
+            idle_since: AtomicU64::new(opened),
             head_since: AtomicU64::new(NEVER),
             http2: AtomicBool::new(false),
             heard: AtomicBool::new(false),
@@ -269,10 +280,10 @@ impl Conn {
         // more of it comes, or with the idle timeout.
         if self.in_flight.load(Relaxed) == 0 && self.head_since.load(Relaxed) == NEVER {
             // On such a connection bytes between requests are pings and the like, not heads.
-            if self.begun.load(Relaxed) == 0 && bytes.starts_with(HTTP2_PREFACE) {
+            if !self.begun.load(Relaxed) && bytes.starts_with(HTTP2_PREFACE) {
                 self.http2.store(true, Relaxed);
             }
-            self.head_since.store(self.now(), Relaxed);
+            self.head_since.store(JUST_NOW, Relaxed);
         }
     }
 
@@ -288,7 +299,7 @@ impl Conn {
 
     /// Whether the head of an HTTP/1 request is on its way, or the first one may be.
     fn awaits_head(&self) -> bool {
-        let begun = self.begun.load(Relaxed) > 0;
+        let begun = self.begun.load(Relaxed);
         let begins = self.head_since.load(Relaxed) != NEVER;
         !self.http2.load(Relaxed) && (!begun || begins)
     }
@@ -302,25 +313,25 @@ impl Conn {
         self.in_flight.load(Acquire) == 0 && !writes && !streams
     }
 
-    /// When the connection is to be closed as it is now, and why. `None` while requests are in
-    /// flight.
-    fn deadline(&self) -> Option<(Instant, Closed)> {
+    /// When the connection is to be closed as it is now, by its clock, and why. `None` while requests are
+    /// in flight.
+    fn deadline(&self) -> Option<(u64, Closed)> {
         if self.in_flight.load(Acquire) > 0 {
             return None;
         }
         let config = self.config();
-        let at = |millis: u64| self.opened + Duration::from_millis(millis);
-        let idle = || at(self.idle_since.load(Relaxed)) + config.idle_timeout;
+        let idle = || after(self.idle_since.load(Relaxed), config.idle_timeout);
         if self.http2.load(Relaxed) {
             return Some((idle(), Closed::Idle));
         }
         let head_since = match self.head_since.load(Relaxed) {
             // The first head is due from the start.
-            _ if self.begun.load(Relaxed) == 0 => 0,
+            _ if !self.begun.load(Relaxed) => self.opened,
             NEVER => return Some((idle(), Closed::Idle)),
+            JUST_NOW => self.head_begins(),
             since => since,
         };
-        Some((at(head_since) + config.head_timeout, Closed::HeadTimeout))
+        Some((after(head_since, config.head_timeout), Closed::HeadTimeout))
     }
 
     fn config(&self) -> &ServerConfig {
@@ -333,19 +344,38 @@ impl Conn {
         self.place.0.meters.closed_by_us(closed);
     }
 
-    fn now(&self) -> u64 {
-        let since = Instant::now().saturating_duration_since(self.opened);
-        u64::try_from(since.as_millis()).unwrap_or(NEVER)
+    /// There is a part of a head, and no more of it for now.
+    #[cold]
+    fn head_begins(&self) -> u64 {
+        let now = self.now();
+        self.head_since.store(now, Relaxed);
+        now
     }
+
+    fn now(&self) -> u64 {
+        self.clock.ticks()
+    }
+
+    /// A time by the clock, for timers. The two of them part by a thousandth at most: of how far it is from
+    /// now, and not of how old the connection is.
+    fn instant(&self, time: u64) -> Instant {
+        Instant::now() + Duration::from_nanos(time.saturating_sub(self.now()))
+    }
+}
+
+/// That much later. Nobody comes to the end of the clock.
+fn after(time: u64, wait: Duration) -> u64 {
+    let nanos = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
+    time.saturating_add(nanos)
 }
 
 impl InFlight {
     pub(super) fn begin(conn: &Arc<Conn>, version: Version) -> Self {
         conn.in_flight.fetch_add(1, Relaxed);
-        conn.begun.fetch_add(1, Relaxed);
+        conn.begun.store(true, Relaxed);
         conn.head_since.store(NEVER, Relaxed);
         conn.http2.store(version == Version::HTTP_2, Relaxed);
-        conn.place.0.begun.fetch_add(1, Relaxed);
+        conn.place.0.requests().begun.fetch_add(1, Relaxed);
         Self(conn.clone())
     }
 
@@ -362,8 +392,11 @@ impl Drop for InFlight {
         conn.in_flight.fetch_sub(1, Release);
         // The token takes a lock, so it is asked only when it may say yes.
         let cut = conn.lifecycle.phase() >= Phase::Draining && conn.cut.is_cancelled();
-        let server = &*conn.place.0;
-        let ended = if cut { &server.cut } else { &server.finished };
+        let requests = conn.place.0.requests();
+        let ended = match cut {
+            true => &requests.cut,
+            false => &requests.finished,
+        };
         ended.fetch_add(1, Relaxed);
     }
 }

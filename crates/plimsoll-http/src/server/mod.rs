@@ -56,6 +56,7 @@ use plimsoll_core::{
     BoxError, ConfigError, Lifecycle, Name,
     lifecycle::DrainGuard,
     settings::{self, Fields, Settings, bytes, duration, integer},
+    stripe,
 };
 use std::{
     io::{Error, ErrorKind},
@@ -98,11 +99,21 @@ struct Shared {
     config: ServerConfig,
     open: AtomicUsize,
     refused: AtomicU64,
-    /// Requests that have begun, ended, and been cut off; what is left of them is in flight.
+    stripes: [Requests; STRIPES],
+    meters: Meters,
+}
+
+/// Threads count in stripes of their own, so that they do not wait for each other's cache lines.
+const STRIPES: usize = 4;
+
+/// Requests that have begun, ended, and been cut off, on one stripe of threads. What is left of all of them
+/// is in flight.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Requests {
     begun: AtomicU64,
     finished: AtomicU64,
     cut: AtomicU64,
-    meters: Meters,
 }
 
 /// One of the places for connections. Dropping it gives the place back.
@@ -126,9 +137,7 @@ impl Server {
                 config,
                 open: AtomicUsize::new(0),
                 refused: AtomicU64::new(0),
-                begun: AtomicU64::new(0),
-                finished: AtomicU64::new(0),
-                cut: AtomicU64::new(0),
+                stripes: Default::default(),
                 meters: Meters::new(name),
             }),
         })
@@ -151,8 +160,8 @@ impl Server {
     #[must_use]
     pub fn in_flight(&self) -> usize {
         // Ends first: read the other way round, a request in between would end without a start.
-        let ended = self.shared.finished.load(Relaxed) + self.shared.cut.load(Relaxed);
-        usize::try_from(self.shared.begun.load(Relaxed).saturating_sub(ended)).unwrap_or(usize::MAX)
+        let ended = self.shared.finished() + self.shared.cut();
+        usize::try_from(self.shared.begun().saturating_sub(ended)).unwrap_or(usize::MAX)
     }
 
     /// Serves until `lifecycle` has drained.
@@ -179,7 +188,7 @@ impl Server {
             return;
         };
         let cut = guard.cut_token();
-        let cut_before = self.shared.cut.load(Relaxed);
+        let cut_before = self.shared.cut();
         let builder = Arc::new(self.shared.config.builder(cut.clone()));
         let mut connections = JoinSet::new();
         let open = |connections: &mut JoinSet<()>, stream: TcpStream| {
@@ -220,10 +229,7 @@ impl Server {
         cut_before: u64,
         mut connections: JoinSet<()>,
     ) {
-        let Shared {
-            begun, finished, ..
-        } = &*self.shared;
-        let finished_before = finished.load(Relaxed);
+        let finished_before = self.shared.finished();
         let mut all_closed = pin!(async { while connections.join_next().await.is_some() {} });
         tokio::select! {
             biased;
@@ -233,10 +239,10 @@ impl Server {
                 let _ = tokio::time::timeout(CUT_GRACE, &mut all_closed).await;
             }
         }
-        let finished = finished.load(Relaxed);
+        let finished = self.shared.finished();
         // What has not finished by the cut was cut off, dropped already or not.
         let cut_off = match cut.is_cancelled() {
-            true => begun.load(Relaxed).saturating_sub(finished + cut_before),
+            true => self.shared.begun().saturating_sub(finished + cut_before),
             false => 0,
         };
         guard.finish(finished.saturating_sub(finished_before), cut_off);
@@ -400,6 +406,29 @@ impl Default for ServerConfig {
 // === impl Shared, Place ===
 
 impl Shared {
+    /// Those of the stripe that this thread is of.
+    #[inline]
+    fn requests(&self) -> &Requests {
+        &self.stripes[stripe::current() % STRIPES]
+    }
+
+    fn sum(&self, count: impl Fn(&Requests) -> &AtomicU64) -> u64 {
+        let counts = self.stripes.iter().map(count);
+        counts.map(|count| count.load(Relaxed)).sum()
+    }
+
+    fn begun(&self) -> u64 {
+        self.sum(|requests| &requests.begun)
+    }
+
+    fn finished(&self) -> u64 {
+        self.sum(|requests| &requests.finished)
+    }
+
+    fn cut(&self) -> u64 {
+        self.sum(|requests| &requests.cut)
+    }
+
     /// Waits before the next accept, since the usual cause, too many open files, lasts a while.
     async fn accept_failed(&self, error: &Error) {
         self.meters.accept_failed();
