@@ -2,7 +2,7 @@
 //! [service] of all kinds of load, a [driver] for it, a [memory cgroup](cgroup), and a [run] that puts
 //! them together.
 //!
-//! `load-service-glibc`, `load-service-glibc-plain` and `load-service-jemalloc` are the service,
+//! `load-service-glibc`, `load-service-jemalloc` and their variants are the service,
 //! `load-driver` is the driver, and `load-table` runs many and prints a table.
 
 pub mod cgroup;

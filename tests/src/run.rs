@@ -43,6 +43,9 @@ pub enum Allocator {
     GlibcPlain,
     /// jemalloc.
     Jemalloc,
+    /// jemalloc, and large blocks by ourselves.
+    #[serde(rename = "jemalloc-large")]
+    JemallocLarge,
 }
 
 /// What to run.
@@ -137,6 +140,7 @@ impl Programs {
         // Ours is compared with that of the system.
         let allocator = match allocator {
             Allocator::Glibc if is_bare => Allocator::GlibcPlain,
+            Allocator::JemallocLarge if is_bare => Allocator::Jemalloc,
             allocator => allocator,
         };
         self.0.join(format!("load-service-{allocator}"))
@@ -152,6 +156,7 @@ impl fmt::Display for Allocator {
         f.pad(match self {
             Self::Glibc => "glibc",
             Self::GlibcPlain => "glibc-plain",
+            Self::JemallocLarge => "jemalloc-large",
             Self::Jemalloc => "jemalloc",
         })
     }
