@@ -7,7 +7,7 @@ use self::holders::{Answer, Holders};
 use crate::{
     Admission, AdmissionStats, Alert, AlertKind, Alerts, Known, ManagerBuilder, ManagerError,
     MemoryConfig, MemoryFigures, MemoryManager, MonitorGuard, Severity,
-    admission::Meter,
+    admission::{Meter, Scarce},
     history::{History, HistoryPoint, Point, Resolution},
     monitor::{Source, SystemSource},
     room::{MeterWithoutKept, Room, SourceWithRoom},
@@ -16,7 +16,7 @@ use crate::{
     worker::{Worker, WorkerStats},
 };
 use plimsoll_alloc::Reclaim;
-use plimsoll_core::{ConfigError, Name, Registry, RejectReason, lifecycle::TaskGroup};
+use plimsoll_core::{ConfigError, Name, Registry, lifecycle::TaskGroup};
 use std::{
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -98,11 +98,17 @@ struct Kept {
     in_flight: Option<u64>,
     asking: WorkerStats<u64>,
     silent: Vec<Name>,
-    shedding: Vec<Shedding>,
+    shedding: Vec<Shedding<Name>>,
+    /// The same for want of tasks and descriptors, of all routes.
+    crowded: [Shedding<Scarce>; 2],
+    /// How many tasks may be alive.
+    max_tasks: Option<u64>,
 }
 
-struct Shedding {
-    name: Name,
+/// How many requests were refused, of a route or for want of something, and when there were more of them.
+#[derive(Clone, Copy, Debug)]
+struct Shedding<T> {
+    of: T,
     refused: u64,
     at: Option<Instant>,
 }
@@ -233,6 +239,8 @@ impl LoadLineBuilder {
             asking: WorkerStats::default(),
             silent: Vec::new(),
             shedding: Vec::new(),
+            crowded: [Scarce::Tasks, Scarce::Descriptors].map(Shedding::new),
+            max_tasks: None,
         }));
         let registry = holders.registry.clone();
         let mut follower = Follower {
@@ -410,7 +418,8 @@ impl LoadLine {
     }
 
     /// Says in one sentence how things are:
-    /// `shedding /export: memory 91 % of 512 MiB, limit in 14 min at +3.0 MiB/s, /demo/leak holds 220 MiB`.
+    /// `shedding /export: memory 91 % of 512 MiB, limit in 14 min at +3.0 MiB/s, /demo/leak holds 220 MiB`, or
+    /// `shedding /export: 97 % of 1024 descriptors open, memory 34 % of 512 MiB`.
     #[must_use]
     pub fn describe(&self) -> String {
         let figures = self.manager.figures();
@@ -431,8 +440,14 @@ impl Kept {
         let shedding: Vec<_> = self.shedding(now).collect();
         let silent: Vec<_> = self.silent.iter().map(|name| name.as_str()).collect();
         let leaks = self.standing.iter().find(|it| it.kind.is_in_bytes());
+        let is_short_of = |scarce| {
+            let mut crowded = self.crowded.iter();
+            crowded.any(|shedding| shedding.of == scarce && shedding.is_recent(now))
+        };
         figures.describe(&Known {
             shedding: &shedding,
+            max_tasks: self.max_tasks.filter(|_| is_short_of(Scarce::Tasks)),
+            is_short_of_descriptors: is_short_of(Scarce::Descriptors),
             holds: self.most.map(|(name, bytes)| (name.as_str(), bytes)),
             held_ago: self.age(now).filter(is_old),
             leaks: leaks.map(|leak| (leak.name.as_str(), leak.slope)),
@@ -487,14 +502,18 @@ impl Kept {
 
     /// Routes of which a request was refused not long ago.
     fn shedding(&self, now: Instant) -> impl Iterator<Item = &'static str> {
-        let recent = move |at: &Instant| now.saturating_duration_since(*at) < SHEDDING_FOR;
         let routes = self.shedding.iter();
         routes
-            .filter(move |route| route.at.as_ref().is_some_and(recent))
-            .map(|route| route.name.as_str())
+            .filter(move |route| route.is_recent(now))
+            .map(|route| route.of.as_str())
     }
 
-    fn look_at_routes(&mut self, admission: &Admission, now: Instant) {
+    /// Looks who was refused.
+    fn look_at(&mut self, admission: &Admission, now: Instant) {
+        self.max_tasks = admission.max_tasks();
+        for crowded in &mut self.crowded {
+            crowded.look(admission.shed_for(crowded.of), now);
+        }
         let mut routes = admission.routes();
         routes.sort_unstable_by_key(|route| route.name);
         // Several layers may go by one name.
@@ -509,19 +528,38 @@ impl Kept {
         self.shedding = routes
             .iter()
             .map(|route| {
-                let found = before.binary_search_by_key(&route.name, |it| it.name);
-                let last = found.ok().map(|place| &before[place]);
-                let has_more = route.refused > last.map_or(0, |last| last.refused);
-                Shedding {
-                    name: route.name,
-                    refused: route.refused,
-                    at: match has_more {
-                        true => Some(now),
-                        false => last.and_then(|last| last.at),
-                    },
-                }
+                let found = before.binary_search_by_key(&route.name, |it| it.of);
+                let mut shedding = match found {
+                    Ok(place) => before[place],
+                    Err(_) => Shedding::new(route.name),
+                };
+                shedding.look(route.refused, now);
+                shedding
             })
             .collect();
+    }
+}
+
+impl<T> Shedding<T> {
+    const fn new(of: T) -> Self {
+        Self {
+            of,
+            refused: 0,
+            at: None,
+        }
+    }
+
+    /// So many were refused until now.
+    fn look(&mut self, refused: u64, now: Instant) {
+        if refused > self.refused {
+            self.at = Some(now);
+        }
+        self.refused = refused;
+    }
+
+    fn is_recent(&self, now: Instant) -> bool {
+        let recent = |at: Instant| now.saturating_duration_since(at) < SHEDDING_FOR;
+        self.at.is_some_and(recent)
     }
 }
 
@@ -531,10 +569,10 @@ impl Follower {
             lock(room).set_line(figures.line);
         }
         self.admission.set_line(figures.line);
-        let crowded = self.admission.crowded(figures);
+        let (crowded, of) = self.admission.crowded(figures);
         match shed(figures) {
             short if short >= crowded => self.admission.set_shed(short),
-            _ => self.admission.shed(crowded, RejectReason::InFlightLimit),
+            _ => self.admission.shed(crowded, of),
         }
         let stats = self.admission.stats();
         tracing::trace!(?stats, "admission");
@@ -564,7 +602,7 @@ impl Follower {
         self.judged = Some(now);
         // While somebody does not answer the thread is busy, and nobody is asked.
         self.asker.submit(now);
-        kept.look_at_routes(&self.admission, now);
+        kept.look_at(&self.admission, now);
         for it in of_the_process(figures, stats.held) {
             kept.observe(now, &it);
         }

@@ -10,6 +10,7 @@ use super::{
     route::Standing,
     running::{Large, Newcomer, Running},
     shares::Shares,
+    shed::{Scarce, Shed},
     stats::Counts,
     trial::{self, Trial},
     usage::{Reuse, Usage},
@@ -66,6 +67,10 @@ const ROOMY: u64 = 4;
 const READING_SHARE: u64 = 20;
 const SLOW_READING: u64 = 250_000;
 
+/// When those are told to come again who are refused for tasks or descriptors: it is seen within a second
+/// that there are fewer.
+const CROWDED_RETRY: Duration = Duration::from_secs(1);
+
 /// How often in a row what is used may be unreadable before nothing is known of it.
 const MOST_BLIND: u8 = 100;
 
@@ -115,11 +120,7 @@ pub(super) struct Book {
     lanes: Lanes,
     shares: Shares,
     drain: Drain,
-    /// How much is shed, from 0 to 1, and why.
-    shed: f64,
-    shed_for: RejectReason,
-    /// What of a refusal was carried over, by priority.
-    carried: [f64; Priority::ALL.len()],
+    shed: Shed,
     /// Whether somebody waits who would not fit either if those who were let in just now had not
     /// been: for want of memory, and not of processors.
     is_short: bool,
@@ -174,9 +175,7 @@ impl Ledger {
                 lanes: Lanes::default(),
                 shares: Shares::default(),
                 drain: Drain::default(),
-                shed: 0.0,
-                shed_for: RejectReason::MemoryPressure,
-                carried: [0.0; Priority::ALL.len()],
+                shed: Shed::NOTHING,
                 is_short: false,
             }),
         };
@@ -280,11 +279,9 @@ impl Ledger {
         self.tick();
     }
 
-    /// Sheds so much, from 0 to 1, and why.
-    pub(super) fn set_shed(&self, share: f64, reason: RejectReason) {
-        let mut book = self.lock();
-        (book.shed, book.shed_for) = (share, reason);
-        drop(book);
+    /// Sheds so much, from 0 to 1, for want of something.
+    pub(super) fn set_shed(&self, share: f64, of: Scarce) {
+        self.lock().shed.set(share, of);
         if self.sheds.swap(share > 0.0, Relaxed) != (share > 0.0) {
             let config = self.config.write().unwrap_or_else(PoisonError::into_inner);
             self.set_idle(&config);
@@ -363,11 +360,16 @@ impl Ledger {
         let want = self.wanted(asking, || self.guess());
         let now = self.clock.ticks();
         let mut book = self.lock();
-        if book.sheds(priority) {
-            self.counts.shed(enforces);
+        if book.shed.is_next(priority) {
+            let of = book.shed.of;
+            self.counts.shed(of, enforces);
             if enforces {
-                let wait = book.drain.retry_after(book.lanes.bytes() + want, now);
-                return Answer::Refused(refusal(book.shed_for, asking.name, wait));
+                let wait = match of {
+                    Scarce::Memory => book.drain.retry_after(book.lanes.bytes() + want, now),
+                    // How fast memory is given back tells nothing of these.
+                    Scarce::Tasks | Scarce::Descriptors => CROWDED_RETRY,
+                };
+                return Answer::Refused(refusal(of.reason(), asking.name, wait));
             }
         }
         let is_small = self.is_small(want);
@@ -476,7 +478,7 @@ impl Ledger {
         let (Some(used), Some(line)) = (book.used, self.line()) else {
             return false;
         };
-        if book.lanes.small_ones_wait() || book.shed > 0.0 {
+        if book.lanes.small_ones_wait() || book.shed.share > 0.0 {
             return false;
         }
         let Some(all) = book.running.on_trial().with(trial, line) else {
@@ -498,7 +500,7 @@ impl Ledger {
     fn set_closed(&self, book: &Book) {
         let small = self.small.load(Relaxed);
         let closed =
-            book.lanes.small_ones_wait() || book.shed > 0.0 || !self.fits(book, small, None);
+            book.lanes.small_ones_wait() || book.shed.share > 0.0 || !self.fits(book, small, None);
         self.closed.store(closed, Relaxed);
     }
 
@@ -805,7 +807,7 @@ impl Ledger {
             // Whoever was short of it may be in by now, or gone.
             is_short: book.is_short && self.waiting.load(Relaxed) > 0,
             drain: book.drain.rate_at(now) as u64,
-            shed: book.shed,
+            shed: book.shed.share,
         }
     }
 }
@@ -857,15 +859,7 @@ impl Book {
             None => Usage::untracked(used),
         });
     }
-
-    /// Whether the next one of a priority is refused. The share of those that are follows what is shed.
-    fn sheds(&mut self, priority: Priority) -> bool {
-        let carried = &mut self.carried[priority as usize];
-        *carried += priority.shed(self.shed);
-        let sheds = *carried >= 1.0;
-        if sheds {
-            *carried -= 1.0;
-        }
-        sheds
-    }
 }
+
+#[cfg(test)]
+mod tests;

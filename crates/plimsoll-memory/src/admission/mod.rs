@@ -36,6 +36,7 @@ mod publish;
 mod route;
 mod running;
 mod shares;
+mod shed;
 mod stats;
 mod trial;
 mod usage;
@@ -52,6 +53,7 @@ pub use self::{
 };
 pub(crate) use permit::Hold;
 pub(crate) use route::Route;
+pub(crate) use shed::Scarce;
 
 use crate::{
     MemoryFigures,
@@ -59,15 +61,12 @@ use crate::{
     system::UsageMeter,
 };
 use plimsoll_alloc::{Mode, is_installed, live_bytes, mode, resident_bytes};
-use plimsoll_core::{Clock, ConfigError, Name, RejectReason};
+use plimsoll_core::{Clock, ConfigError, Name};
 use std::{
     fmt,
     hash::{DefaultHasher, Hash, Hasher},
     sync::{Arc, Mutex, PoisonError, Weak},
 };
-
-/// All is shed once so much more tasks are alive than may be.
-const CROWDED: f64 = 0.25;
 
 /// Lets requests in as far as there is memory for them. Clones are handles to the same one.
 ///
@@ -184,31 +183,31 @@ impl Admission {
     /// Sets how much of the requests that come is refused at once, from 0 to 1: half of it is all of
     /// those of low priority, and all of it leaves those of high priority.
     pub fn set_shed(&self, share: f64) {
-        self.shed(share, RejectReason::MemoryPressure);
+        self.shed(share, Scarce::Memory);
     }
 
-    /// Sheds for a reason.
-    pub(crate) fn shed(&self, share: f64, reason: RejectReason) {
+    /// Sheds for want of something.
+    pub(crate) fn shed(&self, share: f64, of: Scarce) {
         // What is not a number would never be forgotten.
         let share = if share.is_nan() { 0.0 } else { share };
-        self.ledger.set_shed(share.clamp(0.0, 1.0), reason);
+        self.ledger.set_shed(share.clamp(0.0, 1.0), of);
     }
 
-    /// How much is to be shed for the tasks that are alive, and for the descriptors that are open of those
+    /// How much is to be shed for the tasks that are alive, or for the descriptors that are open of those
     /// that may be.
-    pub(crate) fn crowded(&self, figures: &MemoryFigures) -> f64 {
+    pub(crate) fn crowded(&self, figures: &MemoryFigures) -> (f64, Scarce) {
         let (max_tasks, max_descriptors) = self.ledger.crowd();
-        let tasks = figures.tasks.zip(max_tasks).map(|(tasks, most)| {
-            let most = most as f64;
-            (tasks as f64 - most) / (most * CROWDED)
-        });
-        let open = figures.descriptors.zip(figures.max_descriptors);
-        let descriptors = open.zip(max_descriptors).map(|((open, all), percent)| {
-            let (all, most) = (all as f64, all as f64 * percent / 100.0);
-            (open as f64 - most) / (all - most).max(1.0)
-        });
-        let most = tasks.unwrap_or(0.0).max(descriptors.unwrap_or(0.0));
-        most.clamp(0.0, 1.0)
+        shed::crowded(figures, max_tasks, max_descriptors)
+    }
+
+    /// How many were refused for want of something, of those who were shed.
+    pub(crate) fn shed_for(&self, scarce: Scarce) -> u64 {
+        self.ledger.counts.shed_for(scarce)
+    }
+
+    /// How many tasks may be alive before requests are refused.
+    pub(crate) fn max_tasks(&self) -> Option<u64> {
+        self.ledger.crowd().0
     }
 
     /// Has what is used read elsewhere. What the process has in memory counts by default.

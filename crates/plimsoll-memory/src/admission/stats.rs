@@ -1,3 +1,4 @@
+use super::Scarce;
 use plimsoll_core::Name;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -85,7 +86,8 @@ pub(super) struct Counts {
     tried: AtomicU64,
     queue_full: AtomicU64,
     timed_out: AtomicU64,
-    shed: AtomicU64,
+    /// For want of memory, tasks and descriptors.
+    shed: [AtomicU64; 3],
     over_share: AtomicU64,
     cancelled: AtomicU64,
     would_wait: AtomicU64,
@@ -117,12 +119,16 @@ impl Counts {
         count(&self.timed_out);
     }
 
-    pub(super) fn shed(&self, enforces: bool) {
+    pub(super) fn shed(&self, of: Scarce, enforces: bool) {
         count(if enforces {
-            &self.shed
+            &self.shed[of as usize]
         } else {
             &self.would_reject
         });
+    }
+
+    pub(super) fn shed_for(&self, of: Scarce) -> u64 {
+        self.shed[of as usize].load(Relaxed)
     }
 
     pub(super) fn over_share(&self, enforces: bool) {
@@ -148,7 +154,7 @@ impl Counts {
         stats.tried = self.tried.load(Relaxed);
         stats.queue_full = self.queue_full.load(Relaxed);
         stats.timed_out = self.timed_out.load(Relaxed);
-        stats.shed_total = self.shed.load(Relaxed);
+        stats.shed_total = self.shed.iter().map(|shed| shed.load(Relaxed)).sum();
         stats.over_share = self.over_share.load(Relaxed);
         stats.cancelled = self.cancelled.load(Relaxed);
         stats.would_wait = self.would_wait.load(Relaxed);

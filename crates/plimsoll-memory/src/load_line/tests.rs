@@ -14,7 +14,8 @@ use crate::{
 use futures_util::FutureExt as _;
 use plimsoll_alloc::LargeBlockUsage;
 use plimsoll_core::{
-    Bounded, BoxFuture, CloseReport, Rejected, Removed, Step, Totals, Usage, test_util::FakeHolding,
+    Bounded, BoxFuture, CloseReport, RejectReason, Rejected, Removed, Step, Totals, Usage,
+    test_util::FakeHolding,
 };
 use std::sync::{
     Condvar,
@@ -103,6 +104,8 @@ fn following(holders: Holders) -> Follower {
             asking: WorkerStats::default(),
             silent: Vec::new(),
             shedding: Vec::new(),
+            crowded: [Scarce::Tasks, Scarce::Descriptors].map(Shedding::new),
+            max_tasks: None,
         })),
         judged: None,
         frugality: Frugality::default(),
@@ -505,6 +508,69 @@ fn a_route_is_shed_for_ten_seconds_after_one_of_its_requests_was_refused() {
     drop(export);
     assert_eq!(look(SECOND), (vec!["/hello"], 1));
     assert_eq!(look(SECOND * 10), (vec![], 1));
+}
+
+#[test]
+fn the_sentence_names_what_requests_were_refused_for_in_the_last_ten_seconds() {
+    let mut follower = follower();
+    let admission = follower.admission.clone();
+    let config = enforcing().max_tasks(100);
+    admission.reconfigure(&config).unwrap();
+    let route = admission.route(Name::from_static("/x"));
+    let mut now = Instant::now();
+    // One request comes after each of two samples.
+    let mut said = |time, figures: MemoryFigures| {
+        now += time;
+        for _ in 0..2 {
+            now += SECOND;
+            follower.follow(now, &figures);
+            drop(route.admit(&Ask::default()));
+        }
+        follower.known.lock().unwrap().describe(&figures, now)
+    };
+    let of = |tasks, descriptors, used| MemoryFigures {
+        tasks: Some(tasks),
+        descriptors: Some(descriptors),
+        max_descriptors: Some(1_000),
+        ..figures(used)
+    };
+    for (wait, figures, expected) in [
+        (
+            0,
+            of(50, 1_000, 400),
+            "shedding /x: 100 % of 1000 descriptors open, memory 40 % of 1000 MiB",
+        ),
+        (
+            0,
+            of(200, 990, 400),
+            "shedding /x: 200 % of 100 tasks alive, 99 % of 1000 descriptors open, memory 40 % of 1000 MiB",
+        ),
+        (
+            7,
+            of(50, 100, 400),
+            "shedding /x: 50 % of 100 tasks alive, memory 40 % of 1000 MiB",
+        ),
+        (
+            10,
+            of(50, 100, 400),
+            "pressure unknown: memory 40 % of 1000 MiB",
+        ),
+        // They are as scarce, but memory is what it is for.
+        (
+            0,
+            of(200, 1_000, 950),
+            "shedding /x: memory 95 % of 1000 MiB",
+        ),
+    ] {
+        assert_eq!(said(SECOND * wait, figures), expected);
+    }
+    // What would be refused is not.
+    admission
+        .reconfigure(&config.mode(AdmissionMode::Observe))
+        .unwrap();
+    said(SECOND, of(200, 1_000, 400));
+    let text = said(SECOND * 10, of(200, 1_000, 400));
+    assert_eq!(text, "pressure unknown: memory 40 % of 1000 MiB");
 }
 
 #[test]

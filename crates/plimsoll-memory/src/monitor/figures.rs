@@ -61,8 +61,12 @@ pub struct MemoryFigures {
     reason = "it is made by whoever knows its parts"
 )]
 pub struct Known<'a> {
-    /// Routes that are refused for want of memory.
+    /// Routes of which requests are refused: for want of memory, where none of the next two says otherwise.
     pub shedding: &'a [&'a str],
+    /// How many tasks may be alive, where requests are refused since more are.
+    pub max_tasks: Option<u64>,
+    /// Whether requests are refused since too many descriptors are open.
+    pub is_short_of_descriptors: bool,
     /// Who retains the most, and how many bytes.
     pub holds: Option<(&'a str, u64)>,
     /// How long ago that was, where it is old.
@@ -113,7 +117,8 @@ impl MemoryFigures {
     /// Says in one sentence how things are.
     ///
     /// `at ease: memory 34 % of 512 MiB`, or
-    /// `shedding /export: memory 91 % of 512 MiB, limit in 14 min at +3.0 MiB/s, /demo/leak holds 220 MiB`.
+    /// `shedding /export: memory 91 % of 512 MiB, limit in 14 min at +3.0 MiB/s, /demo/leak holds 220 MiB`, or
+    /// `shedding /export: 97 % of 1024 descriptors open, memory 34 % of 512 MiB`.
     #[must_use]
     pub fn describe(&self, known: &Known<'_>) -> String {
         let mut text = String::new();
@@ -132,14 +137,22 @@ impl MemoryFigures {
                 write_names(f, routes)?;
             }
         }
+        f.push_str(": ");
+        if let Some((alive, most @ 1..)) = self.tasks.zip(known.max_tasks) {
+            write!(f, "{} of {most} tasks alive, ", share(alive, most))?;
+        }
+        if let Some((open, most @ 1..)) = self.descriptors.zip(self.max_descriptors)
+            && known.is_short_of_descriptors
+        {
+            write!(f, "{} of {most} descriptors open, ", share(open, most))?;
+        }
         match (self.used, self.limit.or(self.line)) {
             (Some(used), Some(limit @ 1..)) => {
-                let share = Percent(used as f64 / limit as f64);
-                write!(f, ": memory {share} of {}", Size(limit))?;
+                write!(f, "memory {} of {}", share(used, limit), Size(limit))?;
             }
-            (Some(used), _) => write!(f, ": memory {}, no limit known", Size(used))?,
-            (None, Some(limit)) => write!(f, ": memory unknown, limit {}", Size(limit))?,
-            (None, None) => f.push_str(": neither memory nor limit known"),
+            (Some(used), _) => write!(f, "memory {}, no limit known", Size(used))?,
+            (None, Some(limit)) => write!(f, "memory unknown, limit {}", Size(limit))?,
+            (None, None) => f.push_str("neither memory nor limit known"),
         }
         if let (Some(time), Some(slope)) = (self.time_to_limit, self.slope) {
             write!(f, ", limit in {} at {}", Span(time), Rate(slope))?;
@@ -165,6 +178,10 @@ impl MemoryFigures {
         }
         Ok(())
     }
+}
+
+fn share(part: u64, of: u64) -> Percent {
+    Percent(part as f64 / of as f64)
 }
 
 fn write_names(f: &mut String, names: &[&str]) -> fmt::Result {
@@ -245,5 +262,49 @@ mod tests {
             figures.describe(&known),
             "high pressure for 7 s: memory 91 % of 512 MiB, a, b, c and 2 more do not answer"
         );
+    }
+
+    #[test]
+    fn the_sentence_names_tasks_and_descriptors_where_requests_are_refused_for_them() {
+        let mut figures = MemoryFigures {
+            used: Some(40 << 20),
+            limit: Some(100 << 20),
+            tasks: Some(12_500),
+            descriptors: Some(993),
+            max_descriptors: Some(1_024),
+            ..MemoryFigures::UNKNOWN
+        };
+        let known = Known {
+            shedding: &["/x"],
+            ..Known::default()
+        };
+        let for_tasks = Known {
+            max_tasks: Some(10_000),
+            ..known
+        };
+        let for_descriptors = Known {
+            is_short_of_descriptors: true,
+            ..known
+        };
+        let for_both = Known {
+            max_tasks: Some(10_000),
+            ..for_descriptors
+        };
+        for (known, expected) in [
+            (known, ""),
+            (for_tasks, "125 % of 10000 tasks alive, "),
+            (for_descriptors, "97 % of 1024 descriptors open, "),
+            (
+                for_both,
+                "125 % of 10000 tasks alive, 97 % of 1024 descriptors open, ",
+            ),
+        ] {
+            let expected = format!("shedding /x: {expected}memory 40 % of 100 MiB");
+            assert_eq!(figures.describe(&known), expected);
+        }
+        // What is not known any more is not told.
+        (figures.tasks, figures.max_descriptors) = (None, None);
+        let expected = "shedding /x: memory 40 % of 100 MiB";
+        assert_eq!(figures.describe(&for_both), expected);
     }
 }
