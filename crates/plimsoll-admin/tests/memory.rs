@@ -16,7 +16,8 @@ use plimsoll_core::{
 };
 use plimsoll_http::{EdgeLayer, EndpointLabel};
 use plimsoll_memory::{
-    AdmissionLayer, Alerts, LoadLine, MemoryConfig, MonitorConfig, MonitorGuard, PressureLevel,
+    AdmissionConfig, AdmissionLayer, Admitted, Alerts, Ask, HeavyLog, LoadLine, MemoryConfig,
+    MonitorConfig, MonitorGuard, PressureLevel, Weigher,
     history::Resolution,
     verdict::{LeakConfig, Sensitivity},
 };
@@ -56,6 +57,11 @@ struct Monitored {
 
 impl Monitored {
     fn with_limit(limit: u64) -> Self {
+        let monitor = MonitorConfig::new().limit(limit);
+        Self::with(&MemoryConfig::new().monitor(monitor))
+    }
+
+    fn with(config: &MemoryConfig) -> Self {
         let (level, levels) = mpsc::channel();
         let alerts = Alerts::new();
         let hook = alerts.on_pressure(move |change| {
@@ -63,8 +69,7 @@ impl Monitored {
         });
         hook.unwrap();
         let registry = Registry::new();
-        let config = MemoryConfig::new().monitor(MonitorConfig::new().limit(limit));
-        let builder = LoadLine::builder(&config).registry(registry.clone());
+        let builder = LoadLine::builder(config).registry(registry.clone());
         let (line, guard) = builder.allocator(&ALLOC).alerts(alerts).start().unwrap();
         Self {
             registry,
@@ -77,12 +82,16 @@ impl Monitored {
     /// One that is at ease, and has looked at least once.
     fn at_ease() -> Self {
         let monitored = Self::with_limit(8 << 30);
-        monitored.wait_for(PressureLevel::Normal);
+        monitored.wait_for_a_look();
+        monitored
+    }
+
+    fn wait_for_a_look(&self) {
+        self.wait_for(PressureLevel::Normal);
         // What follows a sample comes a moment after the level.
-        while monitored.line.history(Resolution::Second).is_empty() {
+        while self.line.history(Resolution::Second).is_empty() {
             std::thread::yield_now();
         }
-        monitored
     }
 
     fn wait_for(&self, level: PressureLevel) {
@@ -142,6 +151,34 @@ async fn stats_tell_of_process_pressure_admission_and_leaks() {
     assert_eq!(stats["leaks"], json!([]));
     let state = stats["state"].as_str().unwrap();
     assert!(state.starts_with("at ease: memory "), "{state}");
+}
+
+#[tokio::test]
+async fn stats_tell_of_those_who_are_on_trial() {
+    // There is room for one of whom as much is guessed.
+    let config = MemoryConfig::new()
+        .monitor(MonitorConfig::new().limit(1 << 30))
+        .admission(AdmissionConfig::new().guess(600 << 20));
+    let monitored = Monitored::with(&config);
+    monitored.wait_for_a_look();
+    let admits = |route: &'static str| {
+        let weigher = Weigher::new(route.into(), HeavyLog::none(), None);
+        match weigher
+            .admitted_by(monitored.line.admission())
+            .admit(&Ask::default())
+        {
+            Admitted::Now(permit) => permit,
+            other => panic!("{other:?}"),
+        }
+    };
+    // As long as they have not begun they show nothing.
+    let _permits = ["first", "second"].map(admits);
+    let (_control, addr) = monitored.serve(monitored.config());
+    let stats = get(addr, STATS).json();
+    let admission = &stats["admission"];
+    assert_eq!(admission["tried"], 1, "{stats:#}");
+    let reserved = admission["line"].as_u64().unwrap() / 256;
+    assert_eq!(admission["on_trial"], reserved, "{stats:#}");
 }
 
 #[tokio::test]

@@ -1588,6 +1588,64 @@ async fn who_would_be_tried_would_not_wait() {
     ship.assert_empty();
 }
 
+#[cfg(feature = "metrics")]
+#[tokio::test(start_paused = true)]
+async fn what_became_of_those_who_asked_is_published() {
+    let ship = Ship::new(&enforce().max_waiting(2));
+    let small = learned("small", &ship, SMALL).await;
+    let full = Full::new(&ship).await;
+    let tried = Route::new("new", &ship);
+    let held = tried.enter(Job::new());
+    let waits = tried.queue(Job::new());
+    tried.refused(Job::new());
+    ship.admission.set_shed(1.0);
+    small.refused(Job::new());
+    ship.admission.set_shed(0.0);
+    ship.uses(100 * MIB);
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let publish = || {
+        metrics::with_local_recorder(&recorder, || ship.admission.publish_metrics());
+        recorder.handle().render()
+    };
+    let shown = publish();
+    let stats = ship.stats();
+    assert!(stats.growth > 0 && stats.on_trial > 0 && stats.held > 0);
+    for (series, value) in [
+        ("line_bytes", LINE),
+        ("used_bytes", 100 * MIB),
+        ("kept_bytes", 0),
+        ("growth_bytes", stats.growth),
+        ("on_trial_bytes", stats.on_trial),
+        ("small_bytes", 0),
+        ("held_bytes", stats.held),
+        ("running", 11),
+        ("waiting", 2),
+        ("admitted_total", stats.admitted),
+        ("waited_total", 2),
+        ("tried_total", 1),
+        ("cancelled_total", 0),
+        ("would_wait_total", 0),
+        ("would_reject_total", 0),
+        ("rejected_total{reason=\"queue_full\"}", 1),
+        ("rejected_total{reason=\"queue_timeout\"}", 0),
+        ("rejected_total{reason=\"shed\"}", 1),
+        ("rejected_total{reason=\"share\"}", 0),
+    ] {
+        let line = format!("\nplimsoll_admission_{series} {value}\n");
+        assert!(shown.contains(&line), "{line}{shown}");
+    }
+    drop((held, waits, full));
+    ship.admission.set_line(None);
+    ship.admission
+        .set_meter(Gauge(Arc::new(AtomicU64::new(UNKNOWN))));
+    let shown = publish();
+    for series in ["line_bytes", "used_bytes", "kept_bytes"] {
+        let line = format!("\nplimsoll_admission_{series} NaN\n");
+        assert!(shown.contains(&line), "{line}{shown}");
+    }
+    ship.assert_empty();
+}
+
 // === Shares ===
 
 #[tokio::test(start_paused = true)]

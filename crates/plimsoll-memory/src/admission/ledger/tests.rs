@@ -1,4 +1,5 @@
 use super::*;
+use crate::AdmissionStats;
 
 const MIB: u64 = 1 << 20;
 const LINE: u64 = 1 << 30;
@@ -36,6 +37,12 @@ fn asking(learned: &Arc<Learned>) -> Asking<'_> {
     }
 }
 
+fn stats(ledger: &Ledger) -> AdmissionStats {
+    let mut stats = AdmissionStats::default();
+    ledger.counts.add_to(&mut stats);
+    stats
+}
+
 #[test]
 fn who_is_refused_for_tasks_or_descriptors_is_told_to_come_again_soon() {
     let ledger = ledger(0);
@@ -56,7 +63,27 @@ fn who_is_refused_for_tasks_or_descriptors_is_told_to_come_again_soon() {
         assert_eq!(again, Some(Duration::from_secs(seconds)), "{scarce:?}");
         assert_eq!(ledger.counts.shed_for(scarce), 1);
     }
-    let mut stats = super::super::AdmissionStats::default();
-    ledger.counts.add_to(&mut stats);
-    assert_eq!(stats.shed_total, 3);
+    assert_eq!(stats(&ledger).shed_total, 3);
+}
+
+#[test]
+fn those_of_whom_nothing_is_known_are_not_looked_at_while_none_may_come() {
+    let ledger = ledger(0);
+    let [vast, new] = [(); 2].map(|()| Arc::new(Learned::new()));
+    vast.record(900 * MIB, 1, 0.98, None, 0);
+    let enters = |learned| match ledger.admit(&asking(learned)) {
+        Answer::In(hold) => hold,
+        Answer::Wait(..) | Answer::Refused(_) => panic!("it is not let in"),
+    };
+    let _inside = [enters(&vast), enters(&new)];
+    assert_eq!(stats(&ledger).tried, 1);
+    let Answer::Wait(_waits, _) = ledger.admit(&asking(&new)) else {
+        panic!("it waits for what the one before it shows");
+    };
+    // Who looks at it sees that it does not come out of its turn any more.
+    new.record(900 * MIB, 1, 0.98, None, 0);
+    ledger.set_shed(0.1, Scarce::Memory);
+    assert_eq!(ledger.lock().lanes.untried(), 1);
+    ledger.set_shed(0.0, Scarce::Memory);
+    assert_eq!(ledger.lock().lanes.untried(), 0);
 }
