@@ -13,11 +13,12 @@ pub(super) struct Html(String);
 /// Takes text, and makes it such that it ends no tag, no attribute and no element.
 struct Escaped<'a>(&'a mut String);
 
-/// Bytes, in MiB where it is one at least.
+/// Bytes, in MiB where it is one at least. Figures of a table are compared with each other, so they have one unit
+/// and more digits than those of the sentence of state.
 #[derive(Clone, Copy)]
 pub(super) struct Size(pub(super) u64);
 
-/// A time in its largest unit.
+/// A time in its largest unit, as in the sentence of state.
 #[derive(Clone, Copy)]
 pub(super) struct Span(pub(super) Duration);
 
@@ -101,7 +102,8 @@ impl Display for Size {
 impl Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.as_secs() {
-            seconds @ 0..120 => write!(f, "{seconds} s"),
+            0 => write!(f, "{} ms", self.0.as_millis()),
+            seconds @ 1..120 => write!(f, "{seconds} s"),
             seconds @ 120..7_200 => write!(f, "{} min", seconds / 60),
             seconds @ 7_200..172_800 => write!(f, "{} h", seconds / 3_600),
             seconds => write!(f, "{} days", seconds / 86_400),
@@ -169,14 +171,15 @@ mod tests {
         ] {
             assert_eq!(Size(bytes).to_string(), shown);
         }
-        for (seconds, shown) in [
-            (0, "0 s"),
-            (119, "119 s"),
-            (840, "14 min"),
-            (7_200, "2 h"),
-            (172_800, "2 days"),
+        for (millis, shown) in [
+            (0, "0 ms"),
+            (999, "999 ms"),
+            (119_999, "119 s"),
+            (840_000, "14 min"),
+            (7_200_000, "2 h"),
+            (172_800_000, "2 days"),
         ] {
-            assert_eq!(Span(Duration::from_secs(seconds)).to_string(), shown);
+            assert_eq!(Span(Duration::from_millis(millis)).to_string(), shown);
         }
         assert_eq!(Percent(0.914).to_string(), "91 %");
         assert_eq!(Known(Some(3)).to_string(), "3");
