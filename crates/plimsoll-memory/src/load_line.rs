@@ -1,40 +1,32 @@
 //! All that keeps the process under its line, in one handle.
 
+mod findings;
+mod follower;
 mod holders;
 
 pub use self::holders::HolderStats;
-use self::holders::{Answer, Holders};
+use self::{
+    findings::Findings,
+    follower::{Follower, Frugality},
+    holders::Holders,
+};
 use crate::{
-    Admission, AdmissionStats, Alert, AlertKind, Alerts, Known, ManagerBuilder, ManagerError,
-    MemoryConfig, MemoryFigures, MemoryManager, MonitorGuard, Severity,
-    admission::{Meter, Scarce},
-    history::{History, HistoryPoint, Point, Resolution},
+    Admission, AdmissionStats, Alerts, ManagerBuilder, ManagerError, MemoryConfig, MemoryFigures,
+    MemoryManager, MonitorGuard,
+    admission::Meter,
+    history::{HistoryPoint, Resolution},
     monitor::{Source, SystemSource},
     room::{MeterWithoutKept, Room, SourceWithRoom},
-    show::{Percent, Rate, Size, Span},
-    verdict::{LeakConfig, LeakDetector, LeakKind, Verdict},
-    worker::{Worker, WorkerStats},
+    verdict::{LeakConfig, LeakKind, Verdict},
+    worker::Worker,
 };
 use plimsoll_alloc::Reclaim;
 use plimsoll_core::{ConfigError, Name, Registry, lifecycle::TaskGroup};
 use std::{
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime},
 };
 use tokio::{runtime::Handle, time::Instant};
-
-/// How often everybody is asked what they hold, and it is looked for what leaks.
-const JUDGED_EVERY: Duration = Duration::from_secs(1);
-/// What was said longer ago than that is old, and whoever has not answered for so long is named.
-const OLD_AFTER: Duration = Duration::from_secs(5);
-/// How long a route is told of after a request of it was refused.
-const SHEDDING_FOR: Duration = Duration::from_secs(10);
-/// How long memory has to be short, on average, for the allocator to be told to be frugal.
-const FRUGAL_AFTER: f64 = 1.0;
-/// Of that time, how much it has to be short for that, and for how little it need not be any longer.
-const FRUGAL_FROM: f64 = 0.6;
-const FRUGAL_UNTIL: f64 = 0.2;
 
 /// All that keeps the process under its line: the [monitor](MemoryManager) and whoever makes room, the
 /// [admission](Admission) of requests, a history, and verdicts on what leaks. Cloning gives another
@@ -55,7 +47,7 @@ const FRUGAL_UNTIL: f64 = 0.2;
 pub struct LoadLine {
     manager: MemoryManager,
     admission: Admission,
-    known: Arc<Mutex<Kept>>,
+    known: Arc<Mutex<Findings>>,
 }
 
 /// What a [`LoadLine`] is made of.
@@ -82,57 +74,6 @@ pub struct Held {
     pub held: u64,
     /// The most that it may hold, if that is known.
     pub bound: Option<u64>,
-}
-
-/// What is kept of what was seen.
-struct Kept {
-    history: History,
-    leaks: LeakDetector,
-    /// What `leaks` goes by.
-    leaks_config: LeakConfig,
-    standing: Vec<Verdict>,
-    /// When everybody was asked what they said last.
-    asked: Option<Instant>,
-    /// Who held most then, and how much, where that is worth a word.
-    most: Option<(Name, u64)>,
-    in_flight: Option<u64>,
-    asking: WorkerStats<u64>,
-    silent: Vec<Name>,
-    shedding: Vec<Shedding<Name>>,
-    /// The same for want of tasks and descriptors, of all routes.
-    crowded: [Shedding<Scarce>; 2],
-    /// How many tasks may be alive.
-    max_tasks: Option<u64>,
-}
-
-/// How many requests were refused, of a route or for want of something, and when there were more of them.
-#[derive(Clone, Copy, Debug)]
-struct Shedding<T> {
-    of: T,
-    refused: u64,
-    at: Option<Instant>,
-}
-
-/// What follows each sample.
-struct Follower {
-    admission: Admission,
-    alerts: Alerts,
-    allocator: Option<&'static (dyn Reclaim + Sync)>,
-    room: Option<Arc<Mutex<Room>>>,
-    asker: Arc<Worker<Holders>>,
-    /// The number of the answer that was taken note of last.
-    answer: u64,
-    known: Arc<Mutex<Kept>>,
-    judged: Option<Instant>,
-    frugality: Frugality,
-}
-
-/// Whether the allocator is to give back at once what is free.
-#[derive(Default)]
-struct Frugality {
-    share: f64,
-    at: Option<Instant>,
-    is_on: bool,
 }
 
 impl LoadLineBuilder {
@@ -228,20 +169,7 @@ impl LoadLineBuilder {
         let meter = MeterWithoutKept::new(meter, allocator);
         admission.set_meter(meter.clone());
         let source = SourceWithRoom::new(source, meter, room.clone());
-        let known = Arc::new(Mutex::new(Kept {
-            history: History::new(Instant::now(), SystemTime::now()),
-            leaks: LeakDetector::new(config.leaks_config()),
-            leaks_config: config.leaks_config().clone(),
-            standing: Vec::new(),
-            asked: None,
-            most: None,
-            in_flight: None,
-            asking: WorkerStats::default(),
-            silent: Vec::new(),
-            shedding: Vec::new(),
-            crowded: [Scarce::Tasks, Scarce::Descriptors].map(Shedding::new),
-            max_tasks: None,
-        }));
+        let known = Arc::new(Mutex::new(Findings::new(config.leaks_config())));
         let registry = holders.registry.clone();
         let mut follower = Follower {
             admission: admission.clone(),
@@ -372,9 +300,9 @@ impl LoadLine {
         applied.map_err(ManagerError::Config)?;
         let applied = self.admission.reconfigure(config.admission_config());
         applied.map_err(ManagerError::Config)?;
-        let mut kept = self.known();
-        kept.leaks.reconfigure(config.leaks_config());
-        kept.leaks_config = config.leaks_config().clone();
+        let mut findings = self.known();
+        findings.leaks.reconfigure(config.leaks_config());
+        findings.leaks_config = config.leaks_config().clone();
         Ok(())
     }
 
@@ -426,323 +354,13 @@ impl LoadLine {
         self.known().describe(&figures, Instant::now())
     }
 
-    fn known(&self) -> MutexGuard<'_, Kept> {
+    fn known(&self) -> MutexGuard<'_, Findings> {
         lock(&self.known)
     }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Kept {
-    fn describe(&self, figures: &MemoryFigures, now: Instant) -> String {
-        let shedding: Vec<_> = self.shedding(now).collect();
-        let silent: Vec<_> = self.silent.iter().map(|name| name.as_str()).collect();
-        let leaks = self.standing.iter().find(|it| it.kind.is_in_bytes());
-        let is_short_of = |scarce| {
-            let mut crowded = self.crowded.iter();
-            crowded.any(|shedding| shedding.of == scarce && shedding.is_recent(now))
-        };
-        figures.describe(&Known {
-            shedding: &shedding,
-            max_tasks: self.max_tasks.filter(|_| is_short_of(Scarce::Tasks)),
-            is_short_of_descriptors: is_short_of(Scarce::Descriptors),
-            holds: self.most.map(|(name, bytes)| (name.as_str(), bytes)),
-            held_ago: self.age(now).filter(is_old),
-            leaks: leaks.map(|leak| (leak.name.as_str(), leak.slope)),
-            silent: &silent,
-        })
-    }
-
-    fn holders(&self, now: Instant) -> HolderStats {
-        let WorkerStats {
-            runs,
-            sum,
-            left_behind,
-        } = self.asking;
-        HolderStats {
-            rounds: runs,
-            age: self.age(now),
-            panics: sum,
-            left_behind,
-            silent: self.silent.clone(),
-        }
-    }
-
-    /// How long ago everybody was asked what they said last.
-    fn age(&self, now: Instant) -> Option<Duration> {
-        Some(now.saturating_duration_since(self.asked?))
-    }
-
-    /// Takes note of what everybody said.
-    fn hear(&mut self, answer: &Answer, limit: Option<u64>) {
-        self.asked = Some(answer.at);
-        self.in_flight = answer.in_flight;
-        let told = answer.told.iter();
-        self.most = told
-            .clone()
-            .filter(|it| matches!(it.kind, LeakKind::Route | LeakKind::Holding))
-            .map(|it| (it.name, it.held))
-            .max_by_key(|(_, held)| *held)
-            .filter(|(_, held)| limit.is_some_and(|limit| *held > limit / 20));
-        // Which may have been a while ago.
-        told.for_each(|it| self.observe(answer.at, it));
-    }
-
-    fn observe(&mut self, now: Instant, it: &Held) {
-        let Held {
-            kind,
-            name,
-            held,
-            bound,
-        } = *it;
-        self.leaks.observe(now, kind, name, held, bound);
-    }
-
-    /// Routes of which a request was refused not long ago.
-    fn shedding(&self, now: Instant) -> impl Iterator<Item = &'static str> {
-        let routes = self.shedding.iter();
-        routes
-            .filter(move |route| route.is_recent(now))
-            .map(|route| route.of.as_str())
-    }
-
-    /// Looks who was refused.
-    fn look_at(&mut self, admission: &Admission, now: Instant) {
-        self.max_tasks = admission.max_tasks();
-        for crowded in &mut self.crowded {
-            crowded.look(admission.shed_for(crowded.of), now);
-        }
-        let mut routes = admission.routes();
-        routes.sort_unstable_by_key(|route| route.name);
-        // Several layers may go by one name.
-        routes.dedup_by(|later, first| {
-            let is_same = later.name == first.name;
-            if is_same {
-                first.refused += later.refused;
-            }
-            is_same
-        });
-        let before = std::mem::take(&mut self.shedding);
-        self.shedding = routes
-            .iter()
-            .map(|route| {
-                let found = before.binary_search_by_key(&route.name, |it| it.of);
-                let mut shedding = match found {
-                    Ok(place) => before[place],
-                    Err(_) => Shedding::new(route.name),
-                };
-                shedding.look(route.refused, now);
-                shedding
-            })
-            .collect();
-    }
-}
-
-impl<T> Shedding<T> {
-    const fn new(of: T) -> Self {
-        Self {
-            of,
-            refused: 0,
-            at: None,
-        }
-    }
-
-    /// So many were refused until now.
-    fn look(&mut self, refused: u64, now: Instant) {
-        if refused > self.refused {
-            self.at = Some(now);
-        }
-        self.refused = refused;
-    }
-
-    fn is_recent(&self, now: Instant) -> bool {
-        let recent = |at: Instant| now.saturating_duration_since(at) < SHEDDING_FOR;
-        self.at.is_some_and(recent)
-    }
-}
-
-impl Follower {
-    fn follow(&mut self, now: Instant, figures: &MemoryFigures) {
-        if let Some(room) = &self.room {
-            lock(room).set_line(figures.line);
-        }
-        self.admission.set_line(figures.line);
-        let (crowded, of) = self.admission.crowded(figures);
-        match shed(figures) {
-            short if short >= crowded => self.admission.set_shed(short),
-            _ => self.admission.shed(crowded, of),
-        }
-        let stats = self.admission.stats();
-        tracing::trace!(?stats, "admission");
-        if let Some(allocator) = self.allocator {
-            self.frugality.follow(now, stats.is_short, allocator);
-        }
-        // First: what is asked for below is of the time after.
-        let answer = self.look_after_holders(now);
-        let judges = self
-            .judged
-            .is_none_or(|at| now.saturating_duration_since(at) >= JUDGED_EVERY);
-        let mut kept = lock(&self.known);
-        kept.asking = self.asker.stats();
-        kept.silent = self.asker.silent(now, OLD_AFTER);
-        if let Some(answer) = answer {
-            kept.hear(&answer, figures.limit);
-        }
-        let in_flight = match kept.age(now) {
-            Some(age) if !is_old(&age) => kept.in_flight,
-            _ => None,
-        };
-        let point = point(figures, in_flight, stats.refused());
-        kept.history.record(now, point);
-        if !judges {
-            return;
-        }
-        self.judged = Some(now);
-        // While somebody does not answer the thread is busy, and nobody is asked.
-        self.asker.submit(now);
-        kept.look_at(&self.admission, now);
-        for it in of_the_process(figures, stats.held) {
-            kept.observe(now, &it);
-        }
-        let judgement = kept.leaks.judge(now, figures.headroom);
-        kept.standing = judgement.standing;
-        let begun: Vec<_> = kept
-            .standing
-            .iter()
-            .filter(|it| it.is_new)
-            .copied()
-            .collect();
-        drop(kept);
-        begun
-            .iter()
-            .for_each(|verdict| self.alerts.raise(&begins(verdict)));
-        for verdict in &judgement.ended {
-            let text = format!("{} {} grows no longer", verdict.kind, verdict.name);
-            let alert = Alert::new(AlertKind::Leak, Severity::Info, text);
-            self.alerts.raise(&alert.about(verdict.name));
-        }
-    }
-
-    /// Leaves those behind who do not come back. Returns what the others said, once.
-    fn look_after_holders(&mut self, now: Instant) -> Option<Arc<Answer>> {
-        let seen = self.asker.watch(now);
-        Worker::<Holders>::tell(&seen, &self.alerts);
-        let (number, answer) = self.asker.last()?;
-        let before = std::mem::replace(&mut self.answer, number);
-        (number != before).then_some(answer)
-    }
-}
-
-/// What there is of the process as a whole.
-fn of_the_process(figures: &MemoryFigures, in_flight: u64) -> impl Iterator<Item = Held> {
-    const PROCESS: Name = Name::from_static("process");
-    const DESCRIPTORS: Name = Name::from_static("descriptors");
-    let used = figures
-        .used
-        .map(|used| used.saturating_sub(figures.reclaimable));
-    let process = figures.tracked.or(used).map(|held| Held {
-        kind: LeakKind::Process,
-        name: PROCESS,
-        // What requests hold goes with them.
-        held: held.saturating_sub(in_flight),
-        bound: None,
-    });
-    let descriptors = figures.descriptors.map(|open| Held {
-        kind: LeakKind::Descriptors,
-        name: DESCRIPTORS,
-        held: open,
-        bound: figures.max_descriptors,
-    });
-    process.into_iter().chain(descriptors)
-}
-
-/// Nobody is refused, and the allocator is not slowed down, by what nobody looks at any more.
-impl Drop for Follower {
-    fn drop(&mut self) {
-        self.asker.close();
-        self.admission.set_line(None);
-        self.admission.set_shed(0.0);
-        if let Some(room) = &self.room {
-            lock(room).leave();
-        }
-        if let (true, Some(allocator)) = (self.frugality.is_on, self.allocator) {
-            allocator.set_frugal(false);
-        }
-    }
-}
-
-impl Frugality {
-    fn follow(&mut self, now: Instant, is_short: bool, allocator: &dyn Reclaim) {
-        let passed = self
-            .at
-            .replace(now)
-            .map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
-        let weight = 1.0 - (-passed.as_secs_f64() / FRUGAL_AFTER).exp();
-        self.share += (f64::from(u8::from(is_short)) - self.share) * weight;
-        let turns_on = !self.is_on && self.share > FRUGAL_FROM;
-        let turns_off = self.is_on && self.share < FRUGAL_UNTIL;
-        if turns_on || turns_off {
-            self.is_on = turns_on;
-            allocator.set_frugal(turns_on);
-            tracing::debug!(frugal = turns_on, "the allocator gives back what is free");
-        }
-    }
-}
-
-/// How much is shed: nothing at the line, all halfway from there to the limit.
-fn shed(figures: &MemoryFigures) -> f64 {
-    let (Some(used), Some(line), Some(limit)) = (figures.used, figures.line, figures.limit) else {
-        return 0.0;
-    };
-    let over = used
-        .saturating_sub(figures.reclaimable)
-        .saturating_sub(line);
-    let most = (limit.saturating_sub(line) / 2).max(1);
-    (over as f64 / most as f64).min(1.0)
-}
-
-const fn point(figures: &MemoryFigures, in_flight: Option<u64>, refused: u64) -> Point {
-    Point {
-        used: figures.used,
-        tracked: figures.tracked,
-        resident: figures.resident,
-        limit: figures.limit,
-        pressure: figures.pressure,
-        tasks: figures.tasks,
-        in_flight,
-        refused,
-    }
-}
-
-fn is_old(age: &Duration) -> bool {
-    *age > OLD_AFTER
-}
-
-fn begins(verdict: &Verdict) -> Alert {
-    let Verdict {
-        kind,
-        name,
-        slope,
-        confidence,
-        held,
-        time_to_limit,
-        ..
-    } = verdict;
-    let mut text = match kind.is_in_bytes() {
-        true => format!(
-            "{kind} {name} leaks {}, holds {}",
-            Rate(*slope),
-            Size(*held)
-        ),
-        false => format!("{kind} {name} grows by {slope:.1} a second, to {held}"),
-    };
-    text.push_str(&format!(", confidence {}", Percent(*confidence)));
-    if let Some(time) = time_to_limit {
-        text.push_str(&format!(", limit in {}", Span(*time)));
-    }
-    Alert::new(AlertKind::Leak, Severity::Warning, text).about(*name)
 }
 
 impl fmt::Debug for LoadLine {
