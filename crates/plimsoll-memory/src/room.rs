@@ -201,7 +201,7 @@ impl<S: Source> Source for SourceWithRoom<S> {
         signals
     }
 
-    fn wait(&mut self, timeout: Duration) {
+    fn wait(&mut self, timeout: Duration) -> bool {
         let mut left = timeout;
         while left > LOOK_EVERY && self.room.is_some() {
             let used = self.meter.meter().used();
@@ -209,15 +209,14 @@ impl<S: Source> Source for SourceWithRoom<S> {
                 break;
             }
             let began = Instant::now();
-            self.of.wait(LOOK_EVERY);
-            let passed = Instant::now().saturating_duration_since(began);
-            if passed < LOOK_EVERY / 2 {
-                // There is a reason to.
-                return;
+            if self.of.wait(LOOK_EVERY) {
+                return true;
             }
-            left = left.saturating_sub(passed);
+            let passed = Instant::now().saturating_duration_since(began);
+            // One that does not wait must not have this go round and round.
+            left = left.saturating_sub(passed.max(LOOK_EVERY));
         }
-        self.of.wait(left);
+        self.of.wait(left)
     }
 
     fn waker(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
@@ -348,16 +347,13 @@ mod tests {
             }
         }
 
-        fn wait(&mut self, timeout: Duration) {
+        fn wait(&mut self, timeout: Duration) -> bool {
             let mut waits = self.1.lock().unwrap();
             waits.push(timeout);
             if waits.len() == 3 {
                 self.0.store(160 * MIB, Relaxed);
             }
-            if timeout == LOOK_EVERY {
-                // Whoever returns sooner has something to tell.
-                std::thread::park_timeout(timeout);
-            }
+            false
         }
     }
 
@@ -402,5 +398,29 @@ mod tests {
         assert_eq!(waits[..3], [LOOK_EVERY; 3]);
         // Far from the line nothing is lost by a look that comes late.
         assert!(waits.len() == 4 && waits[3] > HOUR / 2, "{waits:?}");
+    }
+
+    #[test]
+    fn a_reason_to_look_ends_a_wait_however_late_in_a_look_it_comes() {
+        /// Has a reason when all the time is over that it was to wait.
+        struct Late(u32);
+
+        impl Source for Late {
+            fn sample(&mut self) -> Signals {
+                Signals::default()
+            }
+
+            fn wait(&mut self, timeout: Duration) -> bool {
+                self.0 += 1;
+                std::thread::park_timeout(timeout.min(LOOK_EVERY));
+                true
+            }
+        }
+
+        static KEEPS: Keeps = Keeps(AtomicUsize::new(0));
+        let (_, meter, source) = told(200, 240, &KEEPS);
+        let mut late = SourceWithRoom::new(Late(0), meter, source.room.clone());
+        assert!(late.wait(Duration::from_secs(1)));
+        assert_eq!(late.of.0, 1);
     }
 }

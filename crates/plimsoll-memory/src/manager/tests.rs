@@ -126,8 +126,9 @@ fn a_source_that_waits_in_its_own_way_is_woken_in_its_own_way() {
             Signals::default()
         }
 
-        fn wait(&mut self, _: Duration) {
+        fn wait(&mut self, _: Duration) -> bool {
             self.rung.recv().unwrap();
+            true
         }
 
         fn waker(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
@@ -162,7 +163,7 @@ fn a_source_whose_wait_panics_does_not_go_round_and_round() {
             Signals::default()
         }
 
-        fn wait(&mut self, _: Duration) {
+        fn wait(&mut self, _: Duration) -> bool {
             panic!("told to");
         }
     }

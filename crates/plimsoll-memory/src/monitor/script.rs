@@ -33,10 +33,11 @@ impl Source for Scripted {
         }
     }
 
-    fn wait(&mut self, timeout: Duration) {
+    fn wait(&mut self, timeout: Duration) -> bool {
         if self.done.send(()).is_err() {
             thread::park_timeout(timeout);
         }
+        true
     }
 }
 

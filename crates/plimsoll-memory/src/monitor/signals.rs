@@ -1,5 +1,6 @@
 use plimsoll_alloc::{Mode, is_installed, live_bytes, mode, resident_bytes};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// What is known of the process at one moment. What is not known is none, and decides nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -38,9 +39,11 @@ pub trait Source: Send {
     /// Looks at the process.
     fn sample(&mut self) -> Signals;
 
-    /// Waits for so long, or until there is a reason to look sooner.
-    fn wait(&mut self, timeout: Duration) {
+    /// Waits for so long, or until there is a reason to look sooner. Says whether there is one.
+    fn wait(&mut self, timeout: Duration) -> bool {
+        let began = Instant::now();
         std::thread::park_timeout(timeout);
+        Instant::now().saturating_duration_since(began) < timeout
     }
 
     /// What ends [`wait`](Self::wait) early, if that is not done by unparking its thread.

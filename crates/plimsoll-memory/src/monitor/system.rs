@@ -1,5 +1,5 @@
 use super::{Signals, Source};
-use crate::system::{StallTrigger, StallWatch, System, UsageMeter};
+use crate::system::{StallTrigger, StallWatch, System, UsageMeter, Woken};
 use plimsoll_alloc::{Mode, is_installed, live_bytes, mode};
 use std::{env, fmt, time::Duration};
 use tokio::runtime::Handle;
@@ -73,8 +73,8 @@ impl Source for SystemSource {
         }
     }
 
-    fn wait(&mut self, timeout: Duration) {
-        self.watch.wait(timeout);
+    fn wait(&mut self, timeout: Duration) -> bool {
+        self.watch.wait(timeout) != Woken::TimedOut
     }
 
     fn waker(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
@@ -192,7 +192,8 @@ mod tests {
         let wake = source.waker().unwrap();
         let waker = thread::spawn(wake);
         // Nobody waits for so long.
-        source.wait(Duration::from_secs(3_600));
+        assert!(source.wait(Duration::from_secs(3_600)));
         waker.join().unwrap();
+        assert!(!source.wait(Duration::from_millis(1)), "once");
     }
 }
