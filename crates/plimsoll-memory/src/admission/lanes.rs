@@ -56,8 +56,13 @@ impl Lanes {
     /// One waits from now on, and may come out of its turn if nothing is known of its kind.
     pub(super) fn push(&mut self, waiter: &Arc<Waiter>, lane: Lane, may_be_tried: bool) {
         self.lanes[lane.0].push_back(waiter.clone());
-        if may_be_tried && self.untried.len() < MOST_UNTRIED {
-            self.untried.push_back(waiter.clone());
+        if may_be_tried {
+            if self.untried.len() >= MOST_UNTRIED {
+                self.untried.retain(|waiter| waiter.waits());
+            }
+            if self.untried.len() < MOST_UNTRIED {
+                self.untried.push_back(waiter.clone());
+            }
         }
         self.bytes += waiter.want;
     }
@@ -155,5 +160,15 @@ mod tests {
         lanes.push(&next, lane, true);
         lanes.forget_gone(2);
         assert_eq!(lanes.untried(), 1);
+        // Nor do those who went behind one that waits.
+        let gone: Vec<_> = (1..MOST_UNTRIED).map(|_| waiter()).collect();
+        for waiter in &gone {
+            lanes.push(waiter, lane, true);
+            assert!(waiter.let_in(Hold::Nothing).is_ok());
+        }
+        lanes.forget_gone(1);
+        assert_eq!(lanes.untried(), MOST_UNTRIED);
+        lanes.push(&waiter(), lane, true);
+        assert_eq!(lanes.untried(), 2);
     }
 }
