@@ -99,16 +99,16 @@ fn count(counter: &AtomicU64) {
 }
 
 impl Counts {
-    pub(super) fn admitted(&self) {
+    /// One is in, out of its turn or not.
+    pub(super) fn admitted(&self, is_tried: bool) {
         count(&self.admitted);
+        if is_tried {
+            count(&self.tried);
+        }
     }
 
     pub(super) fn waited(&self) {
         count(&self.waited);
-    }
-
-    pub(super) fn tried(&self) {
-        count(&self.tried);
     }
 
     pub(super) fn queue_full(&self) {

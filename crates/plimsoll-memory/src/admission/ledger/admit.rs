@@ -77,10 +77,12 @@ impl Ledger {
             _ => None,
         };
         if (is_first && comes) || trial.is_some() || !enforces {
-            if !fits && trial.is_none() {
+            if !comes && trial.is_none() {
                 self.counts.would_wait();
             }
-            return Answer::In(self.enter(&mut book, asking, priority, want, trial, now));
+            let hold = self.enter(&mut book, asking, priority, want, trial, now);
+            self.counts.admitted(trial.is_some());
+            return Answer::In(hold);
         }
         let config = self.config.read().unwrap_or_else(PoisonError::into_inner);
         if self.waiting.load(Relaxed) >= config.max_waiting || config.queue_timeout.is_zero() {
@@ -112,12 +114,8 @@ impl Ledger {
         trial: Option<Trial>,
         now: u64,
     ) -> Hold {
-        self.counts.admitted();
         if !asking.is_counted {
             return Hold::Nothing;
-        }
-        if trial.is_some() {
-            self.counts.tried();
         }
         let want = trial.map_or(want, |trial| trial.reserved);
         if self.is_small(want) {

@@ -94,7 +94,7 @@ impl Ledger {
         }
     }
 
-    fn let_one_in(
+    pub(super) fn let_one_in(
         &self,
         book: &mut Book,
         waiter: &Waiter,
@@ -106,6 +106,7 @@ impl Ledger {
         let hold = self.enter(book, &waiter.asking(), waiter.priority, want, trial, now);
         match waiter.let_in(hold) {
             Ok(waker) => {
+                self.counts.admitted(trial.is_some());
                 self.stops_waiting(book, waiter);
                 woken.extend(waker);
             }

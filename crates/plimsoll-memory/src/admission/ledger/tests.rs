@@ -1,5 +1,5 @@
 use super::*;
-use crate::AdmissionStats;
+use crate::{AdmissionStats, admission::trial::Trial};
 
 const MIB: u64 = 1 << 20;
 const LINE: u64 = 1 << 30;
@@ -64,6 +64,46 @@ fn who_is_refused_for_tasks_or_descriptors_is_told_to_come_again_soon() {
         assert_eq!(ledger.counts.shed_for(scarce), 1);
     }
     assert_eq!(stats(&ledger).shed_total, 3);
+}
+
+#[test]
+fn who_is_gone_when_it_would_be_let_in_was_not() {
+    let ledger = ledger(LINE);
+    let learned = Arc::new(Learned::new());
+    let Answer::Wait(waiter, _) = ledger.admit(&asking(&learned)) else {
+        panic!("it has to wait");
+    };
+    assert!(waiter.let_in(Hold::Nothing).is_ok());
+    let trial = Trial {
+        reserved: 4 * MIB,
+        risked: MIB,
+    };
+    for trial in [None, Some(trial)] {
+        let mut book = ledger.lock();
+        ledger.let_one_in(&mut book, &waiter, 4 * MIB, trial, 0, &mut Vec::new());
+        assert_eq!(book.running.count(), 0);
+    }
+    assert_eq!((stats(&ledger).admitted, stats(&ledger).tried), (0, 0));
+}
+
+#[test]
+fn who_would_come_alone_would_not_wait() {
+    let observe = AdmissionConfig::new();
+    for (config, waits) in [
+        (observe.clone(), 1),
+        (observe.mode(AdmissionMode::Enforce), 0),
+    ] {
+        let ledger = ledger(0);
+        ledger.configure(&config);
+        let learned = Arc::new(Learned::new());
+        learned.record(LINE, 1, 0.98, None, 0);
+        let alone = ledger.admit(&asking(&learned));
+        assert!(matches!(alone, Answer::In(_)));
+        assert_eq!(stats(&ledger).would_wait, 0);
+        let other = ledger.admit(&asking(&learned));
+        assert_eq!(matches!(other, Answer::In(_)), waits == 1);
+        assert_eq!(stats(&ledger).would_wait, waits);
+    }
 }
 
 #[test]
