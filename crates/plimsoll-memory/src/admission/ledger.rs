@@ -178,6 +178,8 @@ impl Ledger {
 
     pub(super) fn set_line(&self, line: Option<u64>) {
         let word = line.unwrap_or(u64::MAX);
+        // Before the line changes, so that what follows from it is of the same one, whoever else sets it.
+        let config = self.config.write().unwrap_or_else(PoisonError::into_inner);
         if self.line.swap(word, Relaxed) == word {
             return;
         }
@@ -186,7 +188,6 @@ impl Ledger {
             .store((word / SMALL).min(u32::MAX.into()), Relaxed);
         let bits = u64::BITS - (word / CHUNK).leading_zeros().max(1);
         self.chunk.store(bits as u8, Relaxed);
-        let config = self.config.write().unwrap_or_else(PoisonError::into_inner);
         self.set_idle(&config);
         drop(config);
         self.tick();
