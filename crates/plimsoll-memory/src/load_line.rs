@@ -269,6 +269,13 @@ impl LoadLine {
         self.known().standing.clone()
     }
 
+    /// Whether requests were refused for want of memory in the last 10 seconds. [`describe`](Self::describe) names
+    /// whose.
+    #[must_use]
+    pub fn is_shedding(&self) -> bool {
+        self.known().shedding(Instant::now()).next().is_some()
+    }
+
     /// By what leaks are looked for now.
     #[must_use]
     pub fn leaks_config(&self) -> LeakConfig {

@@ -22,6 +22,7 @@ fn one_sentence_says_how_all_of_it_is() {
         script.used(850);
         line.describe() == "shedding /export: memory 85 % of 1000 MiB, /demo/leak holds 220 MiB"
     });
+    assert!(line.is_shedding());
     drop(guard);
     drop(script);
     until(|| {
