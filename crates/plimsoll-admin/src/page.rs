@@ -37,43 +37,65 @@ pub(crate) const REFRESH: RangeInclusive<u64> = 1..=60;
 
 /// Whoever gets markup into the page all the same can neither run a script nor have anything fetched,
 /// and no other page can show this one within itself. The style is let in by its digest.
-const POLICY: &str = "default-src 'none'; style-src 'sha256-HnLAhgGgO2BYGcvdD9j6Se/ISruiRx1DTPJafrSIG4k='; base-uri 'none'; \
+const POLICY: &str = "default-src 'none'; style-src 'sha256-1bVAZvZbJlR6cDHArLmwsRZdbX/MDWjfG+uBMbsHEUs='; base-uri 'none'; \
     form-action 'none'; frame-ancestors 'none'";
 
 const STYLE: &str = "
-:root { color-scheme: light dark; --used: #3b76b8; --kept: #9db9d6; --room: #dde3e9; --line: #a15c00; --limit: #b3261e; --soft: #5c6670; }
+:root { color-scheme: light dark; --used: #2f6cb0; --fill: #b9d1ea; --line: #a15c00; --limit: #b3261e; --soft: #5c6670; --rule: #d5dbe1; --calm: #eef4fa; --warn: #fff1d9; --bad: #fde7e5; }
 @media (prefers-color-scheme: dark) {
-  :root { --used: #6fa8e8; --kept: #42607f; --room: #30363d; --line: #f0a43c; --limit: #ff8a80; --soft: #a3adb8; }
+  :root { --used: #6fa8e8; --fill: #2b4766; --line: #f0a43c; --limit: #ff8a80; --soft: #a3adb8; --rule: #3a424b; --calm: #1a2530; --warn: #352709; --bad: #421a17; }
 }
-body { font: 15px/1.45 system-ui, sans-serif; margin: 0 auto; max-width: 62rem; padding: 1rem; }
-header, nav ul, .key, .ends { display: flex; flex-wrap: wrap; gap: 0 1rem; justify-content: space-between; }
-nav ul, .key { justify-content: flex-start; list-style: none; padding: 0; }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 0 auto; max-width: 66rem; padding: 1rem; }
+header, nav ul, .key, .beside { display: flex; flex-wrap: wrap; gap: 0 1rem; justify-content: space-between; }
+nav ul, .key { justify-content: flex-start; list-style: none; margin: .6rem 0; padding: 0; }
+.beside { align-items: flex-start; gap: 0 4rem; justify-content: flex-start; }
+.beside > section { max-width: 100%; }
+li { overflow-wrap: anywhere; }
 h1 { font-size: 1.1rem; margin: 0; }
 h2 { font-size: 1rem; margin: 1.6rem 0 .4rem; }
-header p, .ends, figcaption, caption { color: var(--soft); margin: 0; }
-.state { border-left: .4rem solid var(--used); font-size: 1.3rem; margin: 1rem 0; padding: .3rem .8rem; overflow-wrap: anywhere; }
-.state.elevated, .state.high { border-color: var(--line); }
-.state.critical { border-color: var(--limit); }
+header p, .x, .y, .key, figcaption, caption { color: var(--soft); margin: 0; }
+.state { background: var(--calm); border-left: .5rem solid var(--soft); font-size: 1.3rem; margin: 1rem 0; overflow-wrap: anywhere; padding: .6rem .8rem; }
+.state.normal { border-color: var(--used); }
+.state.warning { background: var(--warn); border-color: var(--line); }
+.state.critical { background: var(--bad); border-color: var(--limit); }
 .wide { margin: .6rem 0; overflow-x: auto; }
 table { border-collapse: collapse; }
 caption { text-align: left; }
-th, td { border-bottom: 1px solid var(--room); font-variant-numeric: tabular-nums; font-weight: normal; padding: .15rem .9rem .15rem 0; text-align: right; vertical-align: top; }
-th[scope=row], th:first-child { overflow-wrap: anywhere; text-align: left; }
-thead th { color: var(--soft); }
-figure { margin: 1rem 0; }
-svg { display: block; height: 8rem; width: 100%; }
+th, td { border-bottom: 1px solid var(--rule); font-variant-numeric: tabular-nums; font-weight: normal; padding: .15rem 0 .15rem 1.2rem; text-align: right; vertical-align: top; white-space: nowrap; }
+thead th { color: var(--soft); vertical-align: bottom; white-space: normal; }
+th:first-child { background: Canvas; left: 0; max-width: 24rem; min-width: 7rem; overflow-wrap: anywhere; padding-left: 0; position: sticky; text-align: left; white-space: normal; }
+.list { min-width: 9rem; white-space: normal; }
+figure { margin: .6rem 0 1.2rem; }
+figcaption { margin-bottom: .5rem; }
+.chart { display: grid; grid-template-columns: 1fr 5rem; }
+.y { display: flex; flex-direction: column; font-size: .85rem; justify-content: space-between; line-height: 1; margin: -.4rem 0; padding-left: .4rem; }
+.x { display: grid; font-size: .85rem; grid-template-columns: 1fr auto 1fr; }
+.x :last-child { text-align: right; }
+svg { display: block; height: 8rem; overflow: visible; width: 100%; }
 figure svg { border-bottom: 1px solid var(--soft); }
-svg.bar { height: 1.6rem; }
-svg path { fill: none; vector-effect: non-scaling-stroke; }
-svg .used { fill: var(--used); }
-svg .kept { fill: var(--kept); }
-svg .room { fill: var(--room); }
+svg.bar { border: 0; height: 1.6rem; }
+path, rect { fill: none; vector-effect: non-scaling-stroke; }
+.grid { stroke: var(--rule); }
+svg .used { fill: var(--fill); stroke: var(--used); stroke-width: 1.5; }
+svg .kept { stroke: var(--used); stroke-width: 1.5; }
+svg .room { fill: var(--calm); stroke: var(--rule); }
 svg .line { stroke: var(--line); stroke-dasharray: 6 4; stroke-width: 2; }
 svg .limit { stroke: var(--limit); stroke-width: 2; }
-.key span { border-bottom: 3px solid var(--used); }
-.key .kept { border-color: var(--kept); }
-.key .line { border-bottom: 2px dashed var(--line); }
-.key .limit { border-color: var(--limit); }
+.key li::before { border: 1.5px solid var(--used); box-sizing: border-box; content: ''; display: inline-block; height: .8em; margin-right: .4em; width: 1.4em; }
+.key .used::before { background: var(--fill); }
+.key .line::before, .key .limit::before { border-width: 2px 0 0; height: 0; vertical-align: .25em; }
+.key .line::before { border-color: var(--line); border-style: dashed; }
+.key .limit::before { border-color: var(--limit); }
+@media (max-width: 40rem) {
+  .state { font-size: 1.1rem; }
+  th:first-child { max-width: 9rem; }
+}
+@media print {
+  header a, nav { display: none; }
+  figure, tr, .state { break-inside: avoid; }
+  .state, svg, .key { print-color-adjust: exact; }
+  .wide { overflow: visible; }
+}
 ";
 
 /// Whether the page is read again by itself.
@@ -110,10 +132,8 @@ fn render(facts: &Facts, refresh: Refresh) -> String {
         html.markup("\">");
     }
     html.markup("<title>");
-    if let Some(line) = &facts.line {
-        html.text(format_args!("{}: ", line.figures.level));
-    }
-    html.markup("Plimsoll</title><style>");
+    sections::title(&mut html, facts);
+    html.markup("</title><style>");
     html.markup(STYLE);
     html.markup("</style></head><body>");
     sections::write(&mut html, facts, refresh);

@@ -353,19 +353,16 @@ async fn the_page_shows_what_the_routes_tell() {
         AdmissionLayer::new(name, admission)
     });
     let (_control, addr) = start(config, &monitored.registry, &lifecycle);
+    lifecycle.set_ready();
     let page = get(addr, "/").body;
     let stats = get(addr, STATS).json();
-    assert!(page.contains("<title>normal: Plimsoll</title>"), "{page}");
+    assert!(page.contains("<title>at ease: memory "), "{page}");
     assert!(page.contains("<p class=\"state normal\">at ease: memory "));
-    let mib = |figure: &str| {
-        let bytes = stats["process"][figure].as_u64().unwrap();
-        format!(
-            ">{figure}</th><td>{:.0} MiB</td>",
-            bytes as f64 / 1_048_576.0
-        )
-    };
     for figure in ["limit", "line"] {
-        assert!(page.contains(&mib(figure)), "{figure}: {page}");
+        let bytes = stats["process"][figure].as_u64().unwrap();
+        let gib = bytes as f64 / f64::from(1 << 30);
+        let row = format!(">{figure}</th><td>{gib:.1} GiB</td>");
+        assert!(page.contains(&row), "{row}: {page}");
     }
     for said in [
         "Circuit breakers: 1 open. <bdi>orders</bdi>: open.",
@@ -395,8 +392,10 @@ async fn the_page_of_a_service_at_its_line_says_so() {
     monitored.wait_for(PressureLevel::Critical);
     let (_control, addr) = monitored.serve(monitored.config());
     let page = get(addr, "/?refresh=off").body;
-    assert!(page.contains("<title>critical: Plimsoll</title>"), "{page}");
-    assert!(page.contains("<p class=\"state critical\">critical pressure for "));
+    assert!(page.contains(" – critical pressure for "), "{page}");
+    assert!(
+        page.contains("<p class=\"state critical\">not ready: starting; critical pressure for ")
+    );
     assert!(
         page.contains(">limit</th><td>1.0 MiB</td><td>100 %</td>"),
         "{page}"

@@ -68,7 +68,8 @@ impl Past {
 
     /// Draws a chart, and says in words what is on it.
     pub(super) fn write(&self, html: &mut Html) {
-        let span = Span(self.resolution.width() * self.columns.len() as u32);
+        let time = self.resolution.width() * self.columns.len() as u32;
+        let span = Span(time);
         let known = self.columns.iter().flatten();
         let used = known.clone().filter_map(|column| column.used);
         let (Some(least), Some(most)) = (used.clone().min(), used.max()) else {
@@ -87,36 +88,44 @@ impl Past {
         }
         .max(1);
 
-        let id = self.resolution.width().as_secs();
+        let (id, width) = (self.resolution.width().as_secs(), self.columns.len());
         html.markup("<figure><figcaption id=\"past-");
         html.text(id);
         html.markup("\">Last ");
-        html.text(span);
         html.text(format_args!(
-            ": {} to {} used. From 0 to {}",
+            "{span}: {} to {} used.",
             Size(least),
-            Size(most),
-            Size(top)
+            Size(most)
         ));
         html.markup(if is_zoomed {
-            "; line and limit are above that"
+            " Line and limit are above the chart."
         } else {
             ""
         });
         html.markup(
-            ".</figcaption><svg role=\"img\" preserveAspectRatio=\"none\" aria-labelledby=\"past-",
+            "</figcaption><div class=\"chart\"><svg role=\"img\" preserveAspectRatio=\"none\" aria-labelledby=\"past-",
         );
         html.text(id);
-        // The limit has room for all its width.
-        html.markup("\" viewBox=\"0 -2 ");
-        html.text(format_args!("{} {}", self.columns.len(), HEIGHT + 2));
-        html.markup("\">");
+        html.markup("\" viewBox=\"0 0 ");
+        html.text(format_args!("{width} {HEIGHT}"));
+        html.markup("\"><path class=\"grid\" d=\"");
+        let (middle, half) = (width / 2, HEIGHT / 2);
+        html.text(format_args!(
+            "M0 0H{width}M0 {half}H{width}M{middle} 0V{HEIGHT}"
+        ));
+        html.markup("\"/>");
         self.path(html, "used", Some(HEIGHT), top, |column| column.used);
         self.path(html, "line", None, top, |column| column.line);
         self.path(html, "limit", None, top, |column| column.limit);
-        html.markup("</svg><p class=\"ends\"><span>");
-        html.text(span);
-        html.markup(" ago</span> <span>now</span></p></figure>");
+        html.markup("</svg><p class=\"y\"><span>");
+        html.text(Size(top));
+        html.markup("</span> <span>");
+        html.text(Size(top / 2));
+        html.markup("</span> <span>0</span></p><p class=\"x\"><span>");
+        html.text(format_args!("{span} ago"));
+        html.markup("</span> <span>");
+        html.text(format_args!("{} ago", Span(time / 2)));
+        html.markup("</span> <span>now</span></p></div></figure>");
     }
 
     /// Draws a step for each column, and none where nothing is known, or that would be too high. Down to
@@ -166,15 +175,20 @@ impl Past {
     }
 }
 
-/// Draws what is used, and what is kept beside it, below the line and the limit. The caption says so in
-/// words.
+/// Draws what is used, and what is kept beside it, below the line and the limit, and says so in words.
 pub(super) fn bar(html: &mut Html, used: u64, kept: u64, line: Option<u64>, limit: u64) {
     let most = limit.max(used.saturating_add(kept)).max(1);
     // It is between 0 and the width.
     let wide = |bytes: u64| (bytes as f64 / most as f64 * WIDTH as f64).round() as u64;
-    html.markup("<svg class=\"bar\" role=\"img\" preserveAspectRatio=\"none\" aria-label=\"");
+    html.markup("<figure><figcaption id=\"now\">Now: ");
     html.text(format_args!("{} of {} used", Size(used), Size(limit)));
-    html.markup("\" viewBox=\"0 0 1000 24\"><rect class=\"room\" width=\"");
+    if let Some(line) = line {
+        html.text(format_args!(", the line is at {}", Size(line)));
+    }
+    html.markup(
+        ".</figcaption><div class=\"chart\"><svg class=\"bar\" role=\"img\" preserveAspectRatio=\"none\" \
+         aria-labelledby=\"now\" viewBox=\"0 0 1000 24\"><rect class=\"room\" width=\"",
+    );
     html.text(wide(limit));
     html.markup("\" height=\"24\"/><rect class=\"used\" width=\"");
     html.text(wide(used));
@@ -188,7 +202,9 @@ pub(super) fn bar(html: &mut Html, used: u64, kept: u64, line: Option<u64>, limi
         html.text(format_args!("M{} 0V24", wide(line)));
         html.markup("\"/>");
     }
-    html.markup("</svg>");
+    html.markup("<path class=\"limit\" d=\"");
+    html.text(format_args!("M{} 0V24", wide(limit)));
+    html.markup("\"/></svg></div></figure>");
 }
 
 #[cfg(test)]
@@ -258,9 +274,15 @@ pub(super) mod tests {
         assert_eq!(of("line"), "M591 60H594M596 60H597");
         assert_eq!(of("limit"), "M591 0H594M596 0H597");
         assert!(
-            drawn.contains("25.0 MiB to 100 MiB used. From 0 to 100 MiB."),
+            drawn.contains("Last 10 min: 25.0 MiB to 100 MiB used.</figcaption>"),
             "{drawn}"
         );
+        for axis in [
+            "<span>100 MiB</span> <span>50.0 MiB</span> <span>0</span>",
+            "<span>10 min ago</span> <span>5 min ago</span> <span>now</span>",
+        ] {
+            assert!(drawn.contains(axis), "{drawn}");
+        }
     }
 
     #[test]
@@ -321,9 +343,10 @@ pub(super) mod tests {
         let seen = [(0, Some(8 * MIB), Some(4_096 * MIB))];
         let drawn = drawn(&past(Resolution::Second, 0, seen));
         assert!(
-            drawn.contains("From 0 to 10.0 MiB; line and limit are above that."),
+            drawn.contains("8.0 MiB used. Line and limit are above the chart."),
             "{drawn}"
         );
+        assert!(drawn.contains("<span>10.0 MiB</span>"), "{drawn}");
         assert!(drawn.contains("d=\"M599 120V24H600V120Z\""), "{drawn}");
         assert!(drawn.contains("<path class=\"limit\" d=\"\"/>"), "{drawn}");
     }
@@ -354,16 +377,18 @@ pub(super) mod tests {
         };
         let some = drawn(30 * MIB, 10 * MIB, Some(90 * MIB), 100 * MIB);
         assert!(
-            some.contains("aria-label=\"30.0 MiB of 100 MiB used\""),
+            some.contains("Now: 30.0 MiB of 100 MiB used, the line is at 90.0 MiB."),
             "{some}"
         );
         assert!(some.contains("class=\"room\" width=\"1000\""), "{some}");
         assert!(some.contains("class=\"used\" width=\"300\""), "{some}");
         assert!(some.contains("x=\"300\" width=\"100\""), "{some}");
         assert!(some.contains("d=\"M900 0V24\""), "{some}");
+        assert!(some.contains("d=\"M1000 0V24\""), "{some}");
         // More than there may be.
         let over = drawn(200 * MIB, 0, Some(90 * MIB), 100 * MIB);
         assert!(over.contains("class=\"room\" width=\"500\""), "{over}");
+        assert!(over.contains("class=\"limit\" d=\"M500 0V24\""), "{over}");
         assert!(over.contains("class=\"used\" width=\"1000\""), "{over}");
         assert!(drawn(0, 0, None, 0).contains("class=\"used\" width=\"0\""));
         assert!(drawn(u64::MAX, u64::MAX, None, 1).contains("class=\"used\" width=\"1000\""));

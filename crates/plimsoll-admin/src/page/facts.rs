@@ -6,7 +6,7 @@ use plimsoll_breaker::{Breakers, State};
 use plimsoll_core::{Name, Phase, registry::HoldingSnapshot};
 use plimsoll_http::{EdgeLayer, edge::EndpointSnapshot};
 use plimsoll_memory::{
-    Admission, LoadLine, MemoryFigures,
+    Admission, LoadLine, MemoryFigures, PressureLevel,
     admission::{AdmissionStats, RouteAdmission},
     history::Resolution,
     verdict::Verdict,
@@ -24,6 +24,8 @@ pub(super) const ROWS: usize = 10;
 /// Everything that the page shows.
 pub(super) struct Facts {
     pub(super) now: Instant,
+    /// The same by the clock on the wall.
+    pub(super) wall: SystemTime,
     pub(super) phase: Phase,
     pub(super) unready: Option<&'static str>,
     pub(super) tasks: usize,
@@ -39,6 +41,8 @@ pub(super) struct Facts {
 /// What the monitor knows.
 pub(super) struct LineFacts {
     pub(super) state: String,
+    /// Whether requests are refused for want of memory.
+    pub(super) is_shedding: bool,
     pub(super) figures: MemoryFigures,
     pub(super) past: [Past; 2],
     pub(super) mode: String,
@@ -108,14 +112,18 @@ impl Facts {
             shared.asker.ask(ask),
             shared.look_at_breakers(BreakerFacts::new),
         );
-        let parts = &shared.parts;
+        let (parts, wall) = (&shared.parts, SystemTime::now());
         Self {
             now: Instant::now(),
+            wall,
             phase: shared.lifecycle.phase(),
             unready: shared.unready(),
             tasks: shared.lifecycle.task_count(),
             breakers,
-            line: parts.load_line.as_ref().map(LineFacts::new),
+            line: parts
+                .load_line
+                .as_ref()
+                .map(|line| LineFacts::new(line, wall)),
             holders,
             links: Links {
                 has_probe: parts.has_probe,
@@ -129,14 +137,13 @@ impl Facts {
 }
 
 impl LineFacts {
-    fn new(line: &LoadLine) -> Self {
+    fn new(line: &LoadLine, wall: SystemTime) -> Self {
         let manager = line.manager();
         let config = manager.config();
         let interval = values_of(&config)["interval"].as_f64();
         let interval = interval.and_then(|time| Duration::try_from_secs_f64(time).ok());
         let interval = interval.unwrap_or_default();
         let mode = values_of(&line.admission().config()).remove("mode");
-        let wall = SystemTime::now();
         let past = |resolution| {
             let points = line.history(resolution);
             Past::new(&points, resolution, wall, interval, |limit| {
@@ -145,6 +152,7 @@ impl LineFacts {
         };
         Self {
             state: line.describe(),
+            is_shedding: line.is_shedding(),
             figures: manager.figures(),
             past: [Resolution::Second, Resolution::HalfMinute].map(past),
             mode: mode
@@ -156,6 +164,12 @@ impl LineFacts {
             // The worst come first.
             leaks: Top::first(line.verdicts()),
         }
+    }
+
+    /// Whether an operator had better look, short of memory being at the line.
+    pub(super) fn is_in_trouble(&self) -> bool {
+        let is_short = self.figures.level >= PressureLevel::Elevated;
+        is_short || self.is_shedding || !self.leaks.rows.is_empty()
     }
 }
 

@@ -13,10 +13,14 @@ pub(super) struct Html(String);
 /// Takes text, and makes it such that it ends no tag, no attribute and no element.
 struct Escaped<'a>(&'a mut String);
 
-/// Bytes, in MiB where it is one at least. Figures of a table are compared with each other, so they have one unit
-/// and more digits than those of the sentence of state.
+/// Bytes, in the largest unit of which there is one at least. Figures of a table are compared with each other, so
+/// they have a digit more than those of the sentence of state.
 #[derive(Clone, Copy)]
 pub(super) struct Size(pub(super) u64);
+
+/// A number with its digits in threes.
+#[derive(Clone, Copy)]
+pub(super) struct Count(pub(super) u64);
 
 /// A time in its largest unit, as in the sentence of state.
 #[derive(Clone, Copy)]
@@ -79,6 +83,13 @@ impl fmt::Write for Escaped<'_> {
                 '\'' => self.0.push_str("&#39;"),
                 // HTML has no place for them.
                 control if control.is_control() => self.0.push(char::REPLACEMENT_CHARACTER),
+                // They show what comes after them backwards, so that a name looks like another.
+                '\u{61c}'
+                | '\u{200e}'..='\u{200f}'
+                | '\u{202a}'..='\u{202e}'
+                | '\u{2066}'..='\u{2069}' => {
+                    self.0.push(char::REPLACEMENT_CHARACTER);
+                }
                 other => self.0.push(other),
             }
         }
@@ -88,14 +99,32 @@ impl fmt::Write for Escaped<'_> {
 
 impl Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (size, unit) = match self.0 {
-            bytes @ 0..1_024 => return write!(f, "{bytes} B"),
-            // What would be rounded to 1024 is one of the next unit.
-            bytes @ 1_024..1_048_064 => (bytes as f64 / 1_024.0, "KiB"),
-            bytes => (bytes as f64 / 1_048_576.0, "MiB"),
-        };
-        let digits = usize::from(size < 99.95);
-        write!(f, "{size:.digits$} {unit}")
+        const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+        let mut size = self.0 as f64;
+        let mut unit = 0;
+        // What would be rounded to 1024 is one of the next unit.
+        while size >= 1_023.5 && unit + 1 < UNITS.len() {
+            size /= 1_024.0;
+            unit += 1;
+        }
+        let digits = usize::from(unit > 0 && size < 99.95);
+        write!(f, "{size:.digits$} {}", UNITS[unit])
+    }
+}
+
+impl Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = self.0.to_string();
+        let (first, rest) = digits.split_at(match digits.len() % 3 {
+            0 => 3,
+            first => first,
+        });
+        f.write_str(first)?;
+        for place in (0..rest.len()).step_by(3) {
+            // A narrow space at which no line ends.
+            write!(f, "\u{202f}{}", &rest[place..place + 3])?;
+        }
+        Ok(())
     }
 }
 
@@ -150,6 +179,16 @@ mod tests {
     }
 
     #[test]
+    fn text_cannot_turn_its_direction_and_look_like_another() {
+        for turn in "\u{61c}\u{200e}\u{200f}\u{202a}\u{202e}\u{2066}\u{2069}".chars() {
+            let name = format!("/{turn}gpj.exe");
+            assert_eq!(written(|html| html.text(&name)), "/\u{fffd}gpj.exe");
+        }
+        let plain = "/مرحبا/👩\u{200d}🚀";
+        assert_eq!(written(|html| html.text(plain)), plain);
+    }
+
+    #[test]
     fn names_are_cut_where_a_name_ends() {
         assert_eq!(written(|html| html.name("/a<b")), "<bdi>/a&lt;b</bdi>");
         let long = "é".repeat(100);
@@ -158,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_and_times_are_short() {
+    fn sizes_times_and_counts_are_short() {
         for (bytes, shown) in [
             (0, "0 B"),
             (1_023, "1023 B"),
@@ -167,7 +206,9 @@ mod tests {
             (1_048_063, "1023 KiB"),
             (1_048_064, "1.0 MiB"),
             (512 << 20, "512 MiB"),
-            (3 << 30, "3072 MiB"),
+            (3 << 30, "3.0 GiB"),
+            (1_023 << 40, "1023 TiB"),
+            (u64::MAX, "16777216 TiB"),
         ] {
             assert_eq!(Size(bytes).to_string(), shown);
         }
@@ -180,6 +221,14 @@ mod tests {
             (172_800_000, "2 days"),
         ] {
             assert_eq!(Span(Duration::from_millis(millis)).to_string(), shown);
+        }
+        for (count, shown) in [
+            (0, "0"),
+            (999, "999"),
+            (1_000, "1\u{202f}000"),
+            (12_345_678, "12\u{202f}345\u{202f}678"),
+        ] {
+            assert_eq!(Count(count).to_string(), shown);
         }
         assert_eq!(Percent(0.914).to_string(), "91 %");
         assert_eq!(Known(Some(3)).to_string(), "3");

@@ -4,37 +4,53 @@ use super::{
     Refresh,
     chart::bar,
     facts::{BreakerFacts, Facts, Holders, LineFacts, Links, Route, Top},
-    html::{Html, Known, Percent, Size, Span, floor_char_boundary},
+    html::{Count, Html, Known, Percent, Size, Span, floor_char_boundary},
 };
+use crate::view::utc;
 use plimsoll_core::registry::HoldingSnapshot;
-use plimsoll_memory::{MemoryFigures, admission::AdmissionStats, verdict::Verdict};
-use std::{fmt::Display, time::Duration};
+use plimsoll_memory::{MemoryFigures, PressureLevel, admission::AdmissionStats, verdict::Verdict};
+use std::{
+    fmt::Display,
+    time::{Duration, SystemTime},
+};
 use tokio::time::Instant;
 
 /// The longest sentence of state, in bytes. It has five names at the most.
 const SENTENCE: usize = 1_024;
 
+/// How much of it stands in the title. Of that, a tab shows the first words.
+const TITLE: usize = 100;
+
+/// Writes what a tab shows: how things are comes first.
+pub(super) fn title(html: &mut Html, facts: &Facts) {
+    if let Some(why) = facts.unready {
+        html.text(format_args!("not ready: {why} – "));
+    }
+    if let Some(line) = &facts.line {
+        let beginning = floor_char_boundary(&line.state, TITLE);
+        html.text(beginning);
+        html.markup(match beginning.len() < line.state.len() {
+            true => "… – ",
+            false => " – ",
+        });
+    }
+    html.markup("Plimsoll");
+}
+
 /// Writes what stands in the body.
 pub(super) fn write(html: &mut Html, facts: &Facts, refresh: Refresh) {
     html.markup("<header><h1>Plimsoll</h1>");
-    refreshed(html, refresh);
+    refreshed(html, refresh, facts.wall);
     html.markup("</header><main>");
-    let none = "the service has no memory monitor";
-    let state = facts.line.as_ref().map_or(none, |line| &line.state);
-    let level = facts
-        .line
-        .as_ref()
-        .map_or("", |line| line.figures.level.as_str());
-    html.markup("<p class=\"state ");
-    html.text(level);
-    html.markup("\">");
-    html.text(floor_char_boundary(state, SENTENCE));
-    html.markup("</p>");
+    state(html, facts);
     service(html, facts);
     if let Some(line) = &facts.line {
-        memory(html, line);
-        admission(html, line);
         leaks(html, &line.leaks, facts.now);
+        memory(html, line);
+        html.markup("<div class=\"beside\">");
+        figures_of(html, &line.figures);
+        admission(html, line);
+        html.markup("</div>");
     }
     match &facts.holders {
         Some(holders) => {
@@ -50,8 +66,12 @@ pub(super) fn write(html: &mut Html, facts: &Facts, refresh: Refresh) {
     html.markup("</main>");
 }
 
-fn refreshed(html: &mut Html, refresh: Refresh) {
+fn refreshed(html: &mut Html, refresh: Refresh, wall: SystemTime) {
+    // 2026-01-31T23:59:59.999Z
+    let time = utc(wall);
+    let (date, time) = time.split_at(10);
     html.markup("<p>");
+    html.text(format_args!("{date} {} UTC. ", &time[1..9]));
     match refresh {
         Refresh::Off => html.markup("Not read again by itself."),
         Refresh::Every(seconds) => html.text(format_args!("Read again every {seconds} s.")),
@@ -60,6 +80,26 @@ fn refreshed(html: &mut Html, refresh: Refresh) {
         " <a href=\"?refresh=1\">1 s</a> <a href=\"?refresh=5\">5 s</a> \
          <a href=\"?refresh=30\">30 s</a> <a href=\"?refresh=off\">off</a></p>",
     );
+}
+
+/// The sentence, in a colour that says whether somebody should do something.
+fn state(html: &mut Html, facts: &Facts) {
+    let line = facts.line.as_ref();
+    html.markup(match line.map(|line| line.figures.level) {
+        Some(PressureLevel::Critical) => "<p class=\"state critical\">",
+        _ if facts.unready.is_some() || line.is_some_and(LineFacts::is_in_trouble) => {
+            "<p class=\"state warning\">"
+        }
+        Some(PressureLevel::Normal) => "<p class=\"state normal\">",
+        _ => "<p class=\"state\">",
+    });
+    if let Some(why) = facts.unready {
+        html.text(format_args!("not ready: {why}; "));
+    }
+    let none = "the service has no memory monitor";
+    let sentence = line.map_or(none, |line| &line.state);
+    html.text(floor_char_boundary(sentence, SENTENCE));
+    html.markup("</p>");
 }
 
 fn service(html: &mut Html, facts: &Facts) {
@@ -113,19 +153,18 @@ fn memory(html: &mut Html, line: &LineFacts) {
         let kept = figures.kept_blocks.unwrap_or(0);
         bar(html, used, kept, figures.line, limit);
     }
-    figures_of(html, figures);
-    html.markup(
-        "<p class=\"key\"><span class=\"used\">used</span> <span class=\"kept\">kept blocks</span> \
-         <span class=\"line\">line, as it is set now (dashed)</span> \
-         <span class=\"limit\">limit (solid)</span></p>",
-    );
     for past in &line.past {
         past.write(html);
     }
-    html.markup("</section>");
+    html.markup(
+        "<ul class=\"key\"><li class=\"used\">used</li><li class=\"kept\">kept blocks</li>\
+         <li class=\"line\">line, as it is set now (dashed)</li><li class=\"limit\">limit (solid)</li></ul>\
+         </section>",
+    );
 }
 
 fn figures_of(html: &mut Html, figures: &MemoryFigures) {
+    html.markup("<section><h2>Figures</h2>");
     let about = "At the last look; – is not known";
     table(html, about, &["figure", "value", "of the limit"], |html| {
         row(html, "level", |html| {
@@ -154,6 +193,7 @@ fn figures_of(html: &mut Html, figures: &MemoryFigures) {
             });
         }
     });
+    html.markup("</section>");
 }
 
 fn admission(html: &mut Html, line: &LineFacts) {
@@ -171,9 +211,11 @@ fn admission(html: &mut Html, line: &LineFacts) {
     html.markup("<section><h2>Admission</h2>");
     let about = format_args!("Mode: {}", line.mode);
     table(html, about, &["requests", "how many"], |html| {
-        row(html, "large, running", |html| {
-            cell(html, format_args!("{running}, with {}", Size(held)));
-        });
+        let count_of = |html: &mut Html, heading, count| {
+            row(html, heading, |html| cell(html, Count(count)));
+        };
+        count_of(html, "large, running", running as u64);
+        row(html, "what these hold", |html| cell(html, Size(held)));
         for (heading, count) in [
             ("waiting", waiting as u64),
             ("let in", admitted),
@@ -183,7 +225,7 @@ fn admission(html: &mut Html, line: &LineFacts) {
             ("would have waited", would_wait),
             ("would have been refused", would_reject),
         ] {
-            row(html, heading, |html| cell(html, count));
+            count_of(html, heading, count);
         }
     });
     html.markup("</section>");
@@ -222,7 +264,7 @@ fn leaks(html: &mut Html, leaks: &Top<Verdict>, now: Instant) {
             if leak.kind.is_in_bytes() {
                 cell(html, Size(leak.held));
             } else {
-                cell(html, leak.held);
+                cell(html, Count(leak.held));
             }
             cell(html, Known(leak.time_to_limit.map(Span)));
             cell(html, Ago(now, leak.since));
@@ -238,7 +280,7 @@ fn holdings(html: &mut Html, holders: &Holders, now: Instant) {
         return;
     }
     html.markup("<p>");
-    let (entries, bytes) = (holders.entries, Size(holders.bytes));
+    let (entries, bytes) = (Count(holders.entries), Size(holders.bytes));
     html.text(format_args!("In all: {entries} entries, {bytes}."));
     if holders.panicked > 0 {
         html.text(format_args!(" Panicked when asked: {}.", holders.panicked));
@@ -267,8 +309,9 @@ fn holdings(html: &mut Html, holders: &Holders, now: Instant) {
 fn one_holding(html: &mut Html, holding: &HoldingSnapshot, now: Instant) {
     let usage = holding.usage;
     name_of_row(html, holding.name.as_str());
-    cell(html, Known(usage.map(|usage| usage.entries)));
-    cell(html, Known(usage.and_then(|usage| usage.max_entries)));
+    cell(html, Known(usage.map(|usage| Count(usage.entries))));
+    let most = usage.and_then(|usage| usage.max_entries);
+    cell(html, Known(most.map(Count)));
     cell(html, Known(usage.map(|usage| Size(usage.bytes))));
     let most = usage.and_then(|usage| usage.max_bytes);
     cell(html, Known(most.map(Size)));
@@ -277,13 +320,14 @@ fn one_holding(html: &mut Html, holding: &HoldingSnapshot, now: Instant) {
     html.markup("<td>");
     html.text(Known(holding.stats.last.map(|(at, _)| Ago(now, at))));
     html.markup(if holding.overdue { ", overdue" } else { "" });
-    html.markup("</td><td>");
+    html.markup("</td><td class=\"list\">");
     let removed = holding.totals.map(|totals| totals.removed);
     match removed {
         Some(removed) if removed.total() > 0 => {
             for (number, (reason, count)) in removed.iter().enumerate() {
                 html.markup(if number > 0 { ", " } else { "" });
-                html.text(format_args!("{} {count}", reason.as_str()));
+                // No line ends between the two.
+                html.text(format_args!("{}\u{a0}{}", reason.as_str(), Count(count)));
             }
         }
         removed => html.text(Known(removed.map(|_| 0))),
@@ -312,13 +356,13 @@ fn routes(html: &mut Html, routes: Option<&Top<Route>>) {
             let about = "Whose requests retain most after their end";
             table_of(html, about, routes, &heads, |html, route| {
                 name_of_row(html, route.name.as_str());
-                cell(html, route.requests);
-                cell(html, route.in_flight);
+                cell(html, Count(route.requests));
+                cell(html, Count(route.in_flight as u64));
                 cell(html, Known(route.live.map(Size)));
                 cell(html, Known(route.retained.map(Size)));
                 cell(html, Known(route.expected.map(Size)));
-                cell(html, route.over_budget);
-                cell(html, route.refused);
+                cell(html, Count(route.over_budget));
+                cell(html, Count(route.refused));
             });
         }
     }

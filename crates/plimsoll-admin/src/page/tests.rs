@@ -6,13 +6,13 @@ use crate::page::{
 use plimsoll_breaker::State as Circuit;
 use plimsoll_core::{Name, Phase, Registry, test_util::FakeHolding};
 use plimsoll_memory::{
-    MonitorConfig,
+    MonitorConfig, PressureLevel,
     admission::AdmissionStats,
     history::Resolution,
     monitor::{Monitor, Signals},
     verdict::{LeakConfig, LeakDetector, LeakKind, Verdict},
 };
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 /// The longest page, as the documentation says.
@@ -25,6 +25,7 @@ const HOSTILE: &str = "</td><script>alert('1')</script>";
 fn nothing() -> Facts {
     Facts {
         now: Instant::now(),
+        wall: SystemTime::UNIX_EPOCH + Duration::from_millis(1_767_225_599_001),
         phase: Phase::Starting,
         unready: Some("starting"),
         tasks: 0,
@@ -59,6 +60,7 @@ fn line(state: &str, used: u64, limit: u64, leaks: Vec<Verdict>) -> LineFacts {
     let step = Monitor::new(MonitorConfig::new(), now).step(now, &signals);
     LineFacts {
         state: state.to_owned(),
+        is_shedding: false,
         figures: step.figures,
         past: [Resolution::Second, Resolution::HalfMinute]
             .map(|resolution| past(resolution, 0, [(0, Some(used), Some(limit))])),
@@ -113,8 +115,9 @@ fn a_service_that_has_nothing_says_so() {
     let html = render(&nothing(), Refresh::Every(5));
     assert_eq!(unclosed(&html), [""; 0]);
     for said in [
-        "<title>Plimsoll</title>",
-        "the service has no memory monitor",
+        "<title>not ready: starting – Plimsoll</title>",
+        "<p class=\"state warning\">not ready: starting; the service has no memory monitor</p>",
+        "2025-12-31 23:59:59 UTC. Read again every 5 s.",
         "Not ready: starting. Phase: starting. Named tasks: 0.",
         "No circuit breaker.",
         "No holding is registered.",
@@ -131,6 +134,7 @@ fn a_service_that_has_nothing_says_so() {
 #[test]
 fn who_does_not_answer_is_told_of_and_the_rest_is_shown() {
     let facts = Facts {
+        unready: None,
         breakers: None,
         holders: None,
         line: Some(line("at ease", 1 << 20, 1 << 30, Vec::new())),
@@ -141,8 +145,8 @@ fn who_does_not_answer_is_told_of_and_the_rest_is_shown() {
     for said in [
         "A circuit breaker does not answer.",
         "A holding does not answer",
-        "<title>normal: Plimsoll</title>",
-        "at ease",
+        "<title>at ease – Plimsoll</title>",
+        "<p class=\"state normal\">at ease</p>",
         "Nothing is seen to leak.",
     ] {
         assert!(html.contains(said), "{said}: {html}");
@@ -166,9 +170,48 @@ async fn names_from_outside_are_text_wherever_they_stand() {
     let escaped = "&lt;/td&gt;&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt;";
     let places = html.matches(escaped).count();
     assert_eq!(
-        places, 5,
-        "the sentence, a breaker, a leak, a holding, a route"
+        places, 6,
+        "the title, the sentence, a breaker, a leak, a holding, a route"
     );
+}
+
+#[test]
+fn what_an_operator_should_look_at_has_a_colour_of_its_own() {
+    let calm = || line("", 1 << 20, 1 << 30, Vec::new());
+    let at = |level| {
+        let mut line = calm();
+        line.figures.level = level;
+        line
+    };
+    let shedding = LineFacts {
+        is_shedding: true,
+        ..calm()
+    };
+    let leaking = line("", 1 << 20, 1 << 30, leaks(&[Name::from_static("/leak")]));
+    let state = |unready, line| {
+        let facts = Facts {
+            unready,
+            line,
+            ..nothing()
+        };
+        let html = render(&facts, Refresh::Off);
+        let (_, class) = html.split_once("<p class=\"state").unwrap();
+        class.split_once('"').unwrap().0.to_owned()
+    };
+    assert_eq!(state(None, None), "");
+    assert_eq!(state(None, Some(calm())), " normal");
+    assert_eq!(state(Some("draining"), Some(calm())), " warning");
+    for line in [
+        shedding,
+        leaking,
+        at(PressureLevel::Elevated),
+        at(PressureLevel::High),
+    ] {
+        assert_eq!(state(None, Some(line)), " warning");
+    }
+    let over = at(PressureLevel::Critical);
+    assert_eq!(state(Some("draining"), Some(over)), " critical");
+    assert_eq!(state(None, Some(at(PressureLevel::Unknown))), "");
 }
 
 #[tokio::test]
