@@ -1,7 +1,8 @@
 //! The routes of *admin*: holdings and tasks here, others below.
 
 use crate::{
-    breakers, configuration, load_line, memory, openapi, page,
+    breakers::{self, page::no_parameters},
+    configuration, load_line, memory, openapi, page,
     problem::{self, Problem},
     shared::Shared,
     view::{HoldingsView, SweepView, SweptView, TasksView},
@@ -9,7 +10,7 @@ use crate::{
 use axum::{
     Json, Router,
     extract::{Path, State, rejection::PathRejection},
-    http::StatusCode,
+    http::{StatusCode, Uri},
     routing::{get, post},
 };
 use std::sync::Arc;
@@ -36,7 +37,11 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .with_state(shared)
 }
 
-async fn holdings(State(shared): State<Arc<Shared>>) -> Result<Json<HoldingsView>, Problem> {
+async fn holdings(
+    State(shared): State<Arc<Shared>>,
+    uri: Uri,
+) -> Result<Json<HoldingsView>, Problem> {
+    no_parameters(&uri)?;
     let registry = shared.registry.clone();
     let holdings = shared.asker.ask(move || registry.snapshot()).await;
     let holdings = holdings.ok_or_else(|| Problem::busy("a holding does not answer"))?;
@@ -45,8 +50,10 @@ async fn holdings(State(shared): State<Arc<Shared>>) -> Result<Json<HoldingsView
 
 async fn sweep(
     State(shared): State<Arc<Shared>>,
+    uri: Uri,
     name: Result<Path<String>, PathRejection>,
 ) -> Result<Json<SweepView>, Problem> {
+    no_parameters(&uri)?;
     let Path(name) = name?;
     let registry = shared.registry.clone();
     let (name, report) = shared
@@ -60,7 +67,11 @@ async fn sweep(
     Ok(Json(SweepView::new(name, report)))
 }
 
-async fn sweep_all(State(shared): State<Arc<Shared>>) -> Result<Json<SweptView>, Problem> {
+async fn sweep_all(
+    State(shared): State<Arc<Shared>>,
+    uri: Uri,
+) -> Result<Json<SweptView>, Problem> {
+    no_parameters(&uri)?;
     let registry = shared.registry.clone();
     let swept = shared
         .sweep(async move { registry.sweep_all().await })
@@ -73,11 +84,9 @@ async fn sweep_all(State(shared): State<Arc<Shared>>) -> Result<Json<SweptView>,
     }))
 }
 
-async fn tasks(State(shared): State<Arc<Shared>>) -> Json<TasksView> {
+async fn tasks(State(shared): State<Arc<Shared>>, uri: Uri) -> Result<Json<TasksView>, Problem> {
+    no_parameters(&uri)?;
     let runtime_alive = shared.main.metrics().num_alive_tasks();
-    Json(TasksView::new(
-        &shared.lifecycle,
-        runtime_alive,
-        Instant::now(),
-    ))
+    let tasks = TasksView::new(&shared.lifecycle, runtime_alive, Instant::now());
+    Ok(Json(tasks))
 }

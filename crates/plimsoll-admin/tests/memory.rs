@@ -332,6 +332,11 @@ async fn parameters_that_mean_nothing_are_refused() {
         ("GET", MONITOR),
         ("POST", GC),
         ("GET", OPENAPI),
+        ("GET", HOLDINGS),
+        ("GET", "/api/v1/holdings"),
+        ("GET", "/api/v1/tasks"),
+        ("POST", "/api/v1/holdings/sweep"),
+        ("POST", "/api/v1/holdings/cache/sweep"),
     ] {
         let told = ask(addr, method, &format!("{path}?deep=1"), "").problem(400, "Bad Request");
         assert_eq!(

@@ -425,6 +425,13 @@ async fn the_page_is_html_that_may_do_nothing() {
             "refresh=5&refresh=6",
             "`refresh` is \"6\": it is given twice, once will do",
         ),
+        (
+            &format!("{}=5", "é".repeat(1_000)),
+            &format!(
+                "`{}…` is \"5\": there is no such parameter, use refresh",
+                "é".repeat(100)
+            ),
+        ),
     ] {
         assert_eq!(
             get(addr, &format!("/?{query}")).problem(400, "Bad Request"),

@@ -3,7 +3,7 @@
 use crate::problem::Problem;
 use axum::http::{StatusCode, Uri};
 use plimsoll_breaker::{CallOutcome, CallsQuery};
-use std::{ops::RangeInclusive, time::Duration};
+use std::{borrow::Cow, ops::RangeInclusive, time::Duration};
 
 const LIMITS: RangeInclusive<usize> = 1..=1_000;
 const DEFAULT_LIMIT: usize = 100;
@@ -118,8 +118,18 @@ fn parameters(uri: &Uri) -> impl Iterator<Item = (&str, &str)> {
 }
 
 pub(crate) fn wrong(name: &str, value: &str, remedy: &str) -> Problem {
+    let (name, value) = (shortened(name), shortened(value));
     let detail = format!("`{name}` is {value:?}: {remedy}");
     Problem::new(StatusCode::BAD_REQUEST, detail)
+}
+
+/// The beginning of a text of which a client may send kilobytes, so that the remedy is found behind it.
+fn shortened(text: &str) -> Cow<'_, str> {
+    const CHARACTERS: usize = 100;
+    match text.char_indices().nth(CHARACTERS) {
+        Some((end, _)) => format!("{}…", &text[..end]).into(),
+        None => text.into(),
+    }
 }
 
 pub(crate) fn whole_number(digits: &str) -> Option<usize> {
