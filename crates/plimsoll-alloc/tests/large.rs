@@ -29,7 +29,7 @@ mod linux {
         panic::{self, AssertUnwindSafe},
         process::ExitCode,
         ptr,
-        sync::atomic::{AtomicUsize, Ordering::Relaxed},
+        sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
         thread,
     };
 
@@ -39,6 +39,7 @@ mod linux {
     pub(crate) fn run() -> ExitCode {
         let mut arguments = Arguments::from_args();
         arguments.test_threads = Some(1);
+        handle_forks();
         let trials: &[(&str, fn())] = &[
             ("contents_survive_however_a_block_is_resized", resized),
             ("block_grows_into_what_is_kept_behind_it", grown),
@@ -60,6 +61,9 @@ mod linux {
             ("addresses_that_are_lost_are_few", lost),
             ("mappings_do_not_add_up", long_run),
             ("child_of_a_fork_has_blocks_of_its_own", fork),
+            ("forks_wait_for_threads_that_have_the_lock", forks),
+            ("handlers_of_a_fork_may_have_large_blocks", handlers),
+            ("handler_of_a_signal_may_fork", signal),
             ("threads_have_blocks_to_themselves", threads),
         ];
         let trial = |(name, test): &(&str, fn())| {
@@ -822,6 +826,101 @@ mod linux {
         heap.end();
     }
 
+    /// Runs something while a thread allocates and frees large blocks all the time.
+    fn beside_a_busy_thread(heap: &Heap, work: impl FnOnce()) {
+        let ends = AtomicBool::new(false);
+        thread::scope(|threads| {
+            threads.spawn(|| {
+                while !ends.load(Relaxed) {
+                    heap.free(heap.try_alloc(layout(MIB, 8)).unwrap());
+                }
+            });
+            let done = panic::catch_unwind(AssertUnwindSafe(work));
+            ends.store(true, Relaxed);
+            done.unwrap();
+        });
+    }
+
+    fn forks() {
+        let heap = Heap::roomy();
+        let lives = heap.alloc(MIB);
+        beside_a_busy_thread(&heap, || {
+            for _ in 0..500 {
+                in_child(|| {
+                    let block = heap.alloc(2 * MIB);
+                    heap.free_marked(lives);
+                    heap.free_marked(block);
+                });
+            }
+        });
+        heap.free_marked(lives);
+        heap.end();
+    }
+
+    /// What handlers of a fork and of signals have, which are known to the process for ever.
+    static HANDLED: Heap = Heap::roomy();
+    static IS_HANDLED: AtomicBool = AtomicBool::new(false);
+    /// How often handlers were called, here and in the parent until there was a child.
+    static CALLS: AtomicUsize = AtomicUsize::new(0);
+
+    extern "C" fn at_fork() {
+        if IS_HANDLED.load(Relaxed) {
+            // Children are here before they can see to that themselves.
+            libc::alarm(60);
+            HANDLED.free_marked(HANDLED.alloc(MIB));
+            CALLS.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Has large blocks taken at forks, between the handlers of the lock, which come with the first block.
+    fn handle_forks() {
+        assert_eq!(libc::pthread_atfork(at_fork, at_fork, at_fork), 0);
+    }
+
+    fn handlers() {
+        IS_HANDLED.store(true, Relaxed);
+        beside_a_busy_thread(&HANDLED, || {
+            for forks in 1..50 {
+                in_child(|| assert_eq!(CALLS.load(Relaxed), 2 * forks));
+            }
+        });
+        IS_HANDLED.store(false, Relaxed);
+        libc::alarm(0);
+        HANDLED.0.release();
+        assert_eq!(HANDLED.has(), (0.0, 0.0));
+    }
+
+    static IS_CHILD: AtomicBool = AtomicBool::new(false);
+
+    extern "C" fn fork_at_signal(_: c_int) {
+        // SAFETY: there is no other thread.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            IS_CHILD.store(true, Relaxed);
+        } else {
+            wait_for(child);
+            CALLS.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn signal() {
+        // The timer counts what it runs.
+        const SIGVTALRM: c_int = 26;
+        in_child(|| {
+            let forks = || CALLS.load(Relaxed);
+            let before = forks();
+            libc::signal(SIGVTALRM, fork_at_signal);
+            libc::tick(1_000);
+            while forks() < before + 200 && !IS_CHILD.load(Relaxed) {
+                HANDLED.free(HANDLED.try_alloc(layout(MIB, 8)).unwrap());
+            }
+            libc::tick(0);
+            HANDLED.free_marked(HANDLED.alloc(2 * MIB));
+            HANDLED.0.release();
+            assert_eq!(HANDLED.has(), (0.0, 0.0));
+        });
+    }
+
     fn threads() {
         let heap = Heap::with_room(64 * MIB);
         let running = AtomicUsize::new(4);
@@ -878,6 +977,10 @@ mod linux {
             // SAFETY: it ends the process at once.
             unsafe { libc::_exit(c_int::from(failed)) };
         }
+        wait_for(child);
+    }
+
+    fn wait_for(child: c_int) {
         let mut status = -1;
         // SAFETY: the status lives as long.
         assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
@@ -885,13 +988,36 @@ mod linux {
     }
 
     mod libc {
-        use std::ffi::{c_int, c_uint};
+        use std::{
+            ffi::{c_int, c_long, c_uint},
+            ptr,
+        };
 
         unsafe extern "C" {
             pub(crate) safe fn alarm(seconds: c_uint) -> c_uint;
             pub(crate) fn fork() -> c_int;
+            pub(crate) safe fn pthread_atfork(
+                before: extern "C" fn(),
+                in_parent: extern "C" fn(),
+                in_child: extern "C" fn(),
+            ) -> c_int;
+            pub(crate) safe fn signal(number: c_int, handler: extern "C" fn(c_int)) -> usize;
+            fn setitimer(
+                which: c_int,
+                every: *const [c_long; 4],
+                before: *mut [c_long; 4],
+            ) -> c_int;
             pub(crate) fn waitpid(child: c_int, status: *mut c_int, options: c_int) -> c_int;
             pub(crate) fn _exit(status: c_int) -> !;
+        }
+
+        /// Has a signal come each time that so many microseconds of the processor were used.
+        pub(crate) fn tick(micros: c_long) {
+            const ITIMER_VIRTUAL: c_int = 1;
+            // SAFETY: two times of two numbers each.
+            let set =
+                unsafe { setitimer(ITIMER_VIRTUAL, &[0, micros, 0, micros], ptr::null_mut()) };
+            assert_eq!(set, 0);
         }
     }
 }

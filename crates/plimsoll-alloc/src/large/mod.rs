@@ -13,14 +13,17 @@ mod book;
 mod extents;
 mod pages;
 mod seams;
+mod turn;
 
 use self::{
     book::{Book, Taken},
     extents::{Extent, Pieces},
+    turn::Turn,
 };
 use crate::{AllocatorFigures, Reclaim};
 use std::{
     alloc::{GlobalAlloc, Layout, System},
+    ops::{Deref, DerefMut},
     ptr,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -57,7 +60,7 @@ const MOST_ALIGNED: usize = 4 << 10;
 ///
 /// # Cost
 ///
-/// A lock and a search of less than a microsecond for each large block, a system call for each piece that
+/// A lock, one for the process, and a search of less than a microsecond for each large block, a system call for each piece that
 /// is moved or given back, and 48 KiB for who has what. Lengths are rounded up to 128 KiB, of which what was
 /// never touched is not in memory. Blocks of zeros are written where their pages are not new.
 ///
@@ -78,12 +81,22 @@ const MOST_ALIGNED: usize = 4 << 10;
 ///
 /// All that is kept is given back before an allocation fails. What is kept stays when this is dropped.
 ///
-/// A process that forks and goes on without executing another program must not allocate large blocks in the
-/// child if other threads did so meanwhile: the lock may be held there for ever.
+/// A process may fork and go on without executing another program: `fork` waits until no thread holds the
+/// lock. What other threads were about to move or give back just then is lost to the child. A child that comes of
+/// a bare system call may find the lock held for ever, as one does where there was no memory for the first
+/// block to tell `fork` of it.
 #[derive(Debug)]
 pub struct LargeBlocks<A = System> {
     inner: A,
+    /// Waited for by nobody, since who has it has the turn.
     book: Mutex<Book>,
+}
+
+/// Who has the book, at its turn.
+struct Held<'a> {
+    // Before the turn, which is given on when this is dropped.
+    book: MutexGuard<'a, Book>,
+    _turn: Turn,
 }
 
 /// What [`LargeBlocks`] has, in bytes.
@@ -150,9 +163,13 @@ impl<A> LargeBlocks<A> {
         self.make_room();
     }
 
-    fn book(&self) -> MutexGuard<'_, Book> {
-        // Nothing panics while it is held.
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    fn book(&self) -> Held<'_> {
+        let turn = Turn::take();
+        Held {
+            // Nothing panics while it is held.
+            book: self.book.lock().unwrap_or_else(PoisonError::into_inner),
+            _turn: turn,
+        }
     }
 
     /// A block, and how many bytes at its beginning may be other than zero.
@@ -260,6 +277,20 @@ impl<A> LargeBlocks<A> {
             None => book.not_lengthened(block, by),
         }
         moved
+    }
+}
+
+impl Deref for Held<'_> {
+    type Target = Book;
+
+    fn deref(&self) -> &Book {
+        &self.book
+    }
+}
+
+impl DerefMut for Held<'_> {
+    fn deref_mut(&mut self) -> &mut Book {
+        &mut self.book
     }
 }
 
