@@ -138,7 +138,7 @@ mod glibc {
     use std::{
         ffi::{c_char, c_int, c_void},
         mem, ptr,
-        sync::OnceLock,
+        sync::atomic::{AtomicPtr, Ordering::Relaxed},
     };
 
     /// What `mallinfo2` returns, of which each field is as long.
@@ -183,9 +183,7 @@ mod glibc {
     }
 
     pub(super) fn figures() -> Option<AllocatorFigures> {
-        static MALLINFO2: OnceLock<Option<extern "C" fn() -> Mallinfo2>> = OnceLock::new();
-        let mallinfo2 = (*MALLINFO2.get_or_init(find))?;
-        let info = mallinfo2();
+        let info = mallinfo2()?();
         Some(AllocatorFigures {
             allocated: (info.allocated + info.mapped) as u64,
             active: None,
@@ -195,10 +193,16 @@ mod glibc {
     }
 
     /// Looked for at run time: a program that is linked with it does not start where glibc is older
-    /// than 2.33, whether it asks for figures or not.
-    fn find() -> Option<extern "C" fn() -> Mallinfo2> {
-        // SAFETY: the name ends with a zero; no library stands for all that are loaded.
-        let found = unsafe { dlsym(ptr::null_mut(), c"mallinfo2".as_ptr()) };
+    /// than 2.33, whether it asks for figures or not. By each thread that comes before it is known, so that
+    /// nobody waits for a thread that a fork has left behind.
+    fn mallinfo2() -> Option<extern "C" fn() -> Mallinfo2> {
+        static FOUND: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+        let mut found = FOUND.load(Relaxed);
+        if found.is_null() {
+            // SAFETY: the name ends with a zero; no library stands for all that are loaded.
+            found = unsafe { dlsym(ptr::null_mut(), c"mallinfo2".as_ptr()) };
+            FOUND.store(found, Relaxed);
+        }
         if found.is_null() {
             return None;
         }
