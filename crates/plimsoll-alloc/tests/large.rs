@@ -782,6 +782,7 @@ mod linux {
     fn long_run() {
         let heap = Heap::with_room(256 * MIB);
         let before = count_mappings();
+        let addresses = mapped();
         let mut random = Random(0x5eed);
         let mut blocks: Vec<Block> = Vec::new();
         let mut most = 0;
@@ -802,6 +803,7 @@ mod linux {
         heap.0.release();
         // Whoever reads how many there are may have some more.
         assert!(count_mappings() < before + 64);
+        assert!(mapped() < addresses + 4 * MIB);
         heap.end();
     }
 

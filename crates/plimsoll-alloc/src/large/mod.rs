@@ -322,11 +322,14 @@ impl<A: GlobalAlloc> LargeBlocks<A> {
 unsafe fn join(block: Extent, pieces: &[Extent]) -> usize {
     let mut to = block.addr;
     for (moved, piece) in pieces.iter().enumerate() {
-        // SAFETY: nobody has either, and the block is none of the pieces.
-        if !unsafe { pages::shift(*piece, to) } {
-            // Whether something is mapped where it should have gone is not known, and somebody else may
+        // SAFETY: nobody has it.
+        let is_one = unsafe { pages::is_one(*piece) };
+        // SAFETY: nobody has either, the block is none of the pieces, and the piece is of one mapping.
+        if !(is_one && unsafe { pages::shift(*piece, to) }) {
+            // Once it should have gone there, whether something is mapped is not known, and somebody else may
             // be there. It is left: nothing is in it.
-            for (addr, end) in [(block.addr, to), (to + piece.len, block.end())] {
+            let left = if is_one { piece.len } else { 0 };
+            for (addr, end) in [(block.addr, to), (to + left, block.end())] {
                 if addr < end {
                     let len = end - addr;
                     // SAFETY: as above.
@@ -457,5 +460,85 @@ impl<A: Reclaim> Reclaim for LargeBlocks<A> {
     /// Those of the allocator inside.
     fn figures(&self) -> Option<AllocatorFigures> {
         self.inner.figures()
+    }
+}
+
+#[cfg(all(test, target_os = "linux", not(miri), not(plimsoll_loom)))]
+mod tests {
+    use super::*;
+    use rustix::mm::{Advice, madvise};
+    use std::fs;
+
+    fn mapped(grains: usize) -> Extent {
+        let len = grains * GRAIN;
+        let addr = pages::map(len).unwrap();
+        Extent { addr, len }
+    }
+
+    fn part(of: Extent, grain: usize, grains: usize) -> Extent {
+        Extent {
+            addr: of.addr + grain * GRAIN,
+            len: grains * GRAIN,
+        }
+    }
+
+    /// Makes some of it a mapping of its own, as programs may.
+    fn split(range: Extent) {
+        // SAFETY: nothing forks meanwhile.
+        unsafe { madvise(pointer(range.addr).cast(), range.len, Advice::LinuxDontFork) }.unwrap();
+    }
+
+    /// How many mappings begin in a range.
+    fn begin_in(range: Extent) -> usize {
+        let maps = fs::read_to_string("/proc/self/maps").unwrap();
+        let begins = maps.lines().map(|line| line.split('-').next().unwrap());
+        let begins = begins.map(|begin| usize::from_str_radix(begin, 16).unwrap());
+        begins
+            .filter(|it| (range.addr..range.end()).contains(it))
+            .count()
+    }
+
+    #[test]
+    fn one_mapping_is_told_from_several_and_left_as_it_is() {
+        let whole = mapped(3);
+        let [first, middle, last] = [0, 1, 2].map(|grain| part(whole, grain, 1));
+        // SAFETY: nobody has any of them.
+        let is_one = |range| unsafe { pages::is_one(range) };
+        assert!(
+            [whole, first, middle, last]
+                .map(is_one)
+                .iter()
+                .all(|is_one| *is_one)
+        );
+        split(middle);
+        let begin = begin_in(whole);
+        assert!(!is_one(whole));
+        assert!(!is_one(part(whole, 0, 2)));
+        assert!(
+            [first, middle, last]
+                .map(is_one)
+                .iter()
+                .all(|is_one| *is_one)
+        );
+        assert_eq!(begin_in(whole), begin);
+        // SAFETY: nobody has it.
+        unsafe { pages::unmap(whole) };
+    }
+
+    #[test]
+    fn piece_of_several_mappings_stays_where_it_is_as_a_whole() {
+        let (one, several, block) = (mapped(2), mapped(5), mapped(8));
+        for range in [one, several] {
+            // SAFETY: it is as long.
+            unsafe { pointer(range.addr).write_bytes(7, range.len) };
+        }
+        split(part(several, 3, 1));
+        // SAFETY: nobody has any of them, and there is room for both.
+        assert_eq!(unsafe { join(block, &[one, several]) }, 1);
+        // SAFETY: it is as long, and was written.
+        let bytes = unsafe { std::slice::from_raw_parts(pointer(several.addr), several.len) };
+        assert!(bytes.iter().all(|byte| *byte == 7));
+        // SAFETY: nobody has it any more.
+        unsafe { pages::unmap(several) };
     }
 }

@@ -7,10 +7,13 @@ pub(super) use linux::*;
 
 #[cfg(target_os = "linux")]
 mod linux {
-    use super::super::extents::Extent;
-    use rustix::mm::{
-        Advice, MapFlags, MremapFlags, ProtFlags, madvise, mmap_anonymous, mremap, mremap_fixed,
-        munmap,
+    use super::super::{GRAIN, extents::Extent};
+    use rustix::{
+        io::Errno,
+        mm::{
+            Advice, MapFlags, MremapFlags, ProtFlags, madvise, mmap_anonymous, mremap,
+            mremap_fixed, munmap,
+        },
     };
     use std::ptr;
 
@@ -38,12 +41,32 @@ mod linux {
         }
     }
 
+    /// Whether addresses lie in one mapping, so that the system moves all of them or none.
+    ///
+    /// # Safety
+    ///
+    /// They were mapped here, and nobody has them.
+    pub(in super::super) unsafe fn is_one(range: Extent) -> bool {
+        let addr = ptr::with_exposed_provenance_mut(range.addr);
+        // No more than one mapping is ever made longer.
+        // SAFETY: nobody has them, as the caller says, nor what comes behind them then.
+        let longer = unsafe { mremap(addr, range.len, range.len + GRAIN, MremapFlags::empty()) };
+        if longer.is_ok() {
+            let (addr, len) = (range.end(), GRAIN);
+            // SAFETY: there was nothing until now.
+            unsafe { unmap(Extent { addr, len }) };
+        }
+        // Something is behind it, as a rule, or no more may be locked in memory.
+        matches!(longer, Ok(_) | Err(Errno::NOMEM | Errno::AGAIN))
+    }
+
     /// Moves pages to other addresses, whose own are gone then. Says whether that was done: where it was
     /// not, there may be nothing at these addresses, or what was.
     ///
     /// # Safety
     ///
-    /// Both were mapped here, nobody has either, and they do not overlap.
+    /// Both were mapped here, nobody has either, they do not overlap, and the pages lie in one mapping: since
+    /// 6.17 the system moves what lies in several, but not at once, and may stop on its way.
     pub(in super::super) unsafe fn shift(from: Extent, to: usize) -> bool {
         let (at, to) = (
             ptr::with_exposed_provenance_mut(from.addr),
@@ -76,6 +99,10 @@ mod elsewhere {
     }
 
     pub(in super::super) unsafe fn unmap(_: Extent) {}
+
+    pub(in super::super) unsafe fn is_one(_: Extent) -> bool {
+        false
+    }
 
     pub(in super::super) unsafe fn shift(_: Extent, _: usize) -> bool {
         false
