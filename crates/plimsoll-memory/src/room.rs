@@ -98,7 +98,8 @@ impl Room {
     }
 
     fn left(&mut self, now: Instant, used: u64, line: u64, blocks: &LargeBlockUsage) -> u64 {
-        let others = used.saturating_sub(blocks.live + blocks.kept);
+        // Blocks that nobody can have live until the system has refused them.
+        let others = used.saturating_sub(blocks.live.saturating_add(blocks.kept));
         let others = self.others.of(now, others);
         let lived = self.lived.of(now, blocks.live);
         let left = (line - line / MARGIN).saturating_sub(others);
@@ -305,6 +306,14 @@ mod tests {
     fn a_line_below_what_others_use_leaves_no_room() {
         let left = room().left(Instant::now(), 150 * MIB, 100 * MIB, &blocks(0, 30, 0));
         assert_eq!(left, 0);
+    }
+
+    #[test]
+    fn blocks_that_nobody_can_have_do_no_harm() {
+        let mut absurd = blocks(0, 30, 0);
+        absurd.live = u64::MAX;
+        let left = room().left(Instant::now(), 350 * MIB, 320 * MIB, &absurd);
+        assert_eq!(left, 308 * MIB);
     }
 
     #[test]
