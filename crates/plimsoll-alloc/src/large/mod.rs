@@ -60,9 +60,10 @@ const MOST_ALIGNED: usize = 4 << 10;
 ///
 /// # Cost
 ///
-/// A lock, one for the process, and a search of less than a microsecond for each large block, a system call for each piece that
-/// is moved or given back, and 48 KiB for who has what. Lengths are rounded up to 128 KiB, of which what was
-/// never touched is not in memory. Blocks of zeros are written where their pages are not new.
+/// A lock, one for the process, and a search of less than a microsecond for each large block; some system calls
+/// for each piece that is moved, and one for each that is given back; and 48 KiB for who has what. Lengths are
+/// rounded up to 128 KiB, of which what was never touched is not in memory. Blocks of zeros are written where
+/// their pages are not new.
 ///
 /// A room counts what lives: where more than that lives, nothing is kept, and each block is mapped and
 /// unmapped.
@@ -76,8 +77,8 @@ const MOST_ALIGNED: usize = 4 << 10;
 ///
 /// Pages are no longer moved where there are more than 4 000 mappings; where there are more than 4 096 once,
 /// or the system has refused to move some eight times, not until no block lives and none is kept. It refuses
-/// where a program has split mappings, by `madvise` say, and where there are as many as there may be. Addresses
-/// that pages were to be moved to are lost then, but not memory.
+/// where a program has split mappings, by `madvise` say, and where there are as many as there may be, which costs
+/// the addresses that pages were to be moved to, but no memory.
 ///
 /// All that is kept is given back before an allocation fails. What is kept stays when this is dropped.
 ///
