@@ -24,11 +24,14 @@ const LIVED_FOR: Duration = Duration::from_secs(10);
 const UNWATCHED: usize = 64 << 20;
 /// The room changes by no less.
 const STEP: u64 = 4 << 20;
-/// While this part of the line is used or kept, and that part of it is kept, it is looked so often. What is
-/// not a large block takes new pages, for which what is kept has to go: 20 to 40 MB in that time.
-const WATCHED_FROM: f64 = 0.70;
+/// While that part of the line is kept, it is looked oftener than the monitor does.
 const WATCHED_PART: u64 = 64;
-const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// While this part of it is used or kept, so often. What is not a large block takes new pages, for which what is
+/// kept has to go: 20 to 40 MB in that time.
+const NEAR: f64 = 0.70;
+const LOOK_NEAR: Duration = Duration::from_millis(5);
+/// Further away, so often. Others in the same container may take much at once, a child process say.
+const LOOK_FAR: Duration = Duration::from_millis(25);
 
 /// Leaves to the [large blocks](plimsoll_alloc::LargeBlocks) of an allocator what the line leaves.
 ///
@@ -84,17 +87,17 @@ impl Room {
         self.allocator.set_room(UNWATCHED);
     }
 
-    /// Sets the room by what is used with all that is kept. Whether to look again soon.
-    fn look(&mut self, now: Instant, used: u64) -> bool {
-        let (Some(line), Some(blocks)) = (self.line, self.allocator.large_blocks()) else {
-            return false;
-        };
+    /// Sets the room by what is used with all that is kept. When to look again, if soon.
+    fn look(&mut self, now: Instant, used: u64) -> Option<Duration> {
+        let (line, blocks) = (self.line?, self.allocator.large_blocks()?);
         let room = self.left(now, used, line, &blocks);
         if room != blocks.room {
             self.allocator
                 .set_room(usize::try_from(room).unwrap_or(usize::MAX));
         }
-        blocks.kept > line / WATCHED_PART && used as f64 > line as f64 * WATCHED_FROM
+        let is_near = used as f64 > line as f64 * NEAR;
+        let soon = if is_near { LOOK_NEAR } else { LOOK_FAR };
+        (blocks.kept > line / WATCHED_PART).then_some(soon)
     }
 
     fn left(&mut self, now: Instant, used: u64, line: u64, blocks: &LargeBlockUsage) -> u64 {
@@ -182,11 +185,9 @@ impl<S: Source> SourceWithRoom<S> {
         Self { of, meter, room }
     }
 
-    /// Sets the room by what is used. Whether to look again soon.
-    fn look(&self, used: Option<u64>) -> bool {
-        let Some((room, used)) = self.room.as_ref().zip(used) else {
-            return false;
-        };
+    /// Sets the room by what is used. When to look again, if soon.
+    fn look(&self, used: Option<u64>) -> Option<Duration> {
+        let (room, used) = self.room.as_ref().zip(used)?;
         let mut room = room.lock().unwrap_or_else(PoisonError::into_inner);
         room.look(Instant::now(), used)
     }
@@ -204,18 +205,18 @@ impl<S: Source> Source for SourceWithRoom<S> {
 
     fn wait(&mut self, timeout: Duration) -> bool {
         let mut left = timeout;
-        while left > LOOK_EVERY && self.room.is_some() {
+        while left > LOOK_NEAR && self.room.is_some() {
             let used = self.meter.meter().used();
-            if !self.look(used) {
+            let Some(soon) = self.look(used).filter(|soon| *soon < left) else {
                 break;
-            }
+            };
             let began = Instant::now();
-            if self.of.wait(LOOK_EVERY) {
+            if self.of.wait(soon) {
                 return true;
             }
             let passed = Instant::now().saturating_duration_since(began);
             // One that does not wait must not have this go round and round.
-            left = left.saturating_sub(passed.max(LOOK_EVERY));
+            left = left.saturating_sub(passed.max(soon));
         }
         self.of.wait(left)
     }
@@ -320,7 +321,7 @@ mod tests {
     fn without_a_line_the_room_stays() {
         static KEEPS: Keeps = Keeps(AtomicUsize::new(7));
         let mut room = Room::of(&KEEPS).expect("it keeps large blocks");
-        assert!(!room.look(Instant::now(), 350 * MIB));
+        assert_eq!(room.look(Instant::now(), 350 * MIB), None);
         assert_eq!(KEEPS.0.load(Relaxed), 7);
         room.leave();
         assert_eq!(KEEPS.0.load(Relaxed), 64 << 20, "little, if nobody looks");
@@ -398,15 +399,24 @@ mod tests {
     }
 
     #[test]
-    fn it_is_looked_often_while_much_is_kept_near_the_line() {
+    fn it_is_looked_oftener_while_much_is_kept_and_oftenest_near_the_line() {
         static KEEPS: Keeps = Keeps(AtomicUsize::new(0));
-        const HOUR: Duration = Duration::from_secs(3_600);
         let (used, _, mut source) = told(200, 240, &KEEPS);
-        source.wait(HOUR);
+        source.wait(3 * LOOK_NEAR + 3 * LOOK_FAR);
         let waits = used.1.lock().unwrap().clone();
-        assert_eq!(waits[..3], [LOOK_EVERY; 3]);
-        // Far from the line nothing is lost by a look that comes late.
-        assert!(waits.len() == 4 && waits[3] > HOUR / 2, "{waits:?}");
+        assert_eq!(waits[..3], [LOOK_NEAR; 3]);
+        assert_eq!(waits[3..5], [LOOK_FAR; 2]);
+        // It waits for the rest, and no longer.
+        assert!(waits.len() == 6 && waits[5] <= LOOK_FAR, "{waits:?}");
+    }
+
+    #[test]
+    fn where_little_is_kept_nobody_looks_before_the_monitor_does() {
+        static KEEPS: Keeps = Keeps(AtomicUsize::new(0));
+        // 50 MiB are less than a sixty-fourth part of this.
+        let (used, _, mut source) = told(200, 4_000, &KEEPS);
+        source.wait(Duration::from_secs(1));
+        assert_eq!(*used.1.lock().unwrap(), [Duration::from_secs(1)]);
     }
 
     #[test]
@@ -421,7 +431,7 @@ mod tests {
 
             fn wait(&mut self, timeout: Duration) -> bool {
                 self.0 += 1;
-                std::thread::park_timeout(timeout.min(LOOK_EVERY));
+                std::thread::park_timeout(timeout.min(LOOK_NEAR));
                 true
             }
         }
