@@ -90,7 +90,7 @@ pub mod profile;
 mod publish;
 pub mod reclaim;
 mod room;
-mod show;
+pub mod show;
 mod spawn;
 mod stats;
 pub mod system;

@@ -1,22 +1,28 @@
-//! Sizes and times for people.
+//! Sizes and times for people: in the sentence of state, in the log, and on the page of the admin listener.
 
 use std::{fmt, time::Duration};
 
-/// Bytes, to two or three digits.
-#[derive(Clone, Copy)]
-pub(crate) struct Size(pub(crate) u64);
+/// Bytes, in the largest unit of which there is one at least: `1.5 GiB`, `220 MiB`.
+///
+/// With `{:#}` there is a digit more below 100: `59.7 MiB`, for figures that are compared with each other.
+#[derive(Clone, Copy, Debug)]
+#[allow(clippy::exhaustive_structs, reason = "a number that is shown")]
+pub struct Size(pub u64);
 
-/// Bytes per second, with its sign.
-#[derive(Clone, Copy)]
-pub(crate) struct Rate(pub(crate) f64);
+/// Bytes per second, with its sign: `+3.0 MiB/s`.
+#[derive(Clone, Copy, Debug)]
+#[allow(clippy::exhaustive_structs, reason = "a number that is shown")]
+pub struct Rate(pub f64);
 
-/// A time in its largest unit.
-#[derive(Clone, Copy)]
-pub(crate) struct Span(pub(crate) Duration);
+/// A time in one unit: `250 ms`, `119 s`, `14 min`, `2 h`, `2 days`.
+#[derive(Clone, Copy, Debug)]
+#[allow(clippy::exhaustive_structs, reason = "a number that is shown")]
+pub struct Span(pub Duration);
 
-/// A share in percent.
-#[derive(Clone, Copy)]
-pub(crate) struct Percent(pub(crate) f64);
+/// A share in percent, 1 being all: `91 %`.
+#[derive(Clone, Copy, Debug)]
+#[allow(clippy::exhaustive_structs, reason = "a number that is shown")]
+pub struct Percent(pub f64);
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -28,7 +34,8 @@ impl fmt::Display for Size {
             size /= 1_024.0;
             unit += 1;
         }
-        let digits = usize::from(unit > 0 && size < 9.95);
+        let below = if f.alternate() { 99.95 } else { 9.95 };
+        let digits = usize::from(unit > 0 && size < below);
         write!(f, "{size:.digits$} {}", UNITS[unit])
     }
 }
@@ -76,6 +83,13 @@ mod tests {
             (u64::MAX, "16777216 TiB"),
         ] {
             assert_eq!(Size(bytes).to_string(), shown);
+        }
+        for (bytes, shown) in [
+            (1_023, "1023 B"),
+            (10 << 10, "10.0 KiB"),
+            ((100 << 20) - 1, "100 MiB"),
+        ] {
+            assert_eq!(format!("{:#}", Size(bytes)), shown);
         }
         assert_eq!(Rate(3.0 * 1_048_576.0).to_string(), "+3.0 MiB/s");
         assert_eq!(Rate(-100.0).to_string(), "-100 B/s");

@@ -1,7 +1,10 @@
 //! Pictures of sizes, as SVG without a script.
 
-use super::html::{Html, Size, Span};
-use plimsoll_memory::history::{HistoryPoint, Resolution};
+use super::html::Html;
+use plimsoll_memory::{
+    history::{HistoryPoint, Resolution},
+    show::{Size, Span},
+};
 use std::time::{Duration, SystemTime};
 
 /// How high a chart is. It is as wide as it has columns.
@@ -93,7 +96,7 @@ impl Past {
         html.text(id);
         html.markup("\">Last ");
         html.text(format_args!(
-            "{span}: {} to {} used.",
+            "{span}: {:#} to {:#} used.",
             Size(least),
             Size(most)
         ));
@@ -181,9 +184,9 @@ pub(super) fn bar(html: &mut Html, used: u64, kept: u64, line: Option<u64>, limi
     // It is between 0 and the width.
     let wide = |bytes: u64| (bytes as f64 / most as f64 * WIDTH as f64).round() as u64;
     html.markup("<figure><figcaption id=\"now\">Now: ");
-    html.text(format_args!("{} of {} used", Size(used), Size(limit)));
+    html.text(format_args!("{:#} of {:#} used", Size(used), Size(limit)));
     if let Some(line) = line {
-        html.text(format_args!(", the line is at {}", Size(line)));
+        html.text(format_args!(", the line is at {:#}", Size(line)));
     }
     html.markup(
         ".</figcaption><div class=\"chart\"><svg class=\"bar\" role=\"img\" preserveAspectRatio=\"none\" \

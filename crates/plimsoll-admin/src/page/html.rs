@@ -1,10 +1,7 @@
 //! Writes HTML. Text can only come in by [`Html::text`] and [`Html::name`], which escape it.
 
 use plimsoll_core::Name;
-use std::{
-    fmt::{self, Display, Write as _},
-    time::Duration,
-};
+use std::fmt::{self, Display, Write as _};
 
 /// HTML that grows.
 #[derive(Debug, Default)]
@@ -13,22 +10,9 @@ pub(super) struct Html(String);
 /// Takes text, and makes it such that it ends no tag, no attribute and no element.
 struct Escaped<'a>(&'a mut String);
 
-/// Bytes, in the largest unit of which there is one at least. Figures of a table are compared with each other, so
-/// they have a digit more than those of the sentence of state.
-#[derive(Clone, Copy)]
-pub(super) struct Size(pub(super) u64);
-
 /// A number with its digits in threes.
 #[derive(Clone, Copy)]
 pub(super) struct Count(pub(super) u64);
-
-/// A time in its largest unit, as in the sentence of state.
-#[derive(Clone, Copy)]
-pub(super) struct Span(pub(super) Duration);
-
-/// A share in percent, 1 being all.
-#[derive(Clone, Copy)]
-pub(super) struct Percent(pub(super) f64);
 
 /// What may not be known, or not be there.
 #[derive(Clone, Copy)]
@@ -40,10 +24,10 @@ impl Html {
         self.0.push_str(markup);
     }
 
-    /// Writes text between tags, or between quotes within one.
+    /// Writes text between tags, or between quotes within one; sizes with [a digit more](plimsoll_memory::show::Size).
     pub(super) fn text(&mut self, text: impl Display) {
         // Nothing that is written here fails.
-        let _ = write!(Escaped(&mut self.0), "{text}");
+        let _ = write!(Escaped(&mut self.0), "{text:#}");
     }
 
     /// Writes a name that was chosen elsewhere, and no more of it than a name is long. The direction
@@ -97,21 +81,6 @@ impl fmt::Write for Escaped<'_> {
     }
 }
 
-impl Display for Size {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-        let mut size = self.0 as f64;
-        let mut unit = 0;
-        // What would be rounded to 1024 is one of the next unit.
-        while size >= 1_023.5 && unit + 1 < UNITS.len() {
-            size /= 1_024.0;
-            unit += 1;
-        }
-        let digits = usize::from(unit > 0 && size < 99.95);
-        write!(f, "{size:.digits$} {}", UNITS[unit])
-    }
-}
-
 impl Display for Count {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let digits = self.0.to_string();
@@ -125,24 +94,6 @@ impl Display for Count {
             write!(f, "\u{202f}{}", &rest[place..place + 3])?;
         }
         Ok(())
-    }
-}
-
-impl Display for Span {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.as_secs() {
-            0 => write!(f, "{} ms", self.0.as_millis()),
-            seconds @ 1..120 => write!(f, "{seconds} s"),
-            seconds @ 120..7_200 => write!(f, "{} min", seconds / 60),
-            seconds @ 7_200..172_800 => write!(f, "{} h", seconds / 3_600),
-            seconds => write!(f, "{} days", seconds / 86_400),
-        }
-    }
-}
-
-impl Display for Percent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:.0} %", self.0 * 100.0)
     }
 }
 
@@ -197,31 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_times_and_counts_are_short() {
-        for (bytes, shown) in [
-            (0, "0 B"),
-            (1_023, "1023 B"),
-            (1_024, "1.0 KiB"),
-            (102_400, "100 KiB"),
-            (1_048_063, "1023 KiB"),
-            (1_048_064, "1.0 MiB"),
-            (512 << 20, "512 MiB"),
-            (3 << 30, "3.0 GiB"),
-            (1_023 << 40, "1023 TiB"),
-            (u64::MAX, "16777216 TiB"),
-        ] {
-            assert_eq!(Size(bytes).to_string(), shown);
-        }
-        for (millis, shown) in [
-            (0, "0 ms"),
-            (999, "999 ms"),
-            (119_999, "119 s"),
-            (840_000, "14 min"),
-            (7_200_000, "2 h"),
-            (172_800_000, "2 days"),
-        ] {
-            assert_eq!(Span(Duration::from_millis(millis)).to_string(), shown);
-        }
+    fn counts_are_in_threes_and_what_is_not_known_is_a_dash() {
         for (count, shown) in [
             (0, "0"),
             (999, "999"),
@@ -230,7 +157,6 @@ mod tests {
         ] {
             assert_eq!(Count(count).to_string(), shown);
         }
-        assert_eq!(Percent(0.914).to_string(), "91 %");
         assert_eq!(Known(Some(3)).to_string(), "3");
         assert_eq!(Known::<u64>(None).to_string(), "–");
     }

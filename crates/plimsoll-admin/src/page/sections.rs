@@ -4,11 +4,16 @@ use super::{
     Refresh,
     chart::bar,
     facts::{BreakerFacts, Facts, Holders, LineFacts, Links, Route, Top},
-    html::{Count, Html, Known, Percent, Size, Span, floor_char_boundary},
+    html::{Count, Html, Known, floor_char_boundary},
 };
 use crate::view::utc;
 use plimsoll_core::registry::HoldingSnapshot;
-use plimsoll_memory::{MemoryFigures, PressureLevel, admission::AdmissionStats, verdict::Verdict};
+use plimsoll_memory::{
+    MemoryFigures, PressureLevel,
+    admission::AdmissionStats,
+    show::{Percent, Size, Span},
+    verdict::Verdict,
+};
 use std::{
     fmt::Display,
     time::{Duration, SystemTime},
@@ -256,7 +261,7 @@ fn leaks(html: &mut Html, leaks: &Top<Verdict>, now: Instant) {
             cell(html, leak.kind.as_str());
             if leak.kind.is_in_bytes() {
                 // Saturates.
-                cell(html, format_args!("{}/s", Size(leak.slope as u64)));
+                cell(html, format_args!("{:#}/s", Size(leak.slope as u64)));
             } else {
                 cell(html, format_args!("{:.2}/s", leak.slope));
             }
@@ -281,7 +286,7 @@ fn holdings(html: &mut Html, holders: &Holders, now: Instant) {
     }
     html.markup("<p>");
     let (entries, bytes) = (Count(holders.entries), Size(holders.bytes));
-    html.text(format_args!("In all: {entries} entries, {bytes}."));
+    html.text(format_args!("In all: {entries} entries, {bytes:#}."));
     if holders.panicked > 0 {
         html.text(format_args!(" Panicked when asked: {}.", holders.panicked));
     }

@@ -13,7 +13,7 @@ use std::{
     mem,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     task::Waker,
 };
@@ -21,12 +21,13 @@ use std::{
 /// What is only guessed of a request is taken to be half as much after so long, in nanoseconds.
 const GUESS_HALVES: u64 = 1_000_000_000;
 
+/// The place of one that has ended.
+const ENDED: usize = usize::MAX;
+
 /// Those who run, and their sums when somebody [looked](Self::look) last.
 #[derive(Default)]
 pub(super) struct Running {
-    places: Vec<Option<Arc<Large>>>,
-    free: Vec<usize>,
-    count: usize,
+    all: Vec<Arc<Large>>,
     /// What they may still grow by.
     growth: Growth,
     /// What they hold.
@@ -55,6 +56,8 @@ pub(crate) struct Large {
     priority: Priority,
     key: Option<u64>,
     began: u64,
+    /// Where it is among all, for whoever has the book; [`ENDED`] once it is not.
+    place: AtomicUsize,
     learned: Arc<Learned>,
     has_answered: AtomicBool,
     cancelled: AtomicBool,
@@ -62,7 +65,6 @@ pub(crate) struct Large {
 }
 
 struct Run {
-    place: usize,
     /// What its handler allocates in; none before that runs.
     scope: Option<MemoryScope>,
     ages: Ages,
@@ -82,7 +84,7 @@ struct Run {
 
 impl Running {
     pub(super) const fn count(&self) -> usize {
-        self.count
+        self.all.len()
     }
 
     pub(super) const fn growth(&self) -> &Growth {
@@ -98,7 +100,7 @@ impl Running {
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Large>> {
-        self.places.iter().flatten()
+        self.all.iter()
     }
 
     pub(super) fn begin(&mut self, newcomer: Newcomer<'_>) -> Arc<Large> {
@@ -111,10 +113,6 @@ impl Running {
             began,
             ages,
         } = newcomer;
-        let place = self.free.pop().unwrap_or_else(|| {
-            self.places.push(None);
-            self.places.len() - 1
-        });
         let spread = learned.spread(want);
         self.growth.add_fresh(&spread);
         if let Some(trial) = &trial {
@@ -125,11 +123,11 @@ impl Running {
             priority,
             key,
             began,
+            place: AtomicUsize::new(self.all.len()),
             learned: learned.clone(),
             has_answered: AtomicBool::new(false),
             cancelled: AtomicBool::new(false),
             run: Mutex::new(Run {
-                place,
                 scope: None,
                 ages,
                 spread: Some(spread),
@@ -140,8 +138,7 @@ impl Running {
                 waker: None,
             }),
         });
-        self.places[place] = Some(large.clone());
-        self.count += 1;
+        self.all.push(large.clone());
         large
     }
 
@@ -150,11 +147,14 @@ impl Running {
         let mut run = large.run();
         // Whoever has the scope last ends it, which must not be us.
         run.scope = None;
-        if self.places[run.place].take().is_none() {
+        let place = large.place.swap(ENDED, Relaxed);
+        if place == ENDED {
             return 0;
         }
-        self.free.push(run.place);
-        self.count -= 1;
+        self.all.swap_remove(place);
+        if let Some(moved) = self.all.get(place) {
+            moved.place.store(place, Relaxed);
+        }
         match &run.spread {
             Some(spread) => self.growth.end_fresh(spread),
             None => self.growth.end_begun(run.expected - run.live),
@@ -323,5 +323,34 @@ impl Run {
                 },
             };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_who_have_ended_leave_no_place_behind() {
+        let (mut running, learned) = (Running::default(), Arc::new(Learned::new()));
+        let begin = |running: &mut Running, want| {
+            running.begin(Newcomer {
+                learned: &learned,
+                priority: Priority::Normal,
+                key: None,
+                want,
+                trial: None,
+                began: 0,
+                ages: Ages::default(),
+            })
+        };
+        let five: [_; 5] = std::array::from_fn(|n| begin(&mut running, 100 + n as u64));
+        // In an order in which each but the last has others moved.
+        for (left, n) in (0..5).rev().zip([1, 0, 3, 4, 2]) {
+            assert_eq!(running.end(&five[n]), 100 + n as u64);
+            assert_eq!(running.end(&five[n]), 0, "once");
+            assert_eq!((running.count(), running.all().count()), (left, left));
+        }
+        assert_eq!(running.growth().total(), 0);
     }
 }

@@ -117,6 +117,7 @@ impl MemoryFigures {
     /// Says in one sentence how things are.
     ///
     /// `at ease: memory 34 % of 512 MiB`, or
+    /// `growing: memory 40 % of 512 MiB, limit in 2 h at +45 KiB/s, /demo/leak leaks +40 KiB/s`, or
     /// `shedding /export: memory 91 % of 512 MiB, limit in 14 min at +3.0 MiB/s, /demo/leak holds 220 MiB`, or
     /// `shedding /export: 97 % of 1024 descriptors open, memory 34 % of 512 MiB`.
     #[must_use]
@@ -130,6 +131,8 @@ impl MemoryFigures {
     fn write(&self, f: &mut String, known: &Known<'_>) -> fmt::Result {
         match (known.shedding, self.level) {
             ([], PressureLevel::Unknown) => f.push_str("pressure unknown"),
+            // Nobody is at ease who leaks.
+            ([], PressureLevel::Normal) if known.leaks.is_some() => f.push_str("growing"),
             ([], PressureLevel::Normal) => f.push_str("at ease"),
             ([], level) => write!(f, "{level} pressure for {}", Span(self.level_for))?,
             (routes, _) => {
@@ -214,6 +217,14 @@ mod tests {
         figures.limit = Some(512 * MIB);
         figures.level = PressureLevel::Normal;
         assert_eq!(figures.describe(&none), "at ease: memory 34 % of 512 MiB");
+        let known = Known {
+            leaks: Some(("cache", 40_960.0)),
+            ..none
+        };
+        assert_eq!(
+            figures.describe(&known),
+            "growing: memory 34 % of 512 MiB, cache leaks +40 KiB/s"
+        );
         figures.used = Some(466 * MIB);
         figures.level = PressureLevel::High;
         figures.level_for = Duration::from_secs(7);
