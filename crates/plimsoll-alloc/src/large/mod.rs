@@ -227,11 +227,19 @@ impl<A> LargeBlocks<A> {
         self.give_back(Book::surplus);
     }
 
+    /// As long as there is something to give back, but no more than is kept now: it would take for ever while
+    /// others free.
     fn give_back(&self, mut next: impl FnMut(&mut Book) -> Option<Extent>) {
-        loop {
-            // Not while it is given back, which takes its time.
-            let gone = next(&mut self.book());
+        let mut left = u64::MAX;
+        while left > 0 {
+            let gone = {
+                let mut book = self.book();
+                left = left.min(book.usage().kept);
+                next(&mut book)
+            };
             let Some(gone) = gone else { break };
+            left = left.saturating_sub(gone.len as u64);
+            // Not at our turn, for it takes its time.
             // SAFETY: it was kept until now.
             unsafe { pages::unmap(gone) };
         }
@@ -524,6 +532,28 @@ mod tests {
         assert_eq!(begin_in(whole), begin);
         // SAFETY: nobody has it.
         unsafe { pages::unmap(whole) };
+    }
+
+    #[test]
+    fn no_more_is_given_back_than_was_kept_when_that_began() {
+        let blocks = LargeBlocks::with_room(System, usize::MAX);
+        for grains in [4, 5] {
+            assert!(blocks.book().put_back(mapped(grains)).is_none());
+        }
+        let mut given_back = 0;
+        blocks.give_back(|book| {
+            given_back += 1;
+            assert!(given_back < 10, "it takes for ever");
+            let gone = book.give_up(4 * GRAIN);
+            // As another thread that frees a block.
+            assert!(book.put_back(mapped(4)).is_none());
+            gone
+        });
+        // Nine grains, four of them at a time at most.
+        assert!((3..=9).contains(&given_back));
+        assert!(blocks.usage().kept > 0);
+        blocks.release_kept();
+        assert_eq!(blocks.usage().kept, 0);
     }
 
     #[test]
