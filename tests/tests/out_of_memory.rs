@@ -53,8 +53,11 @@ fn main() -> ExitCode {
     let all = loads
         .into_iter()
         .flat_map(|load| allocators.map(|allocator| (load, allocator)));
+    // Where large blocks have another allocator under them, of large blocks alone and of both kinds.
+    let all = all.chain([Load::A, Load::E].map(|load| (load, Allocator::JemallocLarge)));
     let proof = all.map(|(load, allocator)| {
-        let name = format!("load_{load}_on_{allocator}_is_survived").to_lowercase();
+        let name = format!("load_{load}_on_{allocator}_is_survived");
+        let name = name.to_lowercase().replace('-', "_");
         Trial::test(name, move || is_survived(load, allocator, None))
     });
     let line = Trial::test("who_has_a_line_below_400_mb_never_passes_400_mb", || {

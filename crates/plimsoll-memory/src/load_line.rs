@@ -269,8 +269,8 @@ impl LoadLine {
         self.known().standing.clone()
     }
 
-    /// Whether requests were refused for want of memory in the last 10 seconds. [`describe`](Self::describe) names
-    /// whose.
+    /// Whether admission has refused requests in the last 10 seconds. [`describe`](Self::describe) names whose,
+    /// and what there was too little of.
     #[must_use]
     pub fn is_shedding(&self) -> bool {
         self.known().shedding(Instant::now()).next().is_some()

@@ -41,7 +41,7 @@ pub(super) struct Facts {
 /// What the monitor knows.
 pub(super) struct LineFacts {
     pub(super) state: String,
-    /// Whether requests are refused for want of memory.
+    /// Whether admission refuses requests.
     pub(super) is_shedding: bool,
     pub(super) figures: MemoryFigures,
     pub(super) past: [Past; 2],

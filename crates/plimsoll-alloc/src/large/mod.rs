@@ -80,7 +80,7 @@ const MOST_ALIGNED: usize = 4 << 10;
 /// where a program has split mappings, by `madvise` say, and where there are as many as there may be, which costs
 /// the addresses that pages were to be moved to, but no memory.
 ///
-/// All that is kept is given back before an allocation fails. What is kept stays when this is dropped.
+/// All that is kept by then is given back before an allocation fails. What is kept stays when this is dropped.
 ///
 /// A process may fork and go on without executing another program: `fork` waits until no thread holds the
 /// lock. What other threads were about to move or give back just then is lost to the child. A child that comes of
