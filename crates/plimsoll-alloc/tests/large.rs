@@ -24,7 +24,7 @@ mod linux {
     };
     use std::{
         alloc::{GlobalAlloc, Layout},
-        ffi::{c_int, c_void},
+        ffi::{c_int, c_uint, c_void},
         fs,
         panic::{self, AssertUnwindSafe},
         process::ExitCode,
@@ -35,6 +35,8 @@ mod linux {
 
     const KIB: usize = 1 << 10;
     const MIB: usize = 1 << 20;
+    /// Seconds after which a child is taken to hang.
+    const HANGS: c_uint = 300;
 
     pub(crate) fn run() -> ExitCode {
         let mut arguments = Arguments::from_args();
@@ -868,7 +870,7 @@ mod linux {
     extern "C" fn at_fork() {
         if IS_HANDLED.load(Relaxed) {
             // Children are here before they can see to that themselves.
-            libc::alarm(60);
+            libc::alarm(HANGS);
             HANDLED.free_marked(HANDLED.alloc(MIB));
             CALLS.fetch_add(1, Relaxed);
         }
@@ -974,7 +976,7 @@ mod linux {
         if child == 0 {
             // Stacks take memory, which there may be none of.
             panic::set_hook(Box::new(|info| eprintln!("{info}")));
-            libc::alarm(60);
+            libc::alarm(HANGS);
             let failed = panic::catch_unwind(AssertUnwindSafe(test)).is_err();
             // SAFETY: it ends the process at once.
             unsafe { libc::_exit(c_int::from(failed)) };

@@ -20,7 +20,7 @@ use std::{
     process::ExitCode,
     sync::{
         Mutex,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     thread,
 };
@@ -631,14 +631,18 @@ fn exhausted() {
 fn switched() {
     const SOME: [usize; 4] = [48, 700, 5_000, 40_000];
     let scopes: Vec<_> = (0..3).map(|_| MemoryScope::new()).collect();
-    let done = AtomicBool::new(false);
+    let (done, seen) = (AtomicBool::new(false), AtomicUsize::new(0));
     let shared = Mutex::new(Vec::with_capacity(100_000));
     thread::scope(|threads| {
         let busy: Vec<_> = (0..3)
             .map(|thread: usize| {
-                let (scopes, shared) = (&scopes, &shared);
+                let (scopes, shared, seen) = (&scopes, &shared, &seen);
                 threads.spawn(move || {
-                    for n in 0..20_000 {
+                    for n in 0..20_000_000 {
+                        // Whoever switches may come late to the processor.
+                        if n >= 20_000 && seen.load(Relaxed) > 0 {
+                            break;
+                        }
                         let size = SOME[(n + thread) % 4];
                         let mut block = scopes[n % 3].run(|| bytes(size));
                         if n % 5 == 0 {
@@ -659,20 +663,19 @@ fn switched() {
             })
             .collect();
         let switches = threads.spawn(|| {
-            let mut seen = 0;
             while !done.load(Relaxed) {
                 profile::start(every(1 << 10));
                 thread::yield_now();
                 profile::start(every(4 << 10));
-                seen += check(&profile::snapshot());
+                seen.fetch_add(check(&profile::snapshot()), Relaxed);
                 profile::stop();
-                seen += check(&profile::snapshot());
+                seen.fetch_add(check(&profile::snapshot()), Relaxed);
             }
-            seen
         });
         busy.into_iter().for_each(|thread| thread.join().unwrap());
         done.store(true, Relaxed);
-        assert!(switches.join().unwrap() > 0);
+        switches.join().unwrap();
+        assert!(seen.load(Relaxed) > 0);
     });
     fn check(profile: &Profile) -> usize {
         for sample in &profile.samples {
