@@ -100,8 +100,11 @@ async fn a_holding_that_hangs_silences_nobody() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn probe_and_admin_have_their_own_routes_on_addresses_of_their_own() {
+    // Of the other family, where the machine has it.
+    let v6 = SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], 0));
+    let admin = if is_free(v6) { v6 } else { apart(4) };
     let config = ControlConfig::new()
-        .admin_addr(([0, 0, 0, 0, 0, 0, 0, 1], 0).into())
+        .admin_addr(admin)
         .probe_addr(any_port());
     let control = Control::start(config, Registry::new(), Lifecycle::new(), None).unwrap();
     let (probe, admin) = (control.probe_addr().unwrap(), control.admin_addr().unwrap());
@@ -135,14 +138,19 @@ async fn one_loopback_address_given_twice_is_one_listener() {
     control.stop().await;
 }
 
-/// Starts listeners on an address that no other test takes a port of, where there are such.
-fn start_apart(registry: &Registry, host: u8) -> (Control, SocketAddr) {
+/// An address that no other test takes a port of, where there are such.
+fn apart(host: u8) -> SocketAddr {
     let ip = if cfg!(target_os = "linux") {
         Ipv4Addr::new(127, 77, 0, host)
     } else {
         Ipv4Addr::LOCALHOST
     };
-    let config = ControlConfig::new().admin_addr((ip, 0).into());
+    (ip, 0).into()
+}
+
+/// Starts listeners on such an address.
+fn start_apart(registry: &Registry, host: u8) -> (Control, SocketAddr) {
+    let config = ControlConfig::new().admin_addr(apart(host));
     let control = Control::start(config, registry.clone(), Lifecycle::new(), None).unwrap();
     let addr = control.admin_addr().unwrap();
     (control, addr)
@@ -181,6 +189,19 @@ async fn dropping_it_ends_the_thread() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_waits_for_no_holding_that_hangs() {
+    // A thread that is left behind takes 5 seconds each time, and a machine that is busy does not.
+    let mut took = [Duration::MAX; 3];
+    for took in &mut took {
+        *took = stop_beside_a_holding_that_hangs().await;
+        if *took < Duration::from_secs(5) {
+            return;
+        }
+    }
+    panic!("{took:?}: the thread was left behind");
+}
+
+/// How long it takes.
+async fn stop_beside_a_holding_that_hangs() -> Duration {
     let registry = Registry::new();
     let (control, addr) = start_apart(&registry, 3);
     let (hanging, asked) = Odd::hanging("hanging");
@@ -207,13 +228,10 @@ async fn a_stop_waits_for_no_holding_that_hangs() {
     let start = Instant::now();
     control.stop().await;
     let took = Instant::now().saturating_duration_since(start);
-    assert!(
-        took < Duration::from_secs(5),
-        "{took:?}: the thread was left behind"
-    );
     assert!(is_free(addr));
     drop((release, clients));
     holder.join().unwrap();
+    took
 }
 
 #[test]
