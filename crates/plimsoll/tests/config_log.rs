@@ -56,7 +56,7 @@ impl Log {
                 tokio::task::yield_now().await;
             }
         };
-        let there = timeout(Duration::from_secs(30), there).await;
+        let there = timeout(Duration::from_secs(60), there).await;
         assert!(there.is_ok(), "{what} {count} times in\n{}", self.text());
     }
 
@@ -171,7 +171,12 @@ async fn text_that_cannot_be_used_is_told_once_until_it_is_another() {
     let (log, _turn) = Log::start().await;
     let folder = folder("log-bad");
     let file = folder.join("adapters.yaml");
-    let write = |text: &str| fs::write(&file, text).unwrap();
+    // At once, since one that is read half written is another one.
+    let write = |text: &str| {
+        let new = folder.join("new");
+        fs::write(&new, text).unwrap();
+        fs::rename(new, &file).unwrap();
+    };
     let good = "adapters:\n- name: a\n";
     write(good);
     let files = ConfigFiles::in_folder(&folder).no_variables();

@@ -233,7 +233,7 @@ pub(crate) async fn until(what: impl Fn() -> bool) {
             tokio::task::yield_now().await;
         }
     };
-    let longest = Duration::from_secs(30);
+    let longest = Duration::from_secs(60);
     tokio::time::timeout(longest, there)
         .await
         .expect("it comes in time");
