@@ -402,12 +402,17 @@ mod tests {
     fn it_is_looked_oftener_while_much_is_kept_and_oftenest_near_the_line() {
         static KEEPS: Keeps = Keeps(AtomicUsize::new(0));
         let (used, _, mut source) = told(200, 240, &KEEPS);
-        source.wait(3 * LOOK_NEAR + 3 * LOOK_FAR);
+        let all = 3 * LOOK_NEAR + 40 * LOOK_FAR;
+        source.wait(all);
         let waits = used.1.lock().unwrap().clone();
         assert_eq!(waits[..3], [LOOK_NEAR; 3]);
-        assert_eq!(waits[3..5], [LOOK_FAR; 2]);
-        // It waits for the rest, and no longer.
-        assert!(waits.len() == 6 && waits[5] <= LOOK_FAR, "{waits:?}");
+        let [far @ .., last] = &waits[3..] else {
+            panic!("{waits:?}");
+        };
+        assert!(!far.is_empty() && far.iter().all(|wait| *wait == LOOK_FAR));
+        // It waits for the rest, and no longer: for less where it was kept from the processor.
+        assert!(*last <= LOOK_FAR, "{waits:?}");
+        assert!(waits.iter().sum::<Duration>() <= all, "{waits:?}");
     }
 
     #[test]
