@@ -12,6 +12,7 @@ use std::{
     net::{SocketAddr, TcpStream},
     pin::pin,
     task::{Context, Waker},
+    time::Duration,
 };
 use tower::{Layer, Service, service_fn};
 
@@ -71,7 +72,12 @@ fn idle_connections_take_what_is_documented() {
         .enable_all()
         .build()
         .unwrap();
-    let server = Server::new("public", ServerConfig::default()).unwrap();
+    // On a machine that is slow, none is closed before all are there.
+    let hour = Duration::from_secs(3_600);
+    let config = ServerConfig::default()
+        .head_timeout(hour)
+        .idle_timeout(hour);
+    let server = Server::new("public", config).unwrap();
     let lifecycle = Lifecycle::new();
     let at = runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
