@@ -501,7 +501,7 @@ async fn hold_idle(addr: SocketAddr, count: usize) -> Vec<TcpStream> {
         if place % 128 == 0 {
             sleep(Duration::from_millis(5)).await;
         }
-        match timeout(Duration::from_secs(5), TcpStream::connect(addr)).await {
+        match timeout(TIMEOUT, TcpStream::connect(addr)).await {
             Ok(Ok(stream)) => held.push(stream),
             _ => break,
         }

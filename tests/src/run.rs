@@ -27,9 +27,9 @@ use std::{
 use tokio::time::Instant;
 
 /// How long the service may take to listen.
-const START: Duration = Duration::from_secs(20);
+const START: Duration = Duration::from_secs(60);
 /// How long the driver may take besides the load: idle connections, probes.
-const AROUND: Duration = Duration::from_secs(90);
+const AROUND: Duration = Duration::from_secs(300);
 
 /// The allocator within the tracking one.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize, ValueEnum)]

@@ -13,7 +13,7 @@ use client::Client;
 use ledger::{Asked, adds_up, is_empty, memory, off};
 use plan::{Kind, plan};
 use plimsoll::{
-    BudgetMode, Config, LifecycleConfig, MemoryConfig, Phase, Plimsoll, StopReport,
+    BudgetMode, Config, LifecycleConfig, MemoryConfig, MonitorConfig, Phase, Plimsoll, StopReport,
     TrackingAllocator, alloc::CountingAllocator,
 };
 use service::{BUDGET, CACHED, Shared, TOLD_TO, app};
@@ -55,7 +55,7 @@ const TASK: u64 = 1_024;
 const GROWTH: u64 = 16 << 10;
 
 /// How long it may take until all is quiet.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(120);
 
 struct Service {
     runtime: Runtime,
@@ -125,10 +125,14 @@ impl Service {
         }
         all.wait();
         let (shared, receiver) = Shared::new(REQUESTS);
+        // What the monitor remembers grows with each look until it is full, so that the process would
+        // grow with the time that the rounds take.
+        let monitor = MonitorConfig::new().interval(Duration::from_secs(60));
         let memory = MemoryConfig::new()
             .budget_of(Kind::Budget.route(), BUDGET)
             .budget_of(Kind::Over.route(), BUDGET)
-            .on_over_budget(BudgetMode::Enforce);
+            .on_over_budget(BudgetMode::Enforce)
+            .monitor(monitor);
         let (plimsoll, addr, serving) = runtime.block_on(serve(memory, &shared));
         let freed = shared.freed.clone();
         let frees = thread::spawn(move || {
