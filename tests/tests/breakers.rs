@@ -2,8 +2,8 @@
 
 use plimsoll::{
     Adapter, AdapterSetupError, Breakers, CircuitBreaker, CircuitBreakerConfig, Config,
-    ControlConfig, HistoryConfig, KeyedBreakers, Outcome, Plimsoll, RegistryConfig, State,
-    breaker::KeyedConfig, registry::RegisterError,
+    ControlConfig, HistoryConfig, KeyedBreakers, MemoryConfig, MonitorConfig, Outcome, Plimsoll,
+    RegistryConfig, State, breaker::KeyedConfig, registry::RegisterError,
 };
 use plimsoll_core::test_util::FakeHolding;
 use std::{net::SocketAddr, time::Duration};
@@ -20,7 +20,13 @@ fn start() -> Plimsoll {
 }
 
 fn start_with(control: ControlConfig) -> Plimsoll {
-    Plimsoll::start(Config::new().control(control)).expect("a service")
+    Plimsoll::start(config().control(control)).expect("a service")
+}
+
+/// Where others have taken the memory of the machine, nothing is dropped for that.
+fn config() -> Config {
+    let monitor = MonitorConfig::new().shrink(false);
+    Config::new().memory(MemoryConfig::new().monitor(monitor))
 }
 
 fn control() -> ControlConfig {

@@ -69,11 +69,12 @@ async fn settings_of_an_http_client_are_read_from_an_item() {
 
 // === where alerts are sent ===
 
-/// A receiver of one alert, and where it is.
+/// A receiver of alerts until the one that it leaks, and where it is. Where others have taken the memory of
+/// the machine, that is told before.
 fn receiver() -> (SocketAddr, thread::JoinHandle<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
-    let receive = move || {
+    let receive = move || loop {
         let (mut stream, _) = listener.accept().unwrap();
         let mut text = String::new();
         while !text.ends_with('}') {
@@ -84,7 +85,9 @@ fn receiver() -> (SocketAddr, thread::JoinHandle<String>) {
         }
         let answer = b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n";
         stream.write_all(answer).unwrap();
-        text
+        if text.contains("it leaks") {
+            break text;
+        }
     };
     (addr, thread::spawn(receive))
 }
@@ -114,7 +117,8 @@ async fn alerts_are_sent_where_the_file_says() {
     assert!(told.contains("authorization: Bearer T0KEN\r\n"), "{told}");
     assert!(told.contains(r#""text":"it leaks""#), "{told}");
     let webhook = plimsoll.webhook().unwrap();
-    assert_eq!((webhook.stats().attempts, webhook.stats().failed), (1, 0));
+    let stats = webhook.stats();
+    assert!(stats.attempts >= 1 && stats.failed == 0, "{stats:?}");
 
     folder.config("webhook: off\n");
     let reload = plimsoll.reload().await.unwrap();
