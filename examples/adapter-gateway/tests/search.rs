@@ -251,7 +251,8 @@ async fn chroma_refuses_answers_that_are_too_large_or_not_understood() {
     }
 }
 
-#[tokio::test(start_paused = true)]
+// It takes the second for which one waits: a paused clock would go on while the first one connects.
+#[tokio::test]
 async fn a_connection_that_is_not_free_is_not_held_against_the_vector_service() {
     let hang = || async { future::pending::<StatusCode>().await };
     let app = Router::new().route("/api/v1/query", post(hang));
