@@ -1,6 +1,6 @@
 use plimsoll::{
-    Adapter, AdapterError, AdapterSpec, Adapters, BoxError, Config, ConfigFiles, Loaded, Plimsoll,
-    RejectReason, Rejected,
+    Adapter, AdapterError, AdapterSpec, Adapters, BoxError, Config, ConfigFiles, Loaded,
+    MemoryConfig, MonitorConfig, Plimsoll, RejectReason, Rejected,
     config_files::{Effective, Source},
     settings::{Fields, Settings, text},
 };
@@ -134,7 +134,10 @@ pub(crate) struct Service {
 }
 
 pub(crate) fn code() -> Config {
-    Config::new().no_control()
+    // Where others have taken the memory of the machine, nothing is dropped for that.
+    let monitor = MonitorConfig::new().shrink(false);
+    let memory = MemoryConfig::new().monitor(monitor);
+    Config::new().no_control().memory(memory)
 }
 
 impl Service {
