@@ -2,7 +2,9 @@
 
 use super::growth::Spread;
 use std::{
+    f64::consts::SQRT_2,
     mem,
+    ops::RangeInclusive,
     sync::{
         Mutex, PoisonError, TryLockError,
         atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -11,7 +13,9 @@ use std::{
 
 /// Sizes are told apart by a quarter of an octave, from 4 KiB to 64 GiB.
 const BINS: usize = 4 * 24 + 1;
-const SMALLEST: f64 = 4_096.0;
+const SMALLEST: u64 = 4_096;
+/// Powers of two by quarters, from 0 on.
+const QUARTERS: [f64; 4] = [1.0, 1.189_207_115_002_721, SQRT_2, 1.681_792_830_507_429];
 
 /// Counts are halved when there are so many, so that what was long ago counts less and less.
 const HALVED_AT: u32 = 1_024;
@@ -52,6 +56,8 @@ pub(super) struct Learned {
 
 struct Peaks {
     counts: [u32; BINS],
+    /// Those from the first to the last in which there are any. Most routes have few.
+    bins: RangeInclusive<usize>,
     total: u32,
     /// Requests seen, as far as that matters.
     seen: u32,
@@ -86,6 +92,7 @@ impl Learned {
             untold: AtomicU32::new(0),
             peaks: Mutex::new(Peaks {
                 counts: [0; BINS],
+                bins: NONE,
                 total: 0,
                 seen: 0,
                 largest: 0,
@@ -177,12 +184,14 @@ impl Learned {
     /// One is counted by itself. It [tells](Self::has_told) once what it is like. Both are called with the
     /// lock of the ledger.
     pub(super) fn begins(&self) {
-        self.untold.fetch_add(1, Relaxed);
+        let untold = self.untold.load(Relaxed);
+        self.untold.store(untold + 1, Relaxed);
     }
 
     /// One has shown what it is like, or has ended.
     pub(super) fn has_told(&self) {
-        self.untold.fetch_sub(1, Relaxed);
+        let untold = self.untold.load(Relaxed);
+        self.untold.store(untold - 1, Relaxed);
     }
 
     /// Whether one runs that has not shown yet what it is like.
@@ -220,20 +229,23 @@ fn set(word: &AtomicU64, value: u64) {
 impl Peaks {
     fn add(&mut self, peak: u64, weight: u32, ages: Option<&Ages>) {
         self.seen = self.seen.checked_add(1).unwrap_or(ENOUGH);
-        self.counts[bin(peak)] += weight;
+        let bin = bin(peak);
+        self.counts[bin] += weight;
         self.total += weight;
+        self.bins = with(&self.bins, bin);
         if self.total >= HALVED_AT {
             for count in &mut self.counts {
                 *count /= 2;
             }
             self.total = self.counts.iter().sum();
+            let bins = (0..BINS).filter(|bin| self.counts[*bin] > 0);
+            self.bins = bins.fold(NONE, |bins, bin| with(&bins, bin));
         }
         self.largest = self.largest.max(peak);
-        for (growth, held) in self
-            .growth
-            .iter_mut()
-            .zip(ages.iter().flat_map(|it| it.held))
-        {
+        let Some(ages) = ages else {
+            return;
+        };
+        for (growth, held) in self.growth.iter_mut().zip(ages.held) {
             if let Some(held) = held {
                 growth.add(held, peak);
             }
@@ -241,28 +253,27 @@ impl Peaks {
     }
 
     fn spread(&self, quantile: f64, guess: u64) -> Spread {
-        let largest = self.largest.max(SMALLEST as u64);
+        let largest = self.largest.max(SMALLEST);
         if self.seen < ENOUGH {
             // The fewer there were, the larger the next may be.
             let margin = 1.0 + 8.0 / f64::from(self.seen.max(1));
             let most = guess.max(largest + largest / 4);
             return Spread::certain(((largest as f64 * margin) as u64).min(most));
         }
-        let enough = (f64::from(self.total) * quantile).ceil() as u32;
+        let enough = f64::from(self.total) * quantile;
         let (mut count, mut most) = (0, None);
         let (mut sum, mut squares) = (0.0, 0.0);
-        for (bin, times) in self
-            .counts
-            .iter()
-            .enumerate()
-            .filter(|(_, times)| **times > 0)
-        {
+        for bin in self.bins.clone() {
+            let times = self.counts[bin];
+            if times == 0 {
+                continue;
+            }
             let bytes = upper(bin).min(largest);
             count += times;
-            if most.is_none() && count >= enough {
+            if most.is_none() && f64::from(count) >= enough {
                 most = Some(bytes);
             }
-            let (times, bytes) = (f64::from(*times), bytes as f64);
+            let (times, bytes) = (f64::from(times), bytes as f64);
             sum += times * bytes;
             squares += times * bytes * bytes;
         }
@@ -343,14 +354,26 @@ impl Ages {
     }
 }
 
+/// No bins.
+const NONE: RangeInclusive<usize> = BINS..=0;
+
+fn with(bins: &RangeInclusive<usize>, bin: usize) -> RangeInclusive<usize> {
+    bin.min(*bins.start())..=bin.max(*bins.end())
+}
+
+/// The first bin whose edge is no smaller.
 fn bin(bytes: u64) -> usize {
-    let quarters = 4.0 * (bytes as f64 / SMALLEST).log2();
-    // Rounded up: a bin holds what is no larger than its edge.
-    (quarters.ceil().max(0.0) as usize).min(BINS - 1)
+    let Some(octave) = (bytes.saturating_sub(1) / SMALLEST).checked_ilog2() else {
+        return 0;
+    };
+    // It is larger than the edge of this one, and no larger than that of the fourth from here.
+    let bin = 4 * octave as usize;
+    let quarters = (1..4).filter(|quarter| upper(bin + quarter) < bytes);
+    (bin + 1 + quarters.count()).min(BINS - 1)
 }
 
 fn upper(bin: usize) -> u64 {
-    (SMALLEST * (bin as f64 / 4.0).exp2()) as u64
+    ((SMALLEST << (bin / 4)) as f64 * QUARTERS[bin % 4]) as u64
 }
 
 #[cfg(test)]
@@ -563,10 +586,23 @@ mod tests {
     }
 
     #[test]
-    fn any_size_has_a_bin_whose_edge_is_no_smaller() {
-        for bytes in [0, 1, 4_096, 4_097, MIB, MIB + 1, 10 * MIB + 7, 60 << 30] {
-            assert!(upper(bin(bytes)) + 1 >= bytes, "{bytes}");
+    fn any_size_has_the_first_bin_whose_edge_is_no_smaller() {
+        assert_eq!((bin(0), bin(1)), (0, 0));
+        for at in 0..BINS {
+            let edge = upper(at);
+            let exact = SMALLEST as f64 * (at as f64 / 4.0).exp2();
+            assert_eq!(edge, exact as u64, "{at}");
+            assert_eq!((bin(edge - 1), bin(edge)), (at, at));
+            assert_eq!(bin(edge + 1), (at + 1).min(BINS - 1));
         }
         assert_eq!(bin(u64::MAX), BINS - 1);
+    }
+
+    #[test]
+    fn those_that_were_forgotten_are_looked_at_no_more() {
+        let (peaks, few) = ([64 * MIB, MIB / 64], HALVED_AT as usize);
+        let learned = learned(peaks.into_iter().chain(std::iter::repeat_n(MIB, few)));
+        let bins = learned.peaks.lock().unwrap().bins.clone();
+        assert_eq!(bins, bin(MIB)..=bin(MIB));
     }
 }
