@@ -65,7 +65,7 @@ pub use self::{
     reclaim::{AllocatorFigures, Reclaim, Reclaimed, resident_bytes},
     scope::{
         Charge, Entered, GroupId, MemoryGroup, MemoryScope, MemoryUsage, OverLimit, ProcessUsage,
-        Retained, each_retained, live_bytes, process_usage, set_now, untracked,
+        Retained, WeakScope, each_retained, live_bytes, process_usage, set_now, untracked,
     },
     tracking::{Mode, TrackingAllocator, is_installed, mode, mode_switches, set_mode},
 };

@@ -111,6 +111,12 @@ pub struct MemoryScope {
     tag: Option<NonZeroU64>,
 }
 
+/// A [`MemoryScope`] as others see it who do not keep it open.
+#[derive(Clone, Copy, Debug)]
+pub struct WeakScope {
+    tag: Option<NonZeroU64>,
+}
+
 /// Scopes of one kind: those of a route, say. It holds what they hold, after they have ended, too.
 ///
 /// Scopes [within](Self::scope_within) those of other groups count for it as well.
@@ -237,9 +243,7 @@ impl MemoryScope {
     /// What it holds.
     #[must_use]
     pub fn usage(&self) -> MemoryUsage {
-        tell();
-        let held = self.tag.and_then(|tag| slot::held(tag.get()));
-        held.unwrap_or_default().into()
+        self.downgrade().usage()
     }
 
     /// Sets the most bytes that may be live; none by default. Nothing happens when there are more,
@@ -322,11 +326,28 @@ impl MemoryScope {
         }
     }
 
+    /// The same scope for somebody who wants to know what it holds, and does not keep it open.
+    #[must_use]
+    pub const fn downgrade(&self) -> WeakScope {
+        WeakScope { tag: self.tag }
+    }
+
     const fn tag(&self) -> u64 {
         match self.tag {
             Some(tag) => tag.get(),
             None => ROOT,
         }
+    }
+}
+
+impl WeakScope {
+    /// What it [holds](MemoryScope::usage); nothing once it has ended and retains nothing, or its place
+    /// was taken.
+    #[must_use]
+    pub fn usage(&self) -> MemoryUsage {
+        tell();
+        let held = self.tag.and_then(|tag| slot::held(tag.get()));
+        held.unwrap_or_default().into()
     }
 }
 

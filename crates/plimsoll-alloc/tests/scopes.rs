@@ -420,6 +420,25 @@ fn guards_handles_and_charges_are_sent_where_they_may_be() {
 }
 
 #[test]
+fn weak_scope_tells_what_one_holds_and_keeps_none_open() {
+    let group = MemoryGroup::new();
+    let scope = group.scope();
+    let weak = scope.downgrade();
+    let block = scope.run(|| bytes(1_000));
+    assert_eq!(weak.usage(), scope.usage());
+    assert_eq!(weak.usage().live, 1_000);
+    drop(scope);
+    // What is retained is held still.
+    assert_eq!((retained(&group)[0], weak.usage().live), (1, 1_000));
+    drop(block);
+    assert_eq!((retained(&group)[0], weak.usage().live), (0, 0));
+    // Whoever has its place by now is another.
+    let other = group.scope();
+    let _block = other.run(|| bytes(2_000));
+    assert_eq!(weak.usage(), MemoryUsage::default());
+}
+
+#[test]
 fn scope_can_be_dropped_on_another_thread() {
     let group = MemoryGroup::new();
     let scope = group.scope();
