@@ -149,7 +149,7 @@ impl Route {
     #[inline]
     pub(crate) fn runs(&self, hold: &Hold, scope: &MemoryScope) {
         if let Hold::Large(large) = hold {
-            large.runs(scope.clone());
+            large.runs(scope);
         }
     }
 

@@ -8,12 +8,12 @@ use super::{
     trial::{self, Shows, Trial},
 };
 use crate::reclaim::Victim;
-use plimsoll_alloc::MemoryScope;
+use plimsoll_alloc::{MemoryScope, WeakScope};
 use std::{
     mem,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::Waker,
 };
@@ -24,10 +24,16 @@ const GUESS_HALVES: u64 = 1_000_000_000;
 /// The place of one that has ended.
 const ENDED: usize = usize::MAX;
 
+/// What one held when it first waited that has not yet. Nobody holds that.
+const NOT_YET: u64 = u64::MAX;
+
+/// There is room for so many, however few run, and no more than for four times those that do.
+const ROOM: usize = 64;
+
 /// Those who run, and their sums when somebody [looked](Self::look) last.
 #[derive(Default)]
 pub(super) struct Running {
-    all: Vec<Arc<Large>>,
+    all: Vec<Run>,
     /// What they may still grow by.
     growth: Growth,
     /// What they hold.
@@ -51,22 +57,26 @@ pub(super) struct Newcomer<'a> {
     pub(super) ages: Ages,
 }
 
-/// A request that is counted by itself.
+/// A request that is counted by itself: what it says of itself, without the lock of the book.
 pub(crate) struct Large {
     priority: Priority,
-    key: Option<u64>,
-    began: u64,
     /// Where it is among all, for whoever has the book; [`ENDED`] once it is not.
     place: AtomicUsize,
-    learned: Arc<Learned>,
+    /// What its handler allocates in; none before that runs.
+    scope: OnceLock<WeakScope>,
+    /// What it held when it first waited, or [`NOT_YET`].
+    held: AtomicU64,
     has_answered: AtomicBool,
     cancelled: AtomicBool,
-    run: Mutex<Run>,
+    waker: Mutex<Option<Waker>>,
 }
 
-struct Run {
-    /// What its handler allocates in; none before that runs.
-    scope: Option<MemoryScope>,
+/// What the book says of one that runs.
+pub(super) struct Run {
+    large: Arc<Large>,
+    learned: Arc<Learned>,
+    key: Option<u64>,
+    began: u64,
     ages: Ages,
     /// What it may come to hold, as long as it holds nothing.
     spread: Option<Spread>,
@@ -77,7 +87,6 @@ struct Run {
     trial: Option<Trial>,
     /// Whether others of its kind wait for what it shows.
     is_untold: bool,
-    waker: Option<Waker>,
 }
 
 // === impl Running ===
@@ -100,7 +109,7 @@ impl Running {
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Large>> {
-        self.all.iter()
+        self.all.iter().map(|run| &run.large)
     }
 
     pub(super) fn begin(&mut self, newcomer: Newcomer<'_>) -> Arc<Large> {
@@ -121,39 +130,41 @@ impl Running {
         learned.begins();
         let large = Arc::new(Large {
             priority,
-            key,
-            began,
             place: AtomicUsize::new(self.all.len()),
-            learned: learned.clone(),
+            scope: OnceLock::new(),
+            held: AtomicU64::new(NOT_YET),
             has_answered: AtomicBool::new(false),
             cancelled: AtomicBool::new(false),
-            run: Mutex::new(Run {
-                scope: None,
-                ages,
-                spread: Some(spread),
-                expected: want,
-                live: 0,
-                trial,
-                is_untold: true,
-                waker: None,
-            }),
+            waker: Mutex::new(None),
         });
-        self.all.push(large.clone());
+        self.all.push(Run {
+            large: large.clone(),
+            learned: learned.clone(),
+            key,
+            began,
+            ages,
+            spread: Some(spread),
+            expected: want,
+            live: 0,
+            trial,
+            is_untold: true,
+        });
         large
     }
 
-    /// One has ended. Says what it was taken to hold at most.
-    pub(super) fn end(&mut self, large: &Large) -> u64 {
-        let mut run = large.run();
-        // Whoever has the scope last ends it, which must not be us.
-        run.scope = None;
-        let place = large.place.swap(ENDED, Relaxed);
+    /// One has ended. What it was until then; none if it had before.
+    pub(super) fn end(&mut self, large: &Large) -> Option<Run> {
+        let place = large.place.load(Relaxed);
         if place == ENDED {
-            return 0;
+            return None;
         }
-        self.all.swap_remove(place);
+        large.place.store(ENDED, Relaxed);
+        let run = self.all.swap_remove(place);
         if let Some(moved) = self.all.get(place) {
-            moved.place.store(place, Relaxed);
+            moved.large.place.store(place, Relaxed);
+        }
+        if self.all.capacity() > ROOM && self.all.len() < self.all.capacity() / 4 {
+            self.all.shrink_to(self.all.capacity() / 2);
         }
         match &run.spread {
             Some(spread) => self.growth.end_fresh(spread),
@@ -163,19 +174,18 @@ impl Running {
             self.on_trial.end(trial);
         }
         if run.is_untold {
-            large.learned.has_told();
+            run.learned.has_told();
         }
-        run.expected
+        Some(run)
     }
 
     /// Looks at what each of them holds, and may still come to.
     pub(super) fn look(&mut self, shares: &mut Shares, guess: u64, line: u64, now: u64) {
         let (mut growth, mut held) = (Growth::default(), 0);
         let mut on_trial = Trial::default();
-        for large in self.all() {
-            let mut run = large.run();
+        for run in &mut self.all {
             let before = run.expected;
-            run.look(large, now.saturating_sub(large.began), guess, line);
+            run.look(now.saturating_sub(run.began), guess, line);
             held += run.live;
             if let Some(trial) = &run.trial {
                 on_trial.add(trial);
@@ -184,7 +194,7 @@ impl Running {
                 Some(spread) => growth.add_fresh(spread),
                 None => growth.add_begun(run.expected - run.live),
             }
-            shares.change(large.key, before, run.expected);
+            shares.change(run.key, before, run.expected);
         }
         self.growth = growth;
         self.held = held;
@@ -195,50 +205,46 @@ impl Running {
 // === impl Large ===
 
 impl Large {
-    /// Whose share it counts for.
-    pub(super) const fn key(&self) -> Option<u64> {
-        self.key
-    }
-
-    /// It has ended, and held so much at most.
-    pub(super) fn learn(&self, peak: u64, quantile: f64, guess: u64) {
-        let ages = self.run().ages;
-        self.learned.record(peak, 1, quantile, Some(&ages), guess);
-    }
-
     /// What would be given back if it were cancelled, unless it was, or does not run yet.
     pub(super) fn victim(&self) -> Option<Victim> {
         if self.is_cancelled() {
             return None;
         }
-        let used = self.run().scope.as_ref()?.usage().live;
+        let used = self.live()?;
         let weight = self.priority.weight();
         Some(Victim { used, weight })
     }
 
-    fn run(&self) -> MutexGuard<'_, Run> {
-        self.run.lock().unwrap_or_else(PoisonError::into_inner)
+    fn waker(&self) -> MutexGuard<'_, Option<Waker>> {
+        self.waker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Its handler runs, in this scope.
-    pub(super) fn runs(&self, scope: MemoryScope) {
-        self.run().scope = Some(scope);
+    /// What it holds; none before its handler runs.
+    fn live(&self) -> Option<u64> {
+        self.scope.get().map(|scope| scope.usage().live)
+    }
+
+    /// Its handler runs, in this scope. Whoever has the last handle to that ends it, so none is kept.
+    pub(super) fn runs(&self, scope: &MemoryScope) {
+        let first = self.scope.set(scope.downgrade());
+        debug_assert!(first.is_ok(), "a request runs once");
     }
 
     /// Its handler waits.
     pub(super) fn waits(&self, waker: &Waker) {
-        let mut run = self.run();
-        if let Some(scope) = &run.scope {
-            let live = scope.usage().live;
-            run.ages.waits(live);
+        if self.held.load(Relaxed) == NOT_YET
+            && let Some(live) = self.live()
+        {
+            self.held.store(live, Relaxed);
         }
-        let held = run.waker.as_ref();
-        let is_noted = held.is_some_and(|held| held.will_wake(waker));
-        drop(run);
+        let is_noted = match &*self.waker() {
+            Some(held) => held.will_wake(waker),
+            None => false,
+        };
         if !is_noted {
             // Cloned and dropped without the lock: that calls whomever it is of.
             let waker = waker.clone();
-            let before = self.run().waker.replace(waker);
+            let before = self.waker().replace(waker);
             drop(before);
         }
         // It was polled when it was cancelled, and the waker was not here yet.
@@ -263,7 +269,7 @@ impl Large {
 
     pub(super) fn cancel(&self) {
         self.cancelled.store(true, Relaxed);
-        let waker = self.run().waker.take();
+        let waker = self.waker().take();
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -271,13 +277,39 @@ impl Large {
 }
 
 impl Run {
-    fn look(&mut self, large: &Large, age: u64, guess: u64, line: u64) {
-        let Some(scope) = &self.scope else {
+    /// Whose share it counts for.
+    pub(super) const fn key(&self) -> Option<u64> {
+        self.key
+    }
+
+    /// What it was taken to hold at most.
+    pub(super) const fn expected(&self) -> u64 {
+        self.expected
+    }
+
+    /// It has ended, and held so much at most.
+    pub(super) fn learn(&mut self, peak: u64, quantile: f64, guess: u64) {
+        self.note_wait();
+        let ages = Some(&self.ages);
+        self.learned.record(peak, 1, quantile, ages, guess);
+    }
+
+    /// What it held when it first waited counts from the next look on.
+    fn note_wait(&mut self) {
+        match self.large.held.load(Relaxed) {
+            NOT_YET => {}
+            held => self.ages.waits(held),
+        }
+    }
+
+    fn look(&mut self, age: u64, guess: u64, line: u64) {
+        let Some(live) = self.large.live() else {
             return;
         };
-        let learned = &large.learned;
-        self.live = scope.usage().live;
+        self.live = live;
+        self.note_wait();
         self.ages.note(age, self.live);
+        let (large, learned) = (&self.large, &self.learned);
         learned.saw(self.live);
         let shows = Shows::of(age, self.live, large.has_answered(), line);
         if shows != Shows::Nothing && mem::take(&mut self.is_untold) {
@@ -347,10 +379,34 @@ mod tests {
         let five: [_; 5] = std::array::from_fn(|n| begin(&mut running, 100 + n as u64));
         // In an order in which each but the last has others moved.
         for (left, n) in (0..5).rev().zip([1, 0, 3, 4, 2]) {
-            assert_eq!(running.end(&five[n]), 100 + n as u64);
-            assert_eq!(running.end(&five[n]), 0, "once");
+            let ended = running.end(&five[n]).map(|run| run.expected());
+            assert_eq!(ended, Some(100 + n as u64));
+            assert!(running.end(&five[n]).is_none(), "once");
             assert_eq!((running.count(), running.all().count()), (left, left));
         }
         assert_eq!(running.growth().total(), 0);
+    }
+
+    #[test]
+    fn room_for_many_is_given_back_when_few_are_left() {
+        let (mut running, learned) = (Running::default(), Arc::new(Learned::new()));
+        let mut all: Vec<_> = (0..1_000)
+            .map(|_| {
+                running.begin(Newcomer {
+                    learned: &learned,
+                    priority: Priority::Normal,
+                    key: None,
+                    want: 1,
+                    trial: None,
+                    began: 0,
+                    ages: Ages::default(),
+                })
+            })
+            .collect();
+        while let Some(large) = all.pop() {
+            assert!(running.end(&large).is_some());
+            let room = running.all.capacity();
+            assert!(room <= ROOM.max(4 * all.len()), "{room} for {}", all.len());
+        }
     }
 }

@@ -99,9 +99,11 @@ fn count(counter: &AtomicU64) {
 }
 
 impl Counts {
-    /// One is in, out of its turn or not.
+    /// One is in, out of its turn or not. Called with the lock of the ledger, so nobody else counts
+    /// meanwhile.
     pub(super) fn admitted(&self, is_tried: bool) {
-        count(&self.admitted);
+        let admitted = self.admitted.load(Relaxed);
+        self.admitted.store(admitted + 1, Relaxed);
         if is_tried {
             count(&self.tried);
         }

@@ -123,12 +123,10 @@ impl Ledger {
             self.stripes[stripe].0.fetch_add(want as i64, Relaxed);
             return Hold::small(stripe, asking.class, want as i64);
         }
-        let max_keys = self
-            .config
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .max_keys;
-        let key = asking.key.map(|key| book.shares.key(key, max_keys));
+        let key = asking.key.map(|key| {
+            let config = self.config.read().unwrap_or_else(PoisonError::into_inner);
+            book.shares.key(key, config.max_keys)
+        });
         book.shares.charge(key, want);
         Hold::Large(book.running.begin(Newcomer {
             learned: asking.learned,
@@ -163,7 +161,7 @@ impl Ledger {
                 began,
                 ages: Ages::since(age, live),
             });
-            large.runs(scope.clone());
+            large.runs(scope);
             Hold::Large(large)
         })
     }
@@ -177,13 +175,15 @@ impl Ledger {
 
     fn release_slowly(&self, large: &Large, peak: Option<u64>) {
         let now = self.clock.ticks();
-        if let Some(peak) = peak {
-            // First, for those who wait are let in by it.
-            large.learn(peak, self.quantile(), self.guess());
-        }
         let mut book = self.lock();
-        let reserved = book.end(large);
-        book.drain.add(reserved, now);
+        let mut ended = book.end(large);
+        if let Some(run) = &mut ended {
+            if let Some(peak) = peak {
+                // First, for those who wait are let in by it.
+                run.learn(peak, self.quantile(), self.guess());
+            }
+            book.drain.add(run.expected(), now);
+        }
         let woken = match self.waiting.load(Relaxed) {
             0 => Vec::new(),
             _ => self.let_in(&mut book, now),

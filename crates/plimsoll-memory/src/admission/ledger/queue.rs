@@ -119,9 +119,7 @@ impl Ledger {
         match hold {
             Hold::Nothing => {}
             Hold::Small { stripe, bytes, .. } => self.release_small(stripe.into(), bytes.into()),
-            Hold::Large(large) => {
-                book.end(&large);
-            }
+            Hold::Large(large) => drop(book.end(&large)),
         }
     }
 
