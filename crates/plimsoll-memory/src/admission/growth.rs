@@ -96,6 +96,10 @@ impl Growth {
 
     /// Of all of them.
     pub(super) fn total(&self) -> u64 {
+        // One alone may be the largest there is.
+        if self.fresh <= 1 {
+            return self.begun + self.sum;
+        }
         let likely = (DEVIATIONS.mul_add(self.variance.sqrt(), self.mean)).ceil() as u64;
         self.begun + likely.max(self.most).min(self.sum)
     }

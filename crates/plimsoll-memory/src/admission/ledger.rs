@@ -56,6 +56,10 @@ pub(super) struct Ledger {
     small: AtomicU64,
     /// How many bits a chunk has.
     chunk: AtomicU8,
+    /// What the first requests of a route are taken to hold.
+    guess: AtomicU64,
+    /// As its bits.
+    quantile: AtomicU64,
     stripes: [Stripe; STRIPES],
     /// Whether small ones have to ask, since there may be no room for each.
     closed: AtomicBool,
@@ -98,13 +102,15 @@ impl Ledger {
         let ledger = Self {
             clock,
             config: RwLock::default(),
-            version: AtomicU32::new(1),
+            version: AtomicU32::new(0),
             idle: AtomicBool::new(true),
             sheds: AtomicBool::new(false),
             enforces: AtomicBool::new(false),
             line: AtomicU64::new(0),
             small: AtomicU64::new(0),
             chunk: AtomicU8::new(0),
+            guess: AtomicU64::new(0),
+            quantile: AtomicU64::new(0),
             stripes: Default::default(),
             closed: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
@@ -112,6 +118,7 @@ impl Ledger {
             counts: Counts::default(),
             book: Mutex::new(Book::new(meter)),
         };
+        ledger.configure(&AdmissionConfig::new());
         ledger.set_line(None);
         ledger
     }
@@ -131,17 +138,23 @@ impl Ledger {
         self.version.fetch_add(1, Relaxed);
         let enforces = config.mode == AdmissionMode::Enforce;
         self.enforces.store(enforces, Relaxed);
-        self.set_idle(&held);
+        self.quantile.store(config.quantile.to_bits(), Relaxed);
+        self.follow(&held);
         drop(held);
         // Whoever waits may not have to any more.
         self.tick();
     }
 
-    /// With the lock of the configuration held for writing, so that the last who changes either knows both.
-    fn set_idle(&self, config: &AdmissionConfig) {
+    /// Works out what follows from the configuration, the line and what is shed, so that nobody has to for
+    /// each request. With the lock of the configuration held for writing, so that the last who changes one
+    /// of them knows all.
+    fn follow(&self, config: &AdmissionConfig) {
         let refuses = self.line().is_some() || self.sheds.load(Relaxed);
         let idle = config.mode == AdmissionMode::Off || !refuses;
         self.idle.store(idle, Relaxed);
+        let line = self.line.load(Relaxed);
+        let guess = config.guess.unwrap_or(line / GUESS).min(MOST);
+        self.guess.store(guess, Relaxed);
     }
 
     /// What of the configuration concerns a route.
@@ -188,7 +201,7 @@ impl Ledger {
             .store((word / SMALL).min(u32::MAX.into()), Relaxed);
         let bits = u64::BITS - (word / CHUNK).leading_zeros().max(1);
         self.chunk.store(bits as u8, Relaxed);
-        self.set_idle(&config);
+        self.follow(&config);
         drop(config);
         self.tick();
     }
@@ -218,7 +231,7 @@ impl Ledger {
         self.lock().shed.set(share, of);
         if self.sheds.swap(share > 0.0, Relaxed) != (share > 0.0) {
             let config = self.config.write().unwrap_or_else(PoisonError::into_inner);
-            self.set_idle(&config);
+            self.follow(&config);
         }
         self.tick();
     }
@@ -261,14 +274,11 @@ impl Ledger {
     }
 
     pub(super) fn guess(&self) -> u64 {
-        let config = self.config.read().unwrap_or_else(PoisonError::into_inner);
-        let line = self.line.load(Relaxed);
-        config.guess.unwrap_or(line / GUESS).min(MOST)
+        self.guess.load(Relaxed)
     }
 
     pub(super) fn quantile(&self) -> f64 {
-        let config = self.config.read();
-        config.unwrap_or_else(PoisonError::into_inner).quantile
+        f64::from_bits(self.quantile.load(Relaxed))
     }
 
     pub(super) fn cancel_largest(&self, ask: &CancelAsk) -> Cancelled {

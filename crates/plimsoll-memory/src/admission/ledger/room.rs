@@ -119,7 +119,10 @@ impl Ledger {
         let small = self.small.load(Relaxed);
         let closed =
             book.lanes.small_ones_wait() || book.shed.share > 0.0 || !self.fits(book, small, None);
-        self.closed.store(closed, Relaxed);
+        // All threads read it for each small one.
+        if self.closed.load(Relaxed) != closed {
+            self.closed.store(closed, Relaxed);
+        }
     }
 
     pub(super) fn exceeds_share(&self, book: &Book, key: u64, want: u64) -> bool {

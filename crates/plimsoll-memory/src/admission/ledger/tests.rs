@@ -1,5 +1,6 @@
 use super::*;
 use crate::{AdmissionStats, admission::trial::Trial};
+use std::{sync::Barrier, thread};
 
 const MIB: u64 = 1 << 20;
 const LINE: u64 = 1 << 30;
@@ -126,4 +127,53 @@ fn those_of_whom_nothing_is_known_are_not_looked_at_while_none_may_come() {
     assert_eq!(ledger.lock().lanes.untried(), 1);
     ledger.set_shed(0.0, Scarce::Memory);
     assert_eq!(ledger.lock().lanes.untried(), 0);
+}
+
+#[test]
+fn of_two_who_set_the_line_at_the_same_time_the_last_counts_in_all_that_follows_from_it() {
+    let ledger = ledger(0);
+    let (start, end) = (Barrier::new(3), Barrier::new(3));
+    let lines = [Some(LINE), Some(LINE / 4), None];
+    thread::scope(|scope| {
+        for turn in 0..2 {
+            let (ledger, start, end) = (&ledger, &start, &end);
+            scope.spawn(move || {
+                for round in 0..ROUNDS {
+                    start.wait();
+                    // Each of them several times, and each of the lines as the last.
+                    for n in 0..4 {
+                        ledger.set_line(lines[(round + turn + n) % lines.len()]);
+                    }
+                    end.wait();
+                }
+            });
+        }
+        for round in 0..ROUNDS {
+            start.wait();
+            end.wait();
+            let line = ledger.line();
+            let lasts = [0, 1].map(|turn| lines[(round + turn + 3) % lines.len()]);
+            assert!(lasts.contains(&line), "{line:?} is none of {lasts:?}");
+            assert_follows(&ledger, line);
+        }
+    });
+    // One who sets it when all others have counts, and one who sets it to what it is changes nothing.
+    for line in [lines[1], lines[1], lines[2], lines[0]] {
+        ledger.set_line(line);
+        assert_eq!(ledger.line(), line);
+        assert_follows(&ledger, line);
+    }
+}
+
+const ROUNDS: usize = 200;
+
+/// All that is worked out when a line is set is of this one.
+fn assert_follows(ledger: &Ledger, line: Option<u64>) {
+    let word = line.unwrap_or(u64::MAX);
+    let small = (word / SMALL).min(u32::MAX.into());
+    assert!(ledger.is_small(small) && !ledger.is_small(small + 1));
+    assert_eq!(ledger.guess(), (word / GUESS).min(MOST));
+    assert_eq!(ledger.is_idle(), line.is_none());
+    let chunk = 1_u64 << ledger.chunk.load(Relaxed);
+    assert!((chunk / 2..=chunk).contains(&(word / CHUNK)), "{chunk}");
 }
