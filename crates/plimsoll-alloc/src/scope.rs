@@ -349,6 +349,22 @@ impl WeakScope {
         let held = self.tag.and_then(|tag| slot::held(tag.get()));
         held.unwrap_or_default().into()
     }
+
+    /// As one word, for whoever keeps it in an atomic. 0 if the scope [is not
+    /// counted](MemoryScope::is_counted).
+    #[must_use]
+    pub fn to_word(self) -> u64 {
+        self.tag.map_or(0, NonZeroU64::get)
+    }
+
+    /// The one of a [word](Self::to_word). Any other number is one that holds nothing, or what some other
+    /// scope does.
+    #[must_use]
+    pub const fn from_word(word: u64) -> Self {
+        Self {
+            tag: NonZeroU64::new(word),
+        }
+    }
 }
 
 /// Has this thread tell what it has counted in the scope it is in, which may be within others.

@@ -5,7 +5,7 @@
 
 use plimsoll_alloc::{
     Entered, GroupId, MemoryGroup, MemoryScope, MemoryUsage, Retained, Scoped, TrackingAllocator,
-    each_retained, untracked,
+    WeakScope, each_retained, untracked,
 };
 use std::{
     cell::RefCell,
@@ -426,7 +426,8 @@ fn weak_scope_tells_what_one_holds_and_keeps_none_open() {
     let weak = scope.downgrade();
     let block = scope.run(|| bytes(1_000));
     assert_eq!(weak.usage(), scope.usage());
-    assert_eq!(weak.usage().live, 1_000);
+    assert_eq!(WeakScope::from_word(weak.to_word()).usage().live, 1_000);
+    assert_eq!(WeakScope::from_word(0).usage(), MemoryUsage::default());
     drop(scope);
     // What is retained is held still.
     assert_eq!((retained(&group)[0], weak.usage().live), (1, 1_000));
