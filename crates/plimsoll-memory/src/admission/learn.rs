@@ -74,13 +74,17 @@ struct Growth {
     factor: [f32; 2],
 }
 
-/// What one request held when it came to each age. None where nobody looked in time.
-#[derive(Clone, Copy, Debug, Default)]
+/// What one request held when it came to each age.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Ages {
-    held: [Option<u64>; AGES],
-    latest: usize,
+    /// [`UNSEEN`] where nobody looked in time.
+    held: [u64; AGES],
+    latest: u8,
     has_waited: bool,
 }
+
+/// Nobody holds that.
+const UNSEEN: u64 = u64::MAX;
 
 impl Learned {
     pub(super) fn new() -> Self {
@@ -203,12 +207,13 @@ impl Learned {
     /// what it holds.
     pub(super) fn expected_of(&self, ages: &Ages, live: u64, guess: u64) -> u64 {
         let most = self.expected().unwrap_or(guess);
-        let by_age = ages.held[ages.latest].and_then(|_| {
+        let latest = usize::from(ages.latest);
+        let by_age = ages.at(latest).and_then(|_| {
             let peaks = self.peaks.lock().unwrap_or_else(PoisonError::into_inner);
             // Few may have come to the latest age.
-            let ages_before = (0..AGES).rev().filter(|age| *age != ages.latest);
-            let mut all = [ages.latest].into_iter().chain(ages_before);
-            all.find_map(|age| peaks.growth[age].most(ages.held[age]?))
+            let ages_before = (0..AGES).rev().filter(|age| *age != latest);
+            let mut all = [latest].into_iter().chain(ages_before);
+            all.find_map(|age| peaks.growth[age].most(ages.at(age)?))
         });
         let expected = match by_age {
             // One that is larger than any is by itself.
@@ -245,9 +250,9 @@ impl Peaks {
         let Some(ages) = ages else {
             return;
         };
-        for (growth, held) in self.growth.iter_mut().zip(ages.held) {
-            if let Some(held) = held {
-                growth.add(held, peak);
+        for (growth, held) in self.growth.iter_mut().zip(&ages.held) {
+            if *held != UNSEEN {
+                growth.add(*held, peak);
             }
         }
     }
@@ -318,7 +323,22 @@ impl Growth {
     }
 }
 
+impl Default for Ages {
+    fn default() -> Self {
+        Self {
+            held: [UNSEEN; AGES],
+            latest: 0,
+            has_waited: false,
+        }
+    }
+}
+
 impl Ages {
+    /// What it held when it came to an age, if somebody looked in time.
+    fn at(&self, age: usize) -> Option<u64> {
+        Some(self.held[age]).filter(|held| *held != UNSEEN)
+    }
+
     /// Those of one that nobody has looked at until it was so old, in nanoseconds.
     pub(super) fn since(age: u64, live: u64) -> Self {
         let mut ages = Self {
@@ -333,7 +353,7 @@ impl Ages {
     /// Notes what it holds when it waits, if it has not waited before.
     pub(super) fn waits(&mut self, live: u64) {
         if !mem::replace(&mut self.has_waited, true) {
-            self.held[0] = Some(live);
+            self.held[0] = live;
             self.latest = 0;
         }
     }
@@ -347,9 +367,9 @@ impl Ages {
             .unwrap_or(0);
         // What it holds much later than at the beginning of an age tells nothing of that.
         let in_time = ms <= AGE_FROM_MS[at] + AGE_FROM_MS[at] / 2;
-        if at > 0 && in_time && self.held[at].is_none() {
-            self.held[at] = Some(live);
-            self.latest = at;
+        if at > 0 && in_time && self.held[at] == UNSEEN {
+            self.held[at] = live;
+            self.latest = at as u8;
         }
     }
 }
@@ -565,10 +585,10 @@ mod tests {
         ages.note(3 * MS, 1);
         ages.note(10 * MS, 2);
         ages.note(60 * MS, 3);
-        assert_eq!(ages.held, [None; AGES]);
+        assert_eq!(ages.held, [UNSEEN; AGES]);
         ages.note(70 * MS, 4);
         ages.note(80 * MS, 5);
-        assert_eq!(ages.held[3], Some(4));
+        assert_eq!(ages.at(3), Some(4));
     }
 
     #[test]
@@ -576,13 +596,13 @@ mod tests {
         let mut ages = Ages::since(3 * MS, 7);
         ages.waits(8);
         ages.waits(9);
-        assert_eq!(ages.held[0], Some(8));
+        assert_eq!(ages.at(0), Some(8));
         let mut ages = Ages::since(5 * MS, 7);
         ages.waits(8);
-        assert_eq!((ages.held[0], ages.held[1]), (None, Some(7)));
+        assert_eq!((ages.at(0), ages.at(1)), (None, Some(7)));
         assert_eq!(ages.latest, 1);
         // Between two ages nothing is known of either.
-        assert_eq!(Ages::since(10 * MS, 7).held, [None; AGES]);
+        assert_eq!(Ages::since(10 * MS, 7).held, [UNSEEN; AGES]);
     }
 
     #[test]
