@@ -12,7 +12,7 @@ use plimsoll_alloc::{MemoryScope, WeakScope};
 use std::{
     mem,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::Waker,
@@ -45,8 +45,8 @@ pub(super) struct Running {
 /// One that begins.
 #[derive(Clone, Copy)]
 pub(super) struct Newcomer<'a> {
+    pub(super) large: &'a Arc<Large>,
     pub(super) learned: &'a Arc<Learned>,
-    pub(super) priority: Priority,
     pub(super) key: Option<u64>,
     /// What it is taken to hold at most.
     pub(super) want: u64,
@@ -60,10 +60,10 @@ pub(super) struct Newcomer<'a> {
 /// A request that is counted by itself: what it says of itself, without the lock of the book.
 pub(crate) struct Large {
     priority: Priority,
-    /// Where it is among all, for whoever has the book; [`ENDED`] once it is not.
+    /// Where it is among all, for whoever has the book; [`ENDED`] before and after.
     place: AtomicUsize,
-    /// What its handler allocates in; none before that runs.
-    scope: OnceLock<WeakScope>,
+    /// What its handler allocates in, as one word; 0 before that runs.
+    scope: AtomicU64,
     /// What it held when it first waited, or [`NOT_YET`].
     held: AtomicU64,
     has_answered: AtomicBool,
@@ -112,10 +112,10 @@ impl Running {
         self.all.iter().map(|run| &run.large)
     }
 
-    pub(super) fn begin(&mut self, newcomer: Newcomer<'_>) -> Arc<Large> {
+    pub(super) fn begin(&mut self, newcomer: Newcomer<'_>) {
         let Newcomer {
+            large,
             learned,
-            priority,
             key,
             want,
             trial,
@@ -128,15 +128,7 @@ impl Running {
             self.on_trial.add(trial);
         }
         learned.begins();
-        let large = Arc::new(Large {
-            priority,
-            place: AtomicUsize::new(self.all.len()),
-            scope: OnceLock::new(),
-            held: AtomicU64::new(NOT_YET),
-            has_answered: AtomicBool::new(false),
-            cancelled: AtomicBool::new(false),
-            waker: Mutex::new(None),
-        });
+        large.place.store(self.all.len(), Relaxed);
         self.all.push(Run {
             large: large.clone(),
             learned: learned.clone(),
@@ -149,23 +141,18 @@ impl Running {
             trial,
             is_untold: true,
         });
-        large
     }
 
-    /// One has ended. What it was until then; none if it had before.
-    pub(super) fn end(&mut self, large: &Large) -> Option<Run> {
+    /// What is known of one, as long as it has not ended.
+    pub(super) fn run(&mut self, large: &Large) -> Option<&mut Run> {
+        self.all.get_mut(large.place.load(Relaxed))
+    }
+
+    /// One has ended. Says what it was taken to hold at most, and whose share it counted for; none if it
+    /// had ended before.
+    pub(super) fn end(&mut self, large: &Large) -> Option<(u64, Option<u64>)> {
         let place = large.place.load(Relaxed);
-        if place == ENDED {
-            return None;
-        }
-        large.place.store(ENDED, Relaxed);
-        let run = self.all.swap_remove(place);
-        if let Some(moved) = self.all.get(place) {
-            moved.large.place.store(place, Relaxed);
-        }
-        if self.all.capacity() > ROOM && self.all.len() < self.all.capacity() / 4 {
-            self.all.shrink_to(self.all.capacity() / 2);
-        }
+        let run = self.all.get(place)?;
         match &run.spread {
             Some(spread) => self.growth.end_fresh(spread),
             None => self.growth.end_begun(run.expected - run.live),
@@ -176,7 +163,16 @@ impl Running {
         if run.is_untold {
             run.learned.has_told();
         }
-        Some(run)
+        let was = (run.expected, run.key);
+        large.place.store(ENDED, Relaxed);
+        self.all.swap_remove(place);
+        if let Some(moved) = self.all.get(place) {
+            moved.large.place.store(place, Relaxed);
+        }
+        if self.all.capacity() > ROOM && self.all.len() < self.all.capacity() / 4 {
+            self.all.shrink_to(self.all.capacity() / 2);
+        }
+        Some(was)
     }
 
     /// Looks at what each of them holds, and may still come to.
@@ -205,6 +201,19 @@ impl Running {
 // === impl Large ===
 
 impl Large {
+    /// One that has not begun.
+    pub(super) fn new(priority: Priority) -> Arc<Self> {
+        Arc::new(Self {
+            priority,
+            place: AtomicUsize::new(ENDED),
+            scope: AtomicU64::new(0),
+            held: AtomicU64::new(NOT_YET),
+            has_answered: AtomicBool::new(false),
+            cancelled: AtomicBool::new(false),
+            waker: Mutex::new(None),
+        })
+    }
+
     /// What would be given back if it were cancelled, unless it was, or does not run yet.
     pub(super) fn victim(&self) -> Option<Victim> {
         if self.is_cancelled() {
@@ -221,13 +230,15 @@ impl Large {
 
     /// What it holds; none before its handler runs.
     fn live(&self) -> Option<u64> {
-        self.scope.get().map(|scope| scope.usage().live)
+        match self.scope.load(Relaxed) {
+            0 => None,
+            word => Some(WeakScope::from_word(word).usage().live),
+        }
     }
 
     /// Its handler runs, in this scope. Whoever has the last handle to that ends it, so none is kept.
     pub(super) fn runs(&self, scope: &MemoryScope) {
-        let first = self.scope.set(scope.downgrade());
-        debug_assert!(first.is_ok(), "a request runs once");
+        self.scope.store(scope.downgrade().to_word(), Relaxed);
     }
 
     /// Its handler waits.
@@ -277,16 +288,6 @@ impl Large {
 }
 
 impl Run {
-    /// Whose share it counts for.
-    pub(super) const fn key(&self) -> Option<u64> {
-        self.key
-    }
-
-    /// What it was taken to hold at most.
-    pub(super) const fn expected(&self) -> u64 {
-        self.expected
-    }
-
     /// It has ended, and held so much at most.
     pub(super) fn learn(&mut self, peak: u64, quantile: f64, guess: u64) {
         self.note_wait();
@@ -362,25 +363,27 @@ impl Run {
 mod tests {
     use super::*;
 
+    fn begin(running: &mut Running, learned: &Arc<Learned>, want: u64) -> Arc<Large> {
+        let large = Large::new(Priority::Normal);
+        running.begin(Newcomer {
+            large: &large,
+            learned,
+            key: None,
+            want,
+            trial: None,
+            began: 0,
+            ages: Ages::default(),
+        });
+        large
+    }
+
     #[test]
     fn those_who_have_ended_leave_no_place_behind() {
         let (mut running, learned) = (Running::default(), Arc::new(Learned::new()));
-        let begin = |running: &mut Running, want| {
-            running.begin(Newcomer {
-                learned: &learned,
-                priority: Priority::Normal,
-                key: None,
-                want,
-                trial: None,
-                began: 0,
-                ages: Ages::default(),
-            })
-        };
-        let five: [_; 5] = std::array::from_fn(|n| begin(&mut running, 100 + n as u64));
+        let five: [_; 5] = std::array::from_fn(|n| begin(&mut running, &learned, 100 + n as u64));
         // In an order in which each but the last has others moved.
         for (left, n) in (0..5).rev().zip([1, 0, 3, 4, 2]) {
-            let ended = running.end(&five[n]).map(|run| run.expected());
-            assert_eq!(ended, Some(100 + n as u64));
+            assert_eq!(running.end(&five[n]), Some((100 + n as u64, None)));
             assert!(running.end(&five[n]).is_none(), "once");
             assert_eq!((running.count(), running.all().count()), (left, left));
         }
@@ -391,17 +394,7 @@ mod tests {
     fn room_for_many_is_given_back_when_few_are_left() {
         let (mut running, learned) = (Running::default(), Arc::new(Learned::new()));
         let mut all: Vec<_> = (0..1_000)
-            .map(|_| {
-                running.begin(Newcomer {
-                    learned: &learned,
-                    priority: Priority::Normal,
-                    key: None,
-                    want: 1,
-                    trial: None,
-                    began: 0,
-                    ages: Ages::default(),
-                })
-            })
+            .map(|_| begin(&mut running, &learned, 1))
             .collect();
         while let Some(large) = all.pop() {
             assert!(running.end(&large).is_some());

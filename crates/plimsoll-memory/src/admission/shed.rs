@@ -69,8 +69,13 @@ impl Shed {
 
     /// Whether the next one of a priority is refused. The share of those that are follows what is shed.
     pub(super) fn is_next(&mut self, priority: Priority) -> bool {
+        let shed = priority.shed(self.share);
+        if shed == 0.0 {
+            // What was carried over is kept for when some are.
+            return false;
+        }
         let carried = &mut self.carried[priority as usize];
-        *carried += priority.shed(self.share);
+        *carried += shed;
         let is_next = *carried >= 1.0;
         if is_next {
             *carried -= 1.0;

@@ -37,6 +37,9 @@ impl Ledger {
         };
         let enforces = self.enforces.load(Relaxed);
         let want = self.wanted(asking, || self.guess());
+        let is_small = self.is_small(want);
+        // Made here, for whoever comes meanwhile waits for the lock.
+        let large = (asking.is_counted && !is_small).then(|| Large::new(priority));
         let now = self.clock.ticks();
         let mut book = self.lock();
         if book.shed.is_next(priority) {
@@ -51,7 +54,6 @@ impl Ledger {
                 return Answer::Refused(refusal(of.reason(), asking.name, wait));
             }
         }
-        let is_small = self.is_small(want);
         if let Some(key) = asking.key
             && !is_small
             && self.exceeds_share(&book, key, want)
@@ -66,7 +68,7 @@ impl Ledger {
         let lane = Lane::of(is_small, priority);
         let is_first = book.lanes.is_clear(lane);
         let fits = self.fits(&book, want, Some(asking.learned));
-        self.set_closed(&book);
+        self.set_closed(&book, fits && !is_small);
         if is_first && !fits {
             book.is_short = self.is_short(&book, want);
         }
@@ -80,7 +82,8 @@ impl Ledger {
             if !comes && trial.is_none() {
                 self.counts.would_wait();
             }
-            let hold = self.enter(&mut book, asking, priority, want, trial, now);
+            let large = || large.unwrap_or_else(|| Large::new(priority));
+            let hold = self.enter(&mut book, asking, large, want, trial, now);
             self.counts.admitted(trial.is_some());
             return Answer::In(hold);
         }
@@ -101,7 +104,7 @@ impl Ledger {
         self.waiting.fetch_add(1, Relaxed);
         self.counts.waited();
         // Whoever waits is what it was set for.
-        self.set_closed(&book);
+        self.set_closed(&book, false);
         Answer::Wait(waiter, config.queue_timeout)
     }
 
@@ -109,7 +112,7 @@ impl Ledger {
         &self,
         book: &mut Book,
         asking: &Asking<'_>,
-        priority: Priority,
+        large: impl FnOnce() -> Arc<Large>,
         want: u64,
         trial: Option<Trial>,
         now: u64,
@@ -128,15 +131,17 @@ impl Ledger {
             book.shares.key(key, config.max_keys)
         });
         book.shares.charge(key, want);
-        Hold::Large(book.running.begin(Newcomer {
+        let large = large();
+        book.running.begin(Newcomer {
+            large: &large,
             learned: asking.learned,
-            priority,
             key,
             want,
             trial,
             began: now,
             ages: Ages::default(),
-        }))
+        });
+        Hold::Large(large)
     }
 
     /// Has one that was let in as a small one counted by itself, since it has grown.
@@ -150,18 +155,19 @@ impl Ledger {
     ) -> Hold {
         untracked(|| {
             let began = self.clock.ticks().saturating_sub(age);
+            let large = Large::new(priority);
+            large.runs(scope);
             let mut book = self.lock();
             let live = scope.usage().live;
-            let large = book.running.begin(Newcomer {
+            book.running.begin(Newcomer {
+                large: &large,
                 learned,
-                priority,
                 key: None,
                 want: live,
                 trial: None,
                 began,
                 ages: Ages::since(age, live),
             });
-            large.runs(scope);
             Hold::Large(large)
         })
     }
@@ -176,14 +182,12 @@ impl Ledger {
     fn release_slowly(&self, large: &Large, peak: Option<u64>) {
         let now = self.clock.ticks();
         let mut book = self.lock();
-        let mut ended = book.end(large);
-        if let Some(run) = &mut ended {
-            if let Some(peak) = peak {
-                // First, for those who wait are let in by it.
-                run.learn(peak, self.quantile(), self.guess());
-            }
-            book.drain.add(run.expected(), now);
+        if let (Some(peak), Some(run)) = (peak, book.running.run(large)) {
+            // First, for those who wait are let in by it.
+            run.learn(peak, self.quantile(), self.guess());
         }
+        let reserved = book.end(large);
+        book.drain.add(reserved, now);
         let woken = match self.waiting.load(Relaxed) {
             0 => Vec::new(),
             _ => self.let_in(&mut book, now),

@@ -4,7 +4,7 @@ use crate::admission::{
     Meter,
     drain::Drain,
     lanes::Lanes,
-    running::{Large, Run, Running},
+    running::{Large, Running},
     shares::Shares,
     shed::Shed,
     usage::{Reuse, Usage},
@@ -54,11 +54,13 @@ impl Book {
         }
     }
 
-    /// One of those who run has ended. What it was until then; none if it had before.
-    pub(super) fn end(&mut self, large: &Large) -> Option<Run> {
-        let run = self.running.end(large)?;
-        self.shares.uncharge(run.key(), run.expected());
-        Some(run)
+    /// One of those who run has ended. Says what was reserved for it; nothing if it had before.
+    pub(super) fn end(&mut self, large: &Large) -> u64 {
+        let Some((reserved, key)) = self.running.end(large) else {
+            return 0;
+        };
+        self.shares.uncharge(key, reserved);
+        reserved
     }
 
     /// Reads what is used, and what those who run may still grow by.

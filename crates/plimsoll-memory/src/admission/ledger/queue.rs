@@ -4,6 +4,7 @@ use super::{Book, Ledger, refusal, room::FRESH};
 use crate::admission::{
     lanes::Lane,
     permit::Hold,
+    running::Large,
     trial::{self, Trial},
     wait::Waiter,
 };
@@ -61,7 +62,7 @@ impl Ledger {
         }
         self.let_in_on_trial(book, guess, now, &mut woken);
         book.lanes.forget_gone(self.waiting.load(Relaxed));
-        self.set_closed(book);
+        self.set_closed(book, false);
         woken
     }
 
@@ -103,7 +104,8 @@ impl Ledger {
         now: u64,
         woken: &mut Vec<Waker>,
     ) {
-        let hold = self.enter(book, &waiter.asking(), waiter.priority, want, trial, now);
+        let large = || Large::new(waiter.priority);
+        let hold = self.enter(book, &waiter.asking(), large, want, trial, now);
         match waiter.let_in(hold) {
             Ok(waker) => {
                 self.counts.admitted(trial.is_some());
@@ -119,7 +121,9 @@ impl Ledger {
         match hold {
             Hold::Nothing => {}
             Hold::Small { stripe, bytes, .. } => self.release_small(stripe.into(), bytes.into()),
-            Hold::Large(large) => drop(book.end(&large)),
+            Hold::Large(large) => {
+                book.end(&large);
+            }
         }
     }
 

@@ -114,11 +114,11 @@ impl Ledger {
         self.line().is_some_and(|line| taken > line)
     }
 
-    /// Has small ones ask whenever one might not fit, or has to wait for others.
-    pub(super) fn set_closed(&self, book: &Book) {
-        let small = self.small.load(Relaxed);
-        let closed =
-            book.lanes.small_ones_wait() || book.shed.share > 0.0 || !self.fits(book, small, None);
+    /// Has small ones ask whenever one might not fit, or has to wait for others. A large one that fits says
+    /// that a small one does: what is left to small ones besides is more.
+    pub(super) fn set_closed(&self, book: &Book, large_fits: bool) {
+        let fits = || large_fits || self.fits(book, self.small.load(Relaxed), None);
+        let closed = book.lanes.small_ones_wait() || book.shed.share > 0.0 || !fits();
         // All threads read it for each small one.
         if self.closed.load(Relaxed) != closed {
             self.closed.store(closed, Relaxed);
