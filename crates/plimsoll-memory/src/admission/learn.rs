@@ -375,7 +375,7 @@ impl Ages {
 }
 
 /// No bins.
-const NONE: RangeInclusive<usize> = BINS..=0;
+const NONE: RangeInclusive<usize> = RangeInclusive::new(BINS, 0);
 
 fn with(bins: &RangeInclusive<usize>, bin: usize) -> RangeInclusive<usize> {
     bin.min(*bins.start())..=bin.max(*bins.end())
