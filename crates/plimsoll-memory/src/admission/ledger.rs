@@ -16,9 +16,10 @@ use crate::{
 };
 use plimsoll_core::{Clock, Name, RejectReason, Rejected, stripe};
 use std::{
+    hint::spin_loop,
     mem,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, TryLockError,
         atomic::{
             AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed,
         },
@@ -38,6 +39,11 @@ const GUESS: u64 = 8;
 
 /// Nobody holds more than that, whatever it says. Sums of it do not overflow.
 const MOST: u64 = 1 << 40;
+
+/// How often somebody pauses who finds the ledger locked, before it tries again, and waits in the end. Who
+/// tries all the time has what the ledger is about moved to and fro between processors, which takes longer
+/// than all that is done with it.
+const PAUSES: [u32; 3] = [64, 128, 256];
 
 /// Who is let in, and who waits.
 pub(super) struct Ledger {
@@ -124,6 +130,13 @@ impl Ledger {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Book> {
+        for pauses in PAUSES {
+            match self.book.try_lock() {
+                Ok(book) => return book,
+                Err(TryLockError::Poisoned(poisoned)) => return poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => (0..pauses).for_each(|_| spin_loop()),
+            }
+        }
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
