@@ -241,11 +241,14 @@ impl Ledger {
 
     /// Sheds so much, from 0 to 1, for want of something.
     pub(super) fn set_shed(&self, share: f64, of: Scarce) {
-        self.lock().shed.set(share, of);
+        // Until all of it is set, so that the last who sets it says what follows from it.
+        let mut book = self.lock();
+        book.shed.set(share, of);
         if self.sheds.swap(share > 0.0, Relaxed) != (share > 0.0) {
             let config = self.config.write().unwrap_or_else(PoisonError::into_inner);
             self.follow(&config);
         }
+        drop(book);
         self.tick();
     }
 
