@@ -12,6 +12,7 @@ use plimsoll_tests::{
 use std::{
     fs,
     io::Read as _,
+    mem,
     os::unix::process::ExitStatusExt as _,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::Path,
@@ -111,15 +112,24 @@ fn nobody_is_left() -> Result<(), Failed> {
     Ok(())
 }
 
-/// A kill fails at once. What else is held against a run says little where other programs took the processors
-/// from it, so such a run is repeated. Where they do so each time, what takes processors is not judged.
+/// What is held against a run, but a kill, says little where other programs took the processors from it, so such
+/// a run is repeated. Where they do so each time, what takes processors is not judged.
+///
+/// A kill, or nearly one, fails at once, but for one where nothing is optimised: what is known after the first
+/// second is of few requests there, and off by more. In 16 such runs of C on jemalloc the peak was 335 to 492 MiB, in
+/// 16 a day before 359 to 508, and one of some 100 was killed. Optimised, none of 150 was, and 488 was the most.
 fn is_survived(load: Load, allocator: Allocator, line: Option<u64>) -> Result<(), Failed> {
     let mut again = 2;
+    let mut may_be_too_much = cfg!(debug_assertions);
     loop {
         let run = run(load, allocator, line).map_err(|error| error.to_string())?;
         let is_disturbed = run.others_cpus > UNDISTURBED && !run.is_killed;
+        let is_too_much = run.is_killed || run.peak > MOST;
         match held_against(&run, line) {
             None => return Ok(()),
+            Some((what, _)) if is_too_much && mem::take(&mut may_be_too_much) => {
+                eprintln!("repeated once, for nothing is optimised: {what}");
+            }
             Some(_) if is_disturbed && again > 0 => again -= 1,
             Some((what, Bar::InTime)) if is_disturbed => {
                 let others = run.others_cpus;
