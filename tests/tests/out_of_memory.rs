@@ -117,7 +117,8 @@ fn nobody_is_left() -> Result<(), Failed> {
 ///
 /// A kill, or nearly one, fails at once, but for one where nothing is optimised: what is known after the first
 /// second is of few requests there, and off by more. In 16 such runs of C on jemalloc the peak was 335 to 492 MiB, in
-/// 16 a day before 359 to 508, and one of some 100 was killed. Optimised, none of 150 was, and 488 was the most.
+/// 16 by the code of the day before 359 to 508, and one of some 100 was killed. Optimised, none of 150 was, and 488
+/// was the most.
 fn is_survived(load: Load, allocator: Allocator, line: Option<u64>) -> Result<(), Failed> {
     let mut again = 2;
     let mut may_be_too_much = cfg!(debug_assertions);
